@@ -1,0 +1,1 @@
+"""Those who ask: the clients that submit requests and read their results."""

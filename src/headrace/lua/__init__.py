@@ -1,0 +1,1 @@
+"""The seven moves of the contract, one Lua script each."""

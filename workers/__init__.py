@@ -1,0 +1,1 @@
+"""The fleet: scheduler, courier, engine, and the processes that keep them alive."""

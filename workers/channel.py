@@ -1,0 +1,127 @@
+"""What courier and engine say to each other over a Unix socket: messages, and their framing.
+
+The engine listens, the courier connects. A frame is a 4-byte big-endian length and a MessagePack array whose first
+element is the message's kind. Either end may die at any time; the other sees the end of the stream, forgets the rows
+of that connection, and waits for the next one.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from typing import ClassVar, Literal
+
+import msgpack
+
+from headrace.errors import DecodeError
+from headrace.job import SamplingParams
+
+_LENGTH = struct.Struct(">I")
+MAX_FRAME_BYTES = 256 << 20
+
+Finish = Literal["", "stop", "length", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Engine to courier, first message of a connection: what it serves and can hold.
+
+    Attributes:
+        pid: process id of the engine.
+        revision: of the model loaded.
+        max_rows: rows that may be in flight at once.
+        kv_tokens: tokens (prompt + max_tokens, summed over rows) that fit into the key-value memory.
+    """
+
+    kind: ClassVar[str] = "ready"
+    pid: int
+    revision: str
+    max_rows: int
+    kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Courier to engine: start one row, or go on with one that another worker began.
+
+    Attributes:
+        row: the courier's number for the row, never used twice on a connection.
+        prompt_ids: token ids of the prompt.
+        output_ids: token ids generated before, to be prefilled behind the prompt.
+        params: sampling parameters; ``max_tokens`` and ``min_tokens`` count ``output_ids`` too.
+    """
+
+    kind: ClassVar[str] = "add"
+    row: int
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Courier to engine: forget these rows now; unknown and ended ones are no error."""
+
+    kind: ClassVar[str] = "drop"
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Engine to courier: one step's result.
+
+    Attributes:
+        tokens: (row, token id, finish) a row that produced a token; after a finish other than "" the row is gone.
+        error: why, where a finish is "error" (the token id is then meaningless); else "".
+    """
+
+    kind: ClassVar[str] = "tokens"
+    tokens: tuple[tuple[int, int, Finish], ...]
+    error: str = ""
+
+
+Message = Ready | Add | Drop | Tokens
+_KINDS: dict[str, type[Ready] | type[Add] | type[Drop] | type[Tokens]] = {
+    message.kind: message for message in (Ready, Add, Drop, Tokens)
+}
+
+
+def encode(message: Message) -> bytes:
+    """Make one frame of a message."""
+    body: bytes = msgpack.packb((message.kind, *astuple(message)))
+    return _LENGTH.pack(len(body)) + body
+
+
+class Decoder:
+    """Turns a byte stream back into messages; feed it whatever the socket gave."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Yield the messages that ``data`` completes.
+
+        Raises:
+            DecodeError: a frame is too long or is not a message.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME_BYTES:
+                raise DecodeError(f"frame of {length} bytes, more than {MAX_FRAME_BYTES}")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield _decode(body)
+
+
+def _decode(body: bytes) -> Message:
+    try:
+        kind, *fields = msgpack.unpackb(body, use_list=False)
+        if kind == Add.kind:
+            row, prompt_ids, output_ids, params = fields
+            return Add(row, prompt_ids, output_ids, SamplingParams(*params))
+        return _KINDS[kind](*fields)
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise DecodeError(f"not a message of the engine's channel: {error}") from error

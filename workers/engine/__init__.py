@@ -1,0 +1,1 @@
+"""The engine process: rows of many requests, fused into one step after the other."""

@@ -1,0 +1,1 @@
+"""The scheduler process: windows of requests become batches."""
