@@ -1,0 +1,104 @@
+"""Every command that asynchronous code sends to Redis: the courier and the asynchronous client."""
+
+import json
+from typing import Any, Self, TypeVar
+
+import redis.asyncio
+
+from headrace.broker import stream_entries
+from headrace.config import Settings
+from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_async_client, translated
+from headrace.keys import Keys
+from headrace.moves import Call, source
+from headrace.wire import Chunk
+
+T = TypeVar("T")
+
+
+class AsyncBroker:
+    """One queue on one server, for asyncio; safe to share between tasks.
+
+    All methods raise BrokerUnavailableError when the server cannot be reached.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, settings: Settings) -> None:
+        # Any: redis-py types an answer as a union over protocols and encodings; ours are RESP2's, as bytes.
+        self.client: Any = client
+        self.settings = settings
+        self.keys = Keys(settings.queue_name)
+        self._scripts: dict[str, Any] = {}
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> Self:
+        """Open a client and see that the server and the queue are fit; raises as ``Broker.connect`` does."""
+        broker = cls(open_async_client(settings), settings)
+        with translated(settings):
+            check_server(await broker.client.info())
+            lowest, highest = await broker.client.hmget(broker.keys.contract, ["min", "max"])
+        check_contract(lowest, highest, settings.queue_name)
+        return broker
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.client.aclose()
+
+    async def run(self, call: Call[T]) -> T:
+        """Send one move.
+
+        Raises:
+            OverloadedError: the server's memory is full, and the move would need more.
+        """
+        with translated(self.settings):
+            script = self._scripts.get(call.move)
+            if script is None:
+                script = self._scripts[call.move] = self.client.register_script(source(call.move))
+            reply = await script(keys=[self.keys.load], args=call.arguments())
+        return call.read(reply)
+
+    async def wait_for_batch(self, last_entry: str) -> None:
+        """Sleep until ``batches`` has an entry behind ``last_entry``, or for two seconds."""
+        with translated(self.settings):
+            await self.client.xread({self.keys.batches: last_entry}, count=1, block=MAX_BLOCK_MS)
+
+    async def published_chunks(self, request_id: str) -> list[Chunk]:
+        """Everything published of a request, oldest first."""
+        with translated(self.settings):
+            reply = await self.client.xrange(self.keys.out(request_id))
+        return [Chunk.decode(next(iter(entry.fields.values()))) for entry in stream_entries(reply)]
+
+    async def chunks_after(self, request_id: str, num_tokens: int, block_ms: int) -> list[Chunk]:
+        """Chunks behind the first ``num_tokens`` tokens; waits up to ``block_ms`` for the first, 0 not at all."""
+        block = min(block_ms, MAX_BLOCK_MS) if block_ms > 0 else None
+        with translated(self.settings):
+            reply = await self.client.xread({self.keys.out(request_id): f"{num_tokens}-0"}, block=block)
+        return [Chunk.decode(next(iter(fields.values()))) for _, entries in reply or () for _, fields in entries]
+
+    async def request_fields(self, request_id: str) -> dict[str, str]:
+        """The hash of a request; empty if it is unknown."""
+        with translated(self.settings):
+            fields = await self.client.hgetall(self.keys.request(request_id))
+        return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+
+    async def heartbeat(self, worker: str, details: dict[str, object], life_ms: int) -> None:
+        """Say that a worker lives, and what it holds."""
+        with translated(self.settings):
+            seconds, microseconds = await self.client.time()
+            pipe = self.client.pipeline(transaction=False)
+            pipe.hset(self.keys.worker(worker), "info", json.dumps(details))
+            pipe.pexpire(self.keys.worker(worker), life_ms)
+            pipe.zadd(self.keys.workers, {worker: int(seconds) * 1000 + int(microseconds) // 1000})
+            await pipe.execute()
+
+    async def forget_worker(self, worker: str) -> None:
+        """Take a worker that ended in order off the list."""
+        with translated(self.settings):
+            pipe = self.client.pipeline(transaction=False)
+            pipe.delete(self.keys.worker(worker))
+            pipe.zrem(self.keys.workers, worker)
+            await pipe.execute()
+
+    async def setting(self, name: str) -> str:
+        """One of the server's own settings (CONFIG GET); "" if it has none of that name."""
+        with translated(self.settings):
+            found = await self.client.config_get(name)
+        return str(found.get(name, ""))

@@ -1,0 +1,253 @@
+"""Every command that synchronous code sends to Redis: the scheduler, the synchronous client and the command line."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import redis
+
+from headrace.config import Settings
+from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_client, translated
+from headrace.keys import Keys, RequestStream
+from headrace.moves import Call, source
+from headrace.request import CONTRACT_VERSION
+from headrace.wire import Chunk
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a stream."""
+
+    id: str
+    fields: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRequest:
+    """An admitted request that waits for a batch."""
+
+    request_id: str
+    prompt_tokens: int
+    cost_tokens: int
+    num_tokens: int
+    strikes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker's last heartbeat."""
+
+    worker: str
+    seen_ms: int
+    max_rows: int
+    kv_tokens: int
+    num_rows: int
+    details: Mapping[str, Any]
+
+
+def stream_entries(reply: Iterable[tuple[bytes, Any]] | None) -> list[Entry]:
+    """Entries of an XRANGE, those deleted meanwhile left out."""
+    return [Entry(entry.decode(), fields) for entry, fields in reply or () if fields]
+
+
+def read_worker(worker: str, seen_ms: float, info: bytes) -> WorkerInfo:
+    """A heartbeat from its JSON."""
+    details = json.loads(info)
+    return WorkerInfo(
+        worker, int(seen_ms), int(details["max_rows"]), int(details["kv_tokens"]), int(details["num_rows"]), details
+    )
+
+
+class Broker:
+    """One queue on one server. Safe to share between threads: every call takes a connection of the client's pool.
+
+    All methods raise BrokerUnavailableError when the server cannot be reached.
+    """
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        # Any: redis-py types an answer as a union over protocols and encodings; ours are RESP2's, as bytes.
+        self.client: Any = client
+        self.settings = settings
+        self.keys = Keys(settings.queue_name)
+        self._scripts: dict[str, Any] = {}
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Self:
+        """Open a client and see that the server and the queue are fit.
+
+        Raises:
+            BrokerUnavailableError: no server, or one too old.
+            ConfigurationError: the server would evict requests.
+            ContractVersionError: the queue is served under another version.
+        """
+        broker = cls(open_client(settings), settings)
+        with translated(settings):
+            check_server(broker.client.info())
+            lowest, highest = broker.client.hmget(broker.keys.contract, "min", "max")
+        check_contract(lowest, highest, settings.queue_name)
+        return broker
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.client.close()
+
+    def run(self, call: Call[T]) -> T:
+        """Send one move.
+
+        Raises:
+            OverloadedError: the server's memory is full, and the move would need more.
+        """
+        with translated(self.settings):
+            script = self._scripts.get(call.move)
+            if script is None:
+                script = self._scripts[call.move] = self.client.register_script(source(call.move))
+            reply = script(keys=[self.keys.load], args=call.arguments())
+        return call.read(reply)
+
+    def adopt_contract(self) -> None:
+        """Write this program's version to a queue that has none."""
+        with translated(self.settings):
+            pipe = self.client.pipeline(transaction=True)
+            pipe.hsetnx(self.keys.contract, "min", CONTRACT_VERSION)
+            pipe.hsetnx(self.keys.contract, "max", CONTRACT_VERSION)
+            pipe.hmget(self.keys.contract, "min", "max")
+            lowest, highest = pipe.execute()[-1]
+        check_contract(lowest, highest, self.settings.queue_name)
+
+    def now_ms(self) -> int:
+        """The server's clock."""
+        with translated(self.settings):
+            seconds, microseconds = self.client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    # What the scheduler reads
+
+    def wait_for_requests(self, streams: Sequence[RequestStream], wake_entry: str, timeout_ms: int) -> str:
+        """Sleep until a stream has an entry or ``wake`` one behind ``wake_entry``; return wake's newest entry."""
+        positions: dict[Any, Any] = {self.keys.requests(stream): "0-0" for stream in streams}
+        positions[self.keys.wake] = wake_entry
+        with translated(self.settings):
+            reply = self.client.xread(positions, count=1, block=max(1, min(timeout_ms, MAX_BLOCK_MS)))
+        for name, entries in reply or ():
+            if name.decode() == self.keys.wake and entries:
+                return str(entries[-1][0].decode())
+        return wake_entry
+
+    def oldest_requests(self, streams: Sequence[RequestStream], count: int) -> list[list[Entry]]:
+        """Up to ``count`` entries of each stream, oldest first, in one round trip."""
+        with translated(self.settings):
+            pipe = self.client.pipeline(transaction=False)
+            for stream in streams:
+                pipe.xrange(self.keys.requests(stream), count=count)
+            replies = pipe.execute()
+        return [stream_entries(reply) for reply in replies]
+
+    def ready_requests(self, count: int) -> list[ReadyRequest]:
+        """The first ``count`` ready requests in the order of their scores."""
+        with translated(self.settings):
+            ids = [request_id.decode() for request_id in self.client.zrange(self.keys.ready, 0, count - 1)]
+            if not ids:
+                return []
+            pipe = self.client.pipeline(transaction=False)
+            for request_id in ids:
+                pipe.hmget(self.keys.request(request_id), "prompt", "cost", "at", "strikes")
+            replies = pipe.execute()
+        return [
+            ReadyRequest(request_id, int(prompt), int(cost), int(at.rpartition(b":")[2]), int(strikes))
+            for request_id, (prompt, cost, at, strikes) in zip(ids, replies, strict=True)
+            if prompt is not None and cost is not None and at is not None
+        ]
+
+    def num_waiting_batches(self) -> int:
+        """Batches that no worker has taken yet."""
+        with translated(self.settings):
+            return int(self.client.xlen(self.keys.batches))
+
+    def lead(self, scheduler: str, lease_ms: int) -> bool:
+        """Become or remain the queue's leading scheduler. For efficiency only: two leaders do no harm."""
+        with translated(self.settings):
+            if self.client.set(self.keys.leader, scheduler, nx=True, px=lease_ms):
+                return True
+            if self.client.get(self.keys.leader) != scheduler.encode():
+                return False
+            return bool(self.client.pexpire(self.keys.leader, lease_ms))
+
+    def resign(self, scheduler: str) -> None:
+        """Let another scheduler lead at once."""
+        with translated(self.settings):
+            if self.client.get(self.keys.leader) == scheduler.encode():
+                self.client.delete(self.keys.leader)
+
+    def workers(self, max_age_ms: int) -> list[WorkerInfo]:
+        """Workers whose last heartbeat is at most so old; older ones are forgotten."""
+        oldest = self.now_ms() - max_age_ms
+        with translated(self.settings):
+            self.client.zremrangebyscore(self.keys.workers, "-inf", oldest)
+            seen = self.client.zrange(self.keys.workers, 0, -1, withscores=True)
+            pipe = self.client.pipeline(transaction=False)
+            for worker, _ in seen:
+                pipe.hget(self.keys.worker(worker.decode()), "info")
+            infos = pipe.execute()
+        return [read_worker(w.decode(), at, info) for (w, at), info in zip(seen, infos, strict=True) if info]
+
+    def cost_table(self) -> bytes | None:
+        """The published cost table, if there is one."""
+        with translated(self.settings):
+            table: bytes | None = self.client.get(self.keys.cost)
+        return table
+
+    # What the client and the command line read
+
+    def chunks_after(self, request_id: str, num_tokens: int, block_ms: int) -> list[Chunk]:
+        """Chunks behind the first ``num_tokens`` tokens; waits up to ``block_ms`` for the first, 0 not at all."""
+        block = min(block_ms, MAX_BLOCK_MS) if block_ms > 0 else None
+        with translated(self.settings):
+            reply = self.client.xread({self.keys.out(request_id): f"{num_tokens}-0"}, block=block)
+        return [Chunk.decode(next(iter(fields.values()))) for _, entries in reply or () for _, fields in entries]
+
+    def request_fields(self, request_id: str) -> dict[str, str]:
+        """The hash of a request; empty if it is unknown."""
+        with translated(self.settings):
+            fields = self.client.hgetall(self.keys.request(request_id))
+        return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+
+    def load(self) -> dict[str, int]:
+        """Totals over the live requests, and how many batches, ready requests and dead ones there are."""
+        with translated(self.settings):
+            pipe = self.client.pipeline(transaction=False)
+            pipe.hmget(self.keys.load, "queued", "queued_tokens", "running", "running_tokens")
+            pipe.zcard(self.keys.ready)
+            pipe.xlen(self.keys.batches)
+            pipe.xlen(self.keys.dead)
+            totals, ready, batches, dead = pipe.execute()
+        names = ("queued", "queued_tokens", "running", "running_tokens")
+        counts = {name: int(value or 0) for name, value in zip(names, totals, strict=True)}
+        return counts | {"ready": ready, "batches": batches, "dead": dead}
+
+    def stream_lengths(self, streams: Sequence[RequestStream]) -> dict[str, int]:
+        """Entries not admitted yet, by the stream's suffix."""
+        with translated(self.settings):
+            pipe = self.client.pipeline(transaction=False)
+            for stream in streams:
+                pipe.xlen(self.keys.requests(stream))
+            lengths = pipe.execute()
+        return {stream.suffix: int(length) for stream, length in zip(streams, lengths, strict=True)}
+
+    def dead_requests(self, count: int) -> list[Entry]:
+        """Requests given up as poison, newest first."""
+        with translated(self.settings):
+            return stream_entries(self.client.xrevrange(self.keys.dead, count=count))
+
+    def drop_dead(self, entries: Sequence[str]) -> int:
+        """Forget entries of ``dead``; return how many there were."""
+        with translated(self.settings):
+            return int(self.client.xdel(self.keys.dead, *entries)) if entries else 0
+
+    def setting(self, name: str) -> str:
+        """One of the server's own settings (CONFIG GET); "" if it has none of that name."""
+        with translated(self.settings):
+            found = self.client.config_get(name)
+        return str(found.get(name, ""))

@@ -1,0 +1,179 @@
+"""Every setting of every process, in one frozen object that is built once at the edge and handed down.
+
+A setting comes from the first of: the command line, an environment variable ``HEADRACE_<NAME>``, the file named by
+``HEADRACE_CONFIG`` (else ``headrace.toml`` in the working directory), its default.
+"""
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from headrace.errors import ConfigurationError
+from headrace.keys import Lane, check_tenant
+
+ENV_PREFIX = "HEADRACE_"
+_FILE_VARIABLE = ENV_PREFIX + "CONFIG"
+_DEFAULT_FILE = "headrace.toml"
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Settings with their defaults. Times are in ms, sizes in tokens, rows or bytes, as the names say."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    # What is served, and where
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="server; rediss:// for TLS, unix:// for a socket")
+    redis_password_file: Path | None = Field(None, description="file holding the password, so that no URL has to")
+    model: str = Field("smollm2-135m", description="catalogue name, folder, .gguf file, or hub id org/name")
+    queue: str = Field("", description="tag of the queue's keys; empty: derived from the model")
+    cache_dir: Path | None = Field(None, description="where pulled models live; default: the user's cache")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # What a request may ask
+    max_body_bytes: Positive = Field(1 << 20, description="size of one request's body")
+    max_context_tokens: Positive = Field(
+        8192, description="prompt and output together; the model's own limit binds too"
+    )
+    default_max_tokens: Positive = Field(256, description="output, where the request does not say")
+    result_ttl_ms: Positive = Field(
+        600_000, description="life of a result after its end, where the request does not say"
+    )
+    max_result_ttl_ms: Positive = 86_400_000
+    max_queued_requests: Positive = Field(200_000, description="backlog at which new requests are refused")
+    max_queued_tokens: Positive = Field(100_000_000, description="backlog, prompt and output tokens, of the same")
+
+    # The scheduler
+    lane_offset_tokens: dict[Lane, Annotated[int, Field(ge=0)]] = Field(
+        default={"interactive": 0, "normal": 16_384, "bulk": 262_144},
+        description="head start of lanes over each other, in tokens of virtual time",
+    )
+    tenants: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="tenants with streams of their own, and their weights"
+    )
+    window: Positive = Field(256, description="requests read, tokenised and partitioned at once")
+    max_batch_rows: Positive = 16
+    max_batch_tokens: Positive = Field(16_384, description="prompt and output tokens of one batch")
+    max_backlog_batches: Positive = Field(2, description="batches that may wait for a worker")
+    max_strikes: Positive = Field(3, description="leases lost without a token until a request is poison")
+    tombstone_ttl_ms: Positive = Field(600_000, description="how long a cancellation waits for its request")
+
+    # Worker and scheduler
+    lease_ms: Annotated[int, Field(ge=200)] = Field(10_000, description="how long a silent worker keeps its requests")
+
+    # The worker
+    device: Literal["cpu"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    num_threads: Annotated[int, Field(ge=0)] = Field(0, description="of the engine's products; 0: all cores")
+    max_rows: Positive = Field(32, description="requests in one worker's running batch")
+    kv_tokens: Positive = Field(32_768, description="tokens in one worker's key-value memory")
+    step_tokens: Positive = Field(512, description="tokens of one step, decoding rows and prefill together")
+    flush_ms: Annotated[int, Field(ge=0)] = Field(20, description="pause between two flushes of tokens to Redis")
+    drain_ms: Annotated[int, Field(ge=0)] = Field(30_000, description="what SIGTERM leaves running requests to end")
+
+    # headrace up
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(6380, description="of the broker that `up` starts; 0: any free")
+    workers: Positive = Field(1, description="workers that `up` starts")
+    data_dir: Path | None = Field(None, description="the broker's append-only file; default: the user's state folder")
+    restart_ms: Annotated[int, Field(ge=0)] = Field(200, description="pause before a dead process is started again")
+
+    @field_validator("tenants")
+    @classmethod
+    def _tenants_have_names(cls, tenants: dict[str, float]) -> dict[str, float]:
+        for tenant in tenants:
+            check_tenant(tenant)
+        return tenants
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, then environment, then file."""
+        named = os.environ.get(_FILE_VARIABLE)
+        path = Path(named) if named else Path(_DEFAULT_FILE)
+        if named and not path.is_file():
+            raise ConfigurationError(f"{_FILE_VARIABLE} names {path}, which is not a file")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+    @classmethod
+    def load(cls, **given: object) -> Self:
+        """Build the settings; ``given`` are those of the command line, None meaning not given.
+
+        Raises:
+            ConfigurationError: a value is of the wrong type or out of range; every culprit is named.
+        """
+        explicit: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        try:
+            return cls(**explicit)
+        except ValidationError as error:
+            culprits = "; ".join(
+                f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
+            )
+            raise ConfigurationError(f"settings: {culprits}") from error
+        except (tomllib.TOMLDecodeError, ValueError) as error:
+            raise ConfigurationError(f"settings: {error}") from error
+
+    @property
+    def queue_name(self) -> str:
+        """The queue's tag: as set, else the last part of the model's name, in lower case."""
+        if self.queue:
+            return self.queue
+        name = Path(self.model).name.removesuffix(".gguf")
+        return re.sub(r"[^a-z0-9_.@+=-]", "-", name.lower())
+
+    @property
+    def connection_url(self) -> str:
+        """The server's URL with the password from ``redis_password_file`` filled in: never log this one.
+
+        Raises:
+            ConfigurationError: the file cannot be read.
+        """
+        if self.redis_password_file is None:
+            return self.redis_url
+        try:
+            password = self.redis_password_file.read_text().strip()
+        except OSError as error:
+            raise ConfigurationError(f"redis_password_file: {error}") from error
+        parts = urlsplit(self.redis_url)
+        user, host = parts.username or "", parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
+
+    def to_environ(self) -> dict[str, str]:
+        """The environment from which a child process loads these very settings.
+
+        An environment, because a process list shows command lines to every user of a machine.
+        """
+        values = self.model_dump(mode="json", exclude_none=True)
+        own = {
+            ENV_PREFIX + name.upper(): value if isinstance(value, str) else json.dumps(value)
+            for name, value in values.items()
+        }
+        others = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+        return others | own
+
+
+def redact(url: str) -> str:
+    """A URL fit for a log: without its password."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -1,0 +1,125 @@
+"""How a connection to Redis is opened, and what a server must be. Shared by the two brokers."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from headrace.config import Settings, redact
+from headrace.errors import BrokerUnavailableError, ConfigurationError, ContractVersionError, OverloadedError
+from headrace.request import CONTRACT_VERSION
+
+#: Longest blocking read. Well under the socket's time-out, or a quiet stream would look like a dead server.
+MAX_BLOCK_MS = 2_000
+_SOCKET_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 5.0
+_NUM_RETRIES = 3
+_MIN_VERSION = (7, 0)
+
+
+def _options(retry: Retry | AsyncRetry) -> dict[str, Any]:
+    # RESP2, because the shapes of RESP3's answers differ between releases of the client.
+    return {
+        "protocol": 2,
+        "socket_timeout": _SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        "retry": retry,
+    }
+
+
+def open_client(settings: Settings) -> redis.Redis:
+    """A client with a pool of its own; it connects at its first command.
+
+    Raises:
+        ConfigurationError: the URL is not one of Redis.
+    """
+    options = _options(Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), _NUM_RETRIES))
+    with _url_is_checked(settings):
+        return redis.Redis.from_url(settings.connection_url, **_for_url(settings, options))
+
+
+def open_async_client(settings: Settings) -> redis.asyncio.Redis:
+    """The same for asyncio."""
+    options = _options(AsyncRetry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), _NUM_RETRIES))
+    with _url_is_checked(settings):
+        return redis.asyncio.Redis.from_url(settings.connection_url, **_for_url(settings, options))
+
+
+def _for_url(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+    if settings.redis_url.startswith("unix:"):
+        del options["socket_keepalive"]
+    return options
+
+
+@contextmanager
+def _url_is_checked(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigurationError(f"redis_url {redact(settings.redis_url)!r}: {error}") from error
+
+
+@contextmanager
+def translated(settings: Settings) -> Iterator[None]:
+    """Turn redis-py's errors into Headrace's, so that nobody else has to know redis-py.
+
+    Raises:
+        BrokerUnavailableError: no connection, no permission, or a command that the server refuses.
+        OverloadedError: the server's memory is full.
+    """
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise OverloadedError(f"the server's memory is full: {error}") from error
+    except (AuthenticationError, NoPermissionError) as error:
+        raise BrokerUnavailableError(f"{redact(settings.redis_url)} refuses these credentials: {error}") from error
+    except (ConnectionError, TimeoutError, BusyLoadingError) as error:
+        raise BrokerUnavailableError(f"no Redis server answers at {redact(settings.redis_url)}: {error}") from error
+    except RedisError as error:
+        raise BrokerUnavailableError(f"{redact(settings.redis_url)} refuses a command: {error}") from error
+
+
+def check_server(info: Mapping[str, object]) -> None:
+    """See that a server can keep the contract's promises; ``info`` is what INFO says.
+
+    Raises:
+        BrokerUnavailableError: it is too old.
+        ConfigurationError: it would throw requests away when its memory is full.
+    """
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < _MIN_VERSION:
+        raise BrokerUnavailableError(f"Redis {version} is too old: 7.0 or Valkey 8 and up are needed")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if int(str(info.get("maxmemory", 0))) > 0 and policy != "noeviction":
+        raise ConfigurationError(f"maxmemory-policy is {policy}: requests would be evicted; set it to noeviction")
+
+
+def check_contract(lowest: bytes | None, highest: bytes | None, queue: str) -> None:
+    """See that this program speaks the version under which a queue is served.
+
+    Raises:
+        ContractVersionError: it does not.
+    """
+    if lowest is None or highest is None:
+        return
+    if not int(lowest) <= CONTRACT_VERSION <= int(highest):
+        raise ContractVersionError(
+            f"queue {queue} is served under versions {int(lowest)} to {int(highest)} of the contract, "
+            f"this program speaks {CONTRACT_VERSION}: upgrade the older one"
+        )

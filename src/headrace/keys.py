@@ -1,0 +1,130 @@
+"""Every key of a queue in Redis: its name, type, meaning and lifetime. Nothing else makes a key.
+
+A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share a cluster slot. ``hr:{queue}:`` then …
+
+=========================  ===========================================================================================
+``requests``               stream, no group: what producers ask, an entry each. Field ``json`` or ``mp`` holds a
+                           request's body, or field ``cancel`` an id; ``id`` may stand beside a body. This is the lane
+                           ``normal``; ``requests:interactive`` and ``requests:bulk`` are the others, and
+                           ``requests:<lane>:<tenant>`` a tenant's own. ``admit`` deletes in order; never trimmed.
+``request:<id>``           hash: a request's state, without its body. No time to live until it is done. Fields below.
+``job:<id>``               string: the canonical job (``headrace.job``). Deleted when the request is done.
+``ready``                  sorted set: admitted ids by score, the order in which they are considered.
+``due``                    sorted set: every live id by the next moment (ms) at which ``reap`` must look at it.
+``batches``                stream, no group: a batch an entry (``ids``, ``solo``, ``v``). Deleted by ``claim``.
+``wake``                   stream of one entry: rung whenever a batch was taken or a row handed back, so that a
+                           scheduler that waits for requests also hears of room.
+``out:<id>``               stream: the chunks of a result, each entry's id the number of tokens written once it is in.
+                           Lives ``ttl`` after the end. Also a channel: the same chunk for those who subscribed early.
+``reply:<name>``           stream: chunks of all requests whose ``reply_to`` is ``<name>``, an entry a flush, trimmed to
+                           seconds; field ``<id>``, value the chunk.
+``load``                   hash: totals over live requests, ``queued, queued_tokens, running, running_tokens``, the
+                           virtual time ``v``, and the reaper's clock. Changed only inside moves.
+``tenants``                hash: tenant -> the virtual time at which its last admitted request ends.
+``leader``                 string with a time to live: the scheduler that works while others stand by. Efficiency only.
+``worker:<w>``             hash: the last claim's nonce and answer, and the heartbeat. Lives a few leases.
+``workers``                sorted set: workers by the time (ms) of their last heartbeat.
+``cost``                   string: the measured cost table.
+``contract``               hash: ``min`` and ``max`` version of the contract that may serve this queue.
+``dead``                   stream: requests given up as poison, with their jobs.
+=========================  ===========================================================================================
+
+Fields of ``request:<id>``: ``v`` version, ``state`` (submitted, queued, batched, running, done; tomb is a cancellation
+that came before its request), ``at`` = ``owner:epoch:n`` (the one fence: who may write, and behind which token), ``o``
+length of the text written, ``entry`` and ``lane`` (where it came in), ``tenant``, ``enc`` (json or mp), ``reply``,
+``cost`` and ``prompt`` (tokens), ``deadline`` (ms, 0 none), ``ttl`` (ms), ``score``, ``start`` (virtual time),
+``strikes``, ``attempts``, ``n0`` (tokens at the last claim), ``batch`` (its entry), ``reason``, and times ``t_…`` (ms).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from headrace.errors import ConfigurationError
+
+Lane = Literal["interactive", "normal", "bulk"]
+LANES: tuple[Lane, ...] = get_args(Lane)
+
+#: A name that may stand in a key, in an ACL pattern and in a space-separated list.
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.@+=-]*"
+#: A request's id; ``/`` is kept for children, ``:`` divides a tenant from the rest.
+REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.@+=:-]{0,127}$"
+_QUEUE_PATTERN = re.compile(rf"^{NAME_PATTERN}(/[0-9]+)?$")
+_TENANT_PATTERN = re.compile(rf"^{NAME_PATTERN}$")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStream:
+    """A stream that producers write to: a lane, shared or a tenant's own (``tenant`` is then not empty)."""
+
+    lane: Lane
+    tenant: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """What follows ``hr:{queue}:`` in the stream's name."""
+        if self.tenant:
+            return f"requests:{self.lane}:{self.tenant}"
+        return "requests" if self.lane == "normal" else f"requests:{self.lane}"
+
+
+class Keys:
+    """The names of one queue's keys.
+
+    Raises:
+        ConfigurationError: the queue's name cannot stand in a key.
+    """
+
+    def __init__(self, queue: str) -> None:
+        if not _QUEUE_PATTERN.match(queue) or len(queue) > 128:
+            raise ConfigurationError(
+                f"queue name {queue!r}: letters, digits and _.@+=- only, at most 128, optionally /<number>"
+            )
+        self.queue = queue
+        self.prefix = f"hr:{{{queue}}}:"
+        self.ready = self.prefix + "ready"
+        self.due = self.prefix + "due"
+        self.batches = self.prefix + "batches"
+        self.wake = self.prefix + "wake"
+        self.load = self.prefix + "load"
+        self.tenants = self.prefix + "tenants"
+        self.leader = self.prefix + "leader"
+        self.workers = self.prefix + "workers"
+        self.cost = self.prefix + "cost"
+        self.contract = self.prefix + "contract"
+        self.dead = self.prefix + "dead"
+
+    def requests(self, stream: RequestStream) -> str:
+        """The stream that carries a lane's, or a tenant's lane's, requests."""
+        return self.prefix + stream.suffix
+
+    def request(self, request_id: str) -> str:
+        """The hash of one request."""
+        return f"{self.prefix}request:{request_id}"
+
+    def job(self, request_id: str) -> str:
+        """The canonical job of one request."""
+        return f"{self.prefix}job:{request_id}"
+
+    def out(self, request_id: str) -> str:
+        """The result stream of one request, and the channel of the same name."""
+        return f"{self.prefix}out:{request_id}"
+
+    def reply(self, name: str) -> str:
+        """The shared result stream of all requests that name it in ``reply_to``."""
+        return f"{self.prefix}reply:{name}"
+
+    def worker(self, worker: str) -> str:
+        """The hash of one worker's life."""
+        return f"{self.prefix}worker:{worker}"
+
+
+def check_tenant(tenant: str) -> str:
+    """Return a tenant's name if it may stand in a key.
+
+    Raises:
+        ConfigurationError: it may not.
+    """
+    if not _TENANT_PATTERN.match(tenant) or len(tenant) > 64:
+        raise ConfigurationError(f"tenant name {tenant!r}: letters, digits and _.@+=- only, at most 64")
+    return tenant

@@ -1,0 +1,74 @@
+#!lua
+-- admit: a lane's entries, oldest first, become queued requests, refusals or cancellations.
+-- KEYS[1] load
+-- ARGV    stream (its name behind the prefix), lane, tenant and its weight, lane_offset (tokens), limit_requests,
+--         limit_tokens, tombstone_ttl_ms, then 11 an entry: entry, kind ('request' or 'cancel'), id, enc, verdict (an
+--         encoded error object, '' if valid), job, cost, prompt (tokens), deadline_ms (after the entry's own time, 0
+--         none), reply, ttl_ms
+-- returns per entry: 'queued', 'invalid', 'overloaded', 'expired', 'cancelled', 'duplicate', or 'gone' (somebody else's)
+-- twice   an entry counts once: when this call is the one that deletes it
+local WIDTH = 11
+local stream, lane, tenant, weight, offset = P .. ARGV[1], ARGV[2], ARGV[3], math.max(number(ARGV[4]), 1e-6), number(ARGV[5])
+local limit_requests, limit_tokens, tombstone_ttl = number(ARGV[6]), number(ARGV[7]), ARGV[8]
+local t, items, out = now(), {}, {}
+for a = 9, #ARGV, WIDTH do
+  local item = {entry = ARGV[a], kind = ARGV[a+1], id = ARGV[a+2], enc = ARGV[a+3], verdict = ARGV[a+4], job = ARGV[a+5],
+    cost = number(ARGV[a+6]), prompt = ARGV[a+7], deadline = number(ARGV[a+8]), reply = ARGV[a+9], ttl = ARGV[a+10]}
+  if item.deadline > 0 then item.deadline = number(string.match(item.entry, '^%d+')) + item.deadline end
+  items[#items+1] = item
+end
+local load = redis.call('HMGET', LOAD, 'queued', 'queued_tokens', 'v')
+local num_queued, num_tokens, v = number(load[1]), number(load[2]), number(load[3])
+local flow = lane .. ':' .. tenant
+local finish_time = number(redis.call('HGET', P .. 'tenants', flow))
+
+local function register(item)
+  local id, key = item.id, REQUEST .. item.id
+  -- read here and not in a pass of its own: an earlier entry of this call may have the same id
+  local h = read(id, 'v', 'state', 'entry', 'stream', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl')
+  local mine = h.state == 'submitted' and h.entry == item.entry and h.stream == ARGV[1]
+  if h.state and h.state ~= 'tomb' and not mine then return 'duplicate' end
+  if not mine then
+    create(id, 'new', t, {'entry', item.entry, 'stream', ARGV[1], 'lane', lane, 'enc', item.enc, 'ttl', item.ttl,
+      'tenant', tenant, 'reply', item.reply, 'cost', 0, 'prompt', 0})
+  end
+  local was = {state = mine and 'submitted' or 'new', cost = mine and h.cost or 0, at = ':0:0', o = 0, enc = item.enc,
+    reply = item.reply, prompt = item.prompt, ttl = item.ttl}
+  if h.state == 'tomb' then finish(id, was, 'cancelled', t); return 'cancelled' end
+  if item.verdict ~= '' then finish(id, was, 'error', t, item.verdict); return 'invalid' end
+  if item.deadline > 0 and item.deadline <= t then finish(id, was, 'expired', t); return 'expired' end
+  if not mine and (num_queued + 1 > limit_requests or num_tokens + item.cost > limit_tokens) then
+    finish(id, was, 'error', t, failure(item.enc, 'overloaded', 'the backlog is over its limit: ' .. int(num_queued)
+      .. ' requests, ' .. int(num_tokens) .. ' tokens; submit again later'))
+    return 'overloaded'
+  end
+  -- start-time fair queueing: a flow is a tenant's lane, virtual time counts tokens, the score never changes again
+  local start = math.max(v, finish_time)
+  finish_time = start + item.cost / weight
+  redis.call('SET', JOB .. id, item.job)
+  redis.call('HSET', key, 'state', 'queued', 'enc', item.enc, 'cost', int(item.cost), 'prompt', item.prompt, 'ttl', item.ttl,
+    'reply', item.reply, 'deadline', int(item.deadline), 'start', int(start), 'score', int(start + offset), 't_admit', int(t))
+  redis.call('ZADD', READY, int(start + offset), id)
+  redis.call('ZADD', DUE, item.deadline > 0 and int(item.deadline) or '+inf', id)
+  if mine then redis.call('HINCRBY', LOAD, 'queued_tokens', int(item.cost - number(h.cost)))
+  else queued(1, item.cost); num_queued = num_queued + 1 end
+  num_tokens = num_tokens + item.cost - (mine and number(h.cost) or 0)
+  return 'queued'
+end
+
+local function withdraw(id)
+  local h = read(id, unpack(FINISH))
+  if not h.state then
+    redis.call('HSET', REQUEST .. id, 'v', VERSION, 'state', 'tomb')
+    redis.call('PEXPIRE', REQUEST .. id, tombstone_ttl)
+  elseif h.state ~= 'done' and h.state ~= 'tomb' and h.v == VERSION then finish(id, h, 'cancelled', t) end
+  return 'cancelled'
+end
+
+for _, item in ipairs(items) do
+  if redis.call('XDEL', stream, item.entry) == 0 then out[#out+1] = 'gone'
+  elseif item.kind == 'cancel' then out[#out+1] = withdraw(item.id)
+  else out[#out+1] = register(item) end
+end
+redis.call('HSET', P .. 'tenants', flow, int(finish_time))
+return out

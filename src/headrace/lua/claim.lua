@@ -1,0 +1,86 @@
+#!lua flags=allow-oom
+-- claim: a worker takes the oldest batch that it can ever hold, if it has room for it now.
+-- KEYS[1] load
+-- ARGV    worker (a name used for one life only), nonce (grows with every new claim), lease_ms, free_rows, free_tokens,
+--         max_rows, max_tokens (its whole memory), unproven (rows without a token since their claim)
+-- returns {last, solo, then 8 a row: id, epoch, n, o, enc, job, deadline_ms, reply}; `last` is the id of the newest batch
+--         entry looked at: without rows, wait for one behind it or for room. solo is '1' when a suspect was taken: the
+--         worker claims nothing more until that row has a token.
+-- twice   the same nonce gives the same answer, less what ended meanwhile; an older one gives nothing
+local worker, nonce, lease = ARGV[1], ARGV[2], number(ARGV[3])
+local free_rows, free_tokens, max_rows, max_tokens = number(ARGV[4]), number(ARGV[5]), number(ARGV[6]), number(ARGV[7])
+local unproven, key = number(ARGV[8]), P .. 'worker:' .. worker
+local t, last, solo, ids = now(), '0-0', '0', nil
+local w = redis.call('HMGET', key, 'nonce', 'ids', 'solo')
+
+local function answer()
+  local out = {last, solo}
+  for id in string.gmatch(ids or '', '%S+') do
+    local h = read(id, 'state', 'at', 'o', 'enc', 'deadline', 'reply')
+    local owner, epoch, n = where(h.at)
+    if h.state == 'running' and owner == worker then
+      for _, x in ipairs({id, int(epoch), int(n), h.o or '0', h.enc or 'json', redis.call('GET', JOB .. id) or '',
+        h.deadline or '0', h.reply or ''}) do out[#out+1] = x end
+    end
+  end
+  return out
+end
+
+if w[1] == nonce then ids, solo = w[2], w[3]; return answer() end
+if number(w[1] or '-1') > number(nonce) then return {last, solo} end
+
+-- read: {entry, members that are to run, members that expired}
+local function look(entry, names)
+  local batch = {entry = entry, run = {}, late = {}, tokens = 0, rows = 0}
+  for id in string.gmatch(names or '', '%S+') do
+    local h = read(id, 'v', 'state', 'batch', 'deadline', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl')
+    if h.state == 'batched' and h.batch == entry and h.v == VERSION then
+      local deadline = number(h.deadline)
+      h.id = id
+      if deadline > 0 and deadline <= t then batch.late[#batch.late+1] = h
+      else
+        batch.run[#batch.run+1] = h
+        batch.rows, batch.tokens = batch.rows + 1, batch.tokens + number(h.cost)
+      end
+    end
+  end
+  return batch
+end
+
+local function take(batch)
+  redis.call('XDEL', BATCHES, batch.entry)
+  ring()
+  for _, h in ipairs(batch.late) do finish(h.id, h, 'expired', t) end
+  local names = {}
+  for _, h in ipairs(batch.run) do
+    local _, epoch, n = where(h.at)
+    local cost = number(h.cost)
+    redis.call('HSET', REQUEST .. h.id, 'state', 'running', 'at', worker .. ':' .. int(epoch + 1) .. ':' .. int(n),
+      'n0', int(n), 't_claim', int(t))
+    redis.call('HINCRBY', REQUEST .. h.id, 'attempts', 1)
+    queued(-1, cost); running(1, cost)
+    redis.call('ZADD', DUE, int(t + lease), h.id)
+    names[#names+1] = h.id
+  end
+  return table.concat(names, ' ')
+end
+
+for _, e in ipairs(redis.call('XRANGE', BATCHES, '-', '+', 'COUNT', 8)) do
+  local f = {}
+  for i = 1, #e[2], 2 do f[e[2][i]] = e[2][i+1] end
+  last = e[1]
+  if f.v == VERSION then
+    local batch = look(e[1], f.ids)
+    if batch.rows == 0 then take(batch)
+    elseif batch.rows > max_rows or batch.tokens > max_tokens then -- for a larger worker
+    elseif batch.rows > free_rows or batch.tokens > free_tokens or (f.solo == '1' and unproven > 0) then
+      break -- nobody overtakes it here: rows end, and it fits
+    else
+      ids, solo = take(batch), f.solo
+      redis.call('HSET', key, 'nonce', nonce, 'ids', ids, 'solo', solo)
+      redis.call('PEXPIRE', key, int(math.max(lease * 6, 60000)))
+      break
+    end
+  end
+end
+return answer()

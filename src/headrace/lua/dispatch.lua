@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- dispatch: ready requests become one batch, if the workers' backlog is short.
+-- KEYS[1] load
+-- ARGV    max_backlog (batches waiting), recheck_ms (when reap shall see whether the batch is still there), id, id, …
+-- returns {entry, id, id, …}: the batch's entry ('' none, 'full' no room) and the ids that are not in it
+-- twice   its ids have left `ready`
+-- A request with a strike travels alone: its batch is marked `solo`, and asked for in company it stays behind.
+local max_backlog, recheck = number(ARGV[1]), number(ARGV[2])
+if redis.call('XLEN', BATCHES) >= max_backlog then return {'full'} end
+local t, go, rest, virtual, solo = now(), {}, {}, 0, '0'
+for a = 3, #ARGV do
+  local id = ARGV[a]
+  local h = read(id, 'v', 'state', 'strikes', 'start', 'deadline')
+  local suspect = number(h.strikes) > 0
+  if redis.call('ZSCORE', READY, id) and h.state == 'queued' and h.v == VERSION and (not suspect or #ARGV == 3) then
+    if suspect then solo = '1' end
+    local due, deadline = t + recheck, number(h.deadline)
+    if deadline > 0 and deadline < due then due = deadline end
+    go[#go+1] = {id = id, due = due}
+    virtual = math.max(virtual, number(h.start))
+  else rest[#rest+1] = id end
+end
+if #go == 0 then return {'', unpack(rest)} end
+local v, ids = number(redis.call('HGET', LOAD, 'v')), {}
+for _, item in ipairs(go) do ids[#ids+1] = item.id end
+local entry = redis.call('XADD', BATCHES, '*', 'v', VERSION, 'solo', solo, 'ids', table.concat(ids, ' '))
+for _, item in ipairs(go) do
+  redis.call('ZREM', READY, item.id)
+  redis.call('ZADD', DUE, int(item.due), item.id)
+  redis.call('HSET', REQUEST .. item.id, 'state', 'batched', 'batch', entry, 't_dispatch', int(t))
+end
+if virtual > v then redis.call('HSET', LOAD, 'v', int(virtual)) end
+return {entry, unpack(rest)}

@@ -1,0 +1,146 @@
+-- Put in front of every move, behind its first line. KEYS[1] is always the queue's key `load`: a real key, so that a
+-- cluster that is moving the slot answers with a redirection instead of splitting the queue. All other keys are
+-- derived from it (they share its slot); headrace/keys.py says what each one holds.
+--
+-- Rules that every move keeps: it reads and checks everything before its first write, because an error half-way is
+-- not rolled back; sent twice it changes nothing more, because clients re-send a command whose reply was lost; time
+-- comes from the server; a hash of another version of the contract is left alone.
+local P = string.sub(KEYS[1], 1, -5)
+local LOAD, READY, DUE, BATCHES, WAKE = KEYS[1], P .. 'ready', P .. 'due', P .. 'batches', P .. 'wake'
+local REQUEST, JOB, OUT, REPLY = P .. 'request:', P .. 'job:', P .. 'out:', P .. 'reply:'
+local VERSION = '1'
+local REPLY_TRIM_MS, REPLY_TTL_MS, DEAD_ENTRIES = 10000, 600000, '10000'
+
+local function now()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- tostring() of a large double loses digits
+local function int(x) return string.format('%.0f', x) end
+
+local function number(s) return tonumber(s or '') or 0 end
+
+-- the fence: owner, epoch, tokens written
+local function where(at)
+  local owner, epoch, n = string.match(at or '', '^([^:]*):(%d+):(%d+)$')
+  return owner or '', number(epoch), number(n)
+end
+
+local function read(id, ...)
+  local values, h = redis.call('HMGET', REQUEST .. id, ...), {}
+  for i, name in ipairs({...}) do h[name] = values[i] or nil end
+  return h
+end
+
+-- MessagePack, by hand: some servers' Lua lacks cmsgpack
+local function mp_int(x)
+  if x < 128 then return string.char(x) end
+  return string.char(206, math.floor(x / 16777216) % 256, math.floor(x / 65536) % 256, math.floor(x / 256) % 256, x % 256)
+end
+local function mp_str(s)
+  if #s < 32 then return string.char(160 + #s) .. s end
+  s = string.sub(s, 1, 65535)
+  return string.char(218, math.floor(#s / 256), #s % 256) .. s
+end
+
+-- an `error` object of a terminal chunk
+local function failure(enc, code, message)
+  if enc == 'mp' then
+    return string.char(131) .. mp_str('code') .. mp_str(code) .. mp_str('message') .. mp_str(message)
+      .. mp_str('field') .. mp_str('')
+  end
+  return '{"code":' .. cjson.encode(code) .. ',"message":' .. cjson.encode(message) .. ',"field":""}'
+end
+
+-- a terminal chunk without tokens; err is an encoded error object or ''
+local function terminal(enc, n, o, reason, prompt, err)
+  if enc == 'mp' then
+    return string.char(133) .. mp_str('i') .. mp_int(n) .. mp_str('o') .. mp_int(o) .. mp_str('ids') .. string.char(144)
+      .. mp_str('text') .. mp_str('') .. mp_str('done') .. string.char(err == '' and 130 or 131)
+      .. mp_str('reason') .. mp_str(reason) .. mp_str('usage') .. string.char(130)
+      .. mp_str('prompt_tokens') .. mp_int(prompt) .. mp_str('completion_tokens') .. mp_int(n)
+      .. (err == '' and '' or mp_str('error') .. err)
+  end
+  return '{"i":' .. int(n) .. ',"o":' .. int(o) .. ',"ids":[],"text":"","done":{"reason":"' .. reason
+    .. '","usage":{"prompt_tokens":' .. int(prompt) .. ',"completion_tokens":' .. int(n) .. '}'
+    .. (err == '' and '' or ',"error":' .. err) .. '}}'
+end
+
+local function ring() redis.call('XADD', WAKE, 'MAXLEN', '1', '*', 'x', '1') end
+
+local function queued(by, cost)
+  redis.call('HINCRBY', LOAD, 'queued', by)
+  redis.call('HINCRBY', LOAD, 'queued_tokens', int(by * cost))
+end
+local function running(by, cost)
+  redis.call('HINCRBY', LOAD, 'running', by)
+  redis.call('HINCRBY', LOAD, 'running_tokens', int(by * cost))
+end
+
+-- one entry a reply stream: {name = {id, chunk, id, chunk, …}}
+local function deliver(mail, t)
+  for name, fields in pairs(mail) do
+    redis.call('XADD', REPLY .. name, 'MINID', '~', int(t - REPLY_TRIM_MS), '*', unpack(fields))
+    redis.call('PEXPIRE', REPLY .. name, REPLY_TTL_MS)
+  end
+end
+
+-- the only way into the state `done`, whoever calls; h has state, cost, ttl
+local function settle(id, h, reason, t)
+  local cost = number(h.cost)
+  if h.state == 'running' then running(-1, cost)
+  elseif h.state == 'submitted' or h.state == 'queued' or h.state == 'batched' then queued(-1, cost) end
+  redis.call('ZREM', READY, id)
+  redis.call('ZREM', DUE, id)
+  redis.call('DEL', JOB .. id)
+  redis.call('HSET', REQUEST .. id, 'state', 'done', 'reason', reason, 't_done', int(t))
+  redis.call('PEXPIRE', REQUEST .. id, h.ttl)
+  redis.call('PEXPIRE', OUT .. id, h.ttl)
+end
+
+-- what finish() must know of a request
+local FINISH = {'v', 'state', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl'}
+
+-- end a request with a chunk that the broker writes itself; h has FINISH
+local function finish(id, h, reason, t, err)
+  local _, epoch, n = where(h.at)
+  local enc = h.enc or 'json'
+  local chunk = terminal(enc, n, number(h.o), reason, number(h.prompt), err or '')
+  redis.call('HSET', REQUEST .. id, 'at', ':' .. epoch .. ':' .. int(n)) -- nobody may write behind it
+  redis.call('XADD', OUT .. id, int(n) .. '-2', enc, chunk)
+  settle(id, {state = h.state, cost = h.cost, ttl = number(h.ttl) > 0 and h.ttl or '600000'}, reason, t)
+  redis.call('PUBLISH', OUT .. id, chunk)
+  if h.reply and h.reply ~= '' then deliver({[h.reply] = {id, chunk}}, t) end
+end
+
+-- what requeue() must know of a request, with FINISH
+local REQUEUE = {'v', 'state', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl', 'score', 'deadline', 'strikes', 'n0'}
+
+-- give a running or batched request back to the queue, or bury it. A strike is a lease lost without a token since the
+-- claim; progress forgives all of them. Returns 'queued', 'expired' or 'dead'
+local function requeue(id, h, t, struck, max_strikes)
+  local _, epoch, n = where(h.at)
+  local strikes, deadline, cost = number(h.strikes), number(h.deadline), number(h.cost)
+  if deadline > 0 and deadline <= t then finish(id, h, 'expired', t); return 'expired' end
+  if h.state == 'running' and n > number(h.n0) then strikes = 0 elseif struck then strikes = strikes + 1 end
+  if struck and strikes >= max_strikes then
+    redis.call('XADD', P .. 'dead', 'MAXLEN', '~', DEAD_ENTRIES, '*', 'v', VERSION, 'id', id, 'why', 'lost ' .. strikes .. ' workers without a token',
+      'job', redis.call('GET', JOB .. id) or '')
+    finish(id, h, 'error', t, failure(h.enc, 'poison', 'given up: ' .. strikes .. ' workers died of it without a token'))
+    return 'dead'
+  end
+  if h.state == 'running' then running(-1, cost); queued(1, cost) end
+  redis.call('HSET', REQUEST .. id, 'state', 'queued', 'at', ':' .. epoch .. ':' .. int(n), 'strikes', strikes)
+  redis.call('ZADD', READY, h.score, id)
+  redis.call('ZADD', DUE, deadline > 0 and int(deadline) or '+inf', id)
+  return 'queued'
+end
+
+-- a new request's hash; `fields` are further names and values
+local function create(id, state, t, fields)
+  redis.call('DEL', OUT .. id) -- of a namesake whose hash expired a moment earlier
+  redis.call('HSET', REQUEST .. id, 'v', VERSION, 'state', state, 'at', ':0:0', 'o', 0, 'strikes', 0, 'attempts', 0,
+    't_submit', int(t), unpack(fields))
+  redis.call('PERSIST', REQUEST .. id)
+end

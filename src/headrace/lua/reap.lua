@@ -1,0 +1,42 @@
+#!lua flags=allow-oom
+-- reap: look at every request whose time has come: requeue what a lost worker held, expire, bury.
+-- KEYS[1] load
+-- ARGV    limit (ids a call), max_strikes, lease_ms, max_gap_ms, recheck_ms
+-- returns {looked at, requeued, expired, dead, amnesty (1 or 0)}
+-- twice   whatever was due has a later time now
+-- Amnesty: if no reap ran for max_gap_ms, or the last one lies in the future, the broker or all reapers were away and
+-- workers could not renew: no worker loses a lease for as long as one lease lasts.
+local limit, max_strikes, lease, max_gap, recheck = ARGV[1], number(ARGV[2]), number(ARGV[3]), number(ARGV[4]), number(ARGV[5])
+local t = now()
+local clock = redis.call('HMGET', LOAD, 'reaped_at', 'amnesty_until')
+local last, amnesty = number(clock[1]), number(clock[2])
+if last == 0 or t < last or t - last > max_gap then amnesty = t + lease
+elseif amnesty <= t or amnesty - t > lease then amnesty = 0 end
+local found, count = {}, {queued = 0, expired = 0, dead = 0}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', int(t), 'LIMIT', 0, limit)) do
+  local h = read(id, 'v', 'state', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl', 'score', 'deadline', 'strikes', 'n0',
+    'batch', 'entry', 'stream')
+  local stream, entry = nil, nil
+  if h.state == 'batched' then stream, entry = BATCHES, h.batch
+  elseif h.state == 'submitted' then stream, entry = P .. (h.stream or 'requests'), h.entry end
+  h.waits = entry and #redis.call('XRANGE', stream, entry, entry) > 0
+  h.id = id
+  found[#found+1] = h
+end
+redis.call('HSET', LOAD, 'reaped_at', int(t), 'amnesty_until', int(amnesty))
+for _, h in ipairs(found) do
+  local id, deadline = h.id, number(h.deadline)
+  if not h.state or h.state == 'done' or h.state == 'tomb' then redis.call('ZREM', DUE, id)
+  elseif h.v ~= VERSION then redis.call('ZADD', DUE, int(t + recheck), id)
+  elseif deadline > 0 and deadline <= t then finish(id, h, 'expired', t); count.expired = count.expired + 1
+  elseif h.state == 'running' and amnesty > 0 then redis.call('ZADD', DUE, int(amnesty), id)
+  elseif h.state == 'running' or (h.state == 'batched' and not h.waits) then
+    local fate = requeue(id, h, t, h.state == 'running', max_strikes)
+    count[fate] = count[fate] + 1
+  elseif h.state == 'submitted' and not h.waits then
+    finish(id, h, 'error', t, failure(h.enc, 'lost', 'its entry was deleted from the stream before it was admitted'))
+    count.dead = count.dead + 1
+  elseif h.state == 'queued' then redis.call('ZADD', DUE, deadline > 0 and int(deadline) or '+inf', id)
+  else redis.call('ZADD', DUE, int(t + recheck), id) end
+end
+return {#found, count.queued, count.expired, count.dead, amnesty > 0 and 1 or 0}

@@ -1,0 +1,130 @@
+"""The schema of a request: one model for the SDK, the HTTP gateway and the scheduler.
+
+Field names are OpenAI's. Nothing is coerced and nothing is ignored: an unknown field, a wrong type, a value out of
+range and a field that this version does not honour are each refused by name.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from headrace.errors import InvalidRequestError
+from headrace.keys import NAME_PATTERN, REQUEST_ID_PATTERN
+
+#: What this program speaks; ``Request.v`` and the field ``v`` in Redis.
+CONTRACT_VERSION = 1
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 256
+MAX_LIST = 1024
+
+#: Fields that are checked today and take effect in a later version; only their default is taken.
+NOT_HONOURED_YET: dict[str, object] = {
+    "n": 1,
+    "echo": False,
+    "logprobs": None,
+    "bad_words": [],
+    "logit_bias": {},
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}(:[A-Za-z0-9_.@+=:-]+)?$", max_length=128)]
+
+
+class Message(BaseModel):
+    """One turn of a chat."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: str
+
+
+class Request(BaseModel):
+    """What a producer asks. Exactly one of ``prompt`` and ``messages`` is given.
+
+    ``deadline_ms`` counts from the moment the request entered its stream; ``ttl_ms`` is the life of the result after
+    its end. A seed that is not given is drawn at admission, so that a request that moves to another worker goes on
+    with the same random numbers.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    v: Literal[1] = 1
+    id: Annotated[str, Field(pattern=REQUEST_ID_PATTERN)] | None = None
+    prompt: str | list[TokenId] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_LIST)] | None = None
+
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] = 1
+    echo: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] = []
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_LIST)] = []
+    ignore_eos: bool = False
+    bad_words: Annotated[list[StopString], Field(max_length=MAX_LIST)] = []
+    logit_bias: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
+        Field(max_length=MAX_LIST),
+    ] = {}
+    repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+
+    deadline_ms: Annotated[int, Field(ge=1, lt=2**42)] | None = None
+    ttl_ms: Annotated[int, Field(ge=1, lt=2**42)] | None = None
+    reply_to: Name | None = None
+
+    @model_validator(mode="after")
+    def _has_one_prompt(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("prompt: give exactly one of prompt and messages")
+        if self.prompt is not None and len(self.prompt) == 0:
+            raise ValueError("prompt: must not be empty")
+        return self
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """``stop`` as a tuple, whichever form it was given in."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> Self:
+        """Check a decoded body.
+
+        Raises:
+            InvalidRequestError: ``field`` and the message name the first culprit and its limit.
+        """
+        try:
+            request = cls.model_validate(fields)
+        except ValidationError as error:
+            raise _explain(error) from error
+        for name, neutral in NOT_HONOURED_YET.items():
+            if getattr(request, name) != neutral:
+                raise InvalidRequestError(
+                    f"{name}: this version only honours {neutral!r}; leave the field out", field=name
+                )
+        return request
+
+
+def _explain(error: ValidationError) -> InvalidRequestError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    location = first["loc"]
+    if first["type"] == "extra_forbidden":
+        name = str(location[-1])[:64]
+        return InvalidRequestError(f"{name}: unknown field", field=name)
+    if not location:
+        text = first["msg"].removeprefix("Value error, ")
+        return InvalidRequestError(text, field=text.partition(":")[0])
+    field = str(location[0])
+    where = field + "".join(f"[{part}]" for part in location[1:] if isinstance(part, int))
+    return InvalidRequestError(f"{where}: {first['msg']}", field=field)
