@@ -1,0 +1,97 @@
+"""The Hugging Face ``tokenizer.json`` of a byte-level BPE vocabulary."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from headrace.errors import ModelError
+from headrace.workers.model_store.gguf_vocabulary import TokenType, Vocabulary
+
+# How words are cut, as the models' makers published it in their tokenizer.json.
+_LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2_WORDS = _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """Build the tokenizer that the vocabulary describes.
+
+    Raises:
+        ModelError: its pre-tokenizer is not a known one, or its merges do not fit its tokens.
+    """
+    make_pre_tokenizer = _PRE_TOKENIZERS.get(vocabulary.pre_tokenizer)
+    if make_pre_tokenizer is None:
+        raise ModelError(
+            f"the pre-tokenizer {vocabulary.pre_tokenizer!r} is not supported; these are: {', '.join(_PRE_TOKENIZERS)}"
+        )
+    tokenizer = Tokenizer(_model(vocabulary))
+    if vocabulary.pre_tokenizer == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = make_pre_tokenizer()
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = _post_processor(vocabulary)
+    for token, token_type in zip(vocabulary.tokens, vocabulary.types, strict=True):
+        # One at a time and in the order of their ids, which are those of the vocabulary already.
+        if token_type in (TokenType.CONTROL, TokenType.UNKNOWN):
+            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        elif token_type is TokenType.USER_DEFINED:
+            tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
+    return tokenizer
+
+
+def _model(vocabulary: Vocabulary) -> models.BPE:
+    # Llama 3 looks a whole word up before it merges; the others have no such short cut.
+    ignore_merges = vocabulary.pre_tokenizer == "llama-bpe"
+    ids = {token: index for index, token in enumerate(vocabulary.tokens)}
+    for pair in vocabulary.merges:
+        if any(part not in ids for part in (*pair, "".join(pair))):
+            raise ModelError(f"the merge {pair} names a token that the vocabulary does not have")
+    return models.BPE(vocab=ids, merges=list(vocabulary.merges), ignore_merges=ignore_merges)
+
+
+def _post_processor(vocabulary: Vocabulary) -> processors.PostProcessor:
+    byte_level = processors.ByteLevel(trim_offsets=False)
+    ids = [
+        vocabulary.bos_token_id if vocabulary.add_bos_token else None,
+        vocabulary.eos_token_id if vocabulary.add_eos_token else None,
+    ]
+    names = [vocabulary.name_of(token_id) for token_id in ids]
+    if names == [None, None]:
+        return byte_level
+    template = processors.TemplateProcessing(
+        single=[name for name in (names[0], "$A", names[1]) if name],
+        pair=[name for name in (names[0], "$A", names[1], names[0], "$B:1", names[1]) if name],
+        special_tokens=[(name, token_id) for name, token_id in zip(names, ids, strict=True) if name],
+    )
+    return processors.Sequence([byte_level, template])
+
+
+def _gpt2() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _smollm() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
+
+
+def _words(pattern: str) -> Callable[[], pre_tokenizers.PreTokenizer]:
+    def make() -> pre_tokenizers.PreTokenizer:
+        cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+        return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+    return make
+
+
+_PRE_TOKENIZERS: Final[Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]]] = MappingProxyType(
+    {
+        "smollm": _smollm,
+        "default": _gpt2,
+        "gpt-2": _gpt2,
+        "llama-bpe": _words(_LLAMA3_WORDS),
+        "qwen2": _words(_QWEN2_WORDS),
+    }
+)
