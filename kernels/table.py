@@ -1,0 +1,154 @@
+"""The table of operations that models are written over, and the ragged batch that they share.
+
+A model calls these and nothing else, so that a table for another device replaces ``reference`` without a change to
+any model. No operation makes the host wait for the device: whatever the host must know (lengths, offsets) is in the
+batch, in Python numbers, before the step begins.
+
+A batch is ragged: the tokens of all rows lie behind each other, ``num_tokens`` in all, without padding; a row that
+decodes brings one token, a row that prefills a chunk of its prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One row's part of a batch.
+
+    Attributes:
+        first_query: index of its first token in the batch.
+        num_queries: its tokens in the batch, >= 1; they are the last ones of its context.
+        views: a layer each, its keys and values up to and including these tokens, both of shape
+            ``[1, num_kv_heads, num_context, head_dim]``; the new tokens' parts are written during the step.
+        mask: additive, shape ``[num_queries, num_context]``, where several queries follow a prefix; None where the
+            shape alone says who sees whom (one query sees all; a square chunk is causal).
+    """
+
+    first_query: int
+    num_queries: int
+    views: tuple[tuple[Tensor, Tensor], ...]
+    mask: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """What one step computes.
+
+    Attributes:
+        token_ids: int64 ``[num_tokens]``.
+        positions: int64 ``[num_tokens]``, each token's place in its own row, from 0.
+        slots: int64 ``[num_tokens]``, where in the key-value memory its key and value go.
+        sampled: int64 ``[num_sampled]``, indices of the tokens whose logits are wanted.
+        segments: the rows, in the order of their tokens.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    sampled: Tensor
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A weight as its table wants it.
+
+    Attributes:
+        weight: made by ``pack_linear`` from ``[out_features, in_features]``; its layout is the table's own affair.
+        bias: ``[out_features]``, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Operations(Protocol):
+    """The table. Activations and weights have one dtype, fp32 or bf16, unless said otherwise."""
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """Lay a weight out for ``linear``, once, at loading.
+
+        Args:
+            weight: ``[out_features, in_features]``.
+            bias: ``[out_features]``, or None.
+        """
+
+    def linear(self, x: Tensor, linear: Linear) -> Tensor:
+        """Multiply ``x [num_tokens, in_features]`` by a weight: ``[num_tokens, out_features]``, contiguous."""
+
+    def embedding(self, token_ids: Tensor, weight: Tensor) -> Tensor:
+        """Look up int64 ``token_ids [num_tokens]`` in ``weight [vocab, hidden]``: ``[num_tokens, hidden]``."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
+        """Normalise by the root mean square over the last dimension, and scale.
+
+        Args:
+            x: ``[num_tokens, hidden]``.
+            weight: ``[hidden]``.
+            eps: added to the mean square.
+            residual: ``[num_tokens, hidden]``; if given, ``x`` is added into it in place and the sum is normalised.
+
+        Returns:
+            ``[num_tokens, hidden]``.
+        """
+
+    def rotary_table(self, positions: Tensor, inv_freq: Tensor, result: dtype) -> tuple[Tensor, Tensor]:
+        """Make the step's rotations, once for all layers.
+
+        Args:
+            positions: int64 ``[num_tokens]``.
+            inv_freq: fp32 ``[head_dim / 2]``, radians a token.
+            result: dtype of the result; angles are computed in fp32 in any case.
+
+        Returns:
+            Cosines and sines, both ``[num_tokens, 1, head_dim / 2]``.
+        """
+
+    def rotary(self, x: Tensor, table: tuple[Tensor, Tensor]) -> None:
+        """Rotate heads in place, halves against each other (the layout of Hugging Face's Llama weights).
+
+        Args:
+            x: ``[num_tokens, num_heads, head_dim]``, may be a view.
+            table: from ``rotary_table``.
+        """
+
+    def write_kv(self, kv: Tensor, new: Tensor, batch: Ragged) -> None:
+        """Write the batch's keys and values into a layer's memory.
+
+        Args:
+            kv: ``[2, num_slots, num_kv_heads, head_dim]``.
+            new: ``[num_tokens, 2, num_kv_heads, head_dim]``, keys before values.
+            batch: says which slots.
+        """
+
+    def attention(self, query: Tensor, layer: int, batch: Ragged) -> Tensor:
+        """Let every token see its own row's context up to itself; scores are scaled by ``head_dim ** -0.5``.
+
+        Args:
+            query: ``[num_tokens, num_kv_heads, group, head_dim]``; the group shares one head of keys and values.
+            layer: whose keys and values, written before.
+            batch: says which tokens belong to which row.
+
+        Returns:
+            ``[num_tokens, num_kv_heads * group * head_dim]``.
+        """
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """Gate: from ``[num_tokens, 2 * inner]``, gate before up, make ``silu(gate) * up [num_tokens, inner]``."""
+
+    def select(self, x: Tensor, indices: Tensor) -> Tensor:
+        """Pick rows ``indices``, int64 ``[num_sampled]``, of ``x [num_tokens, hidden]``."""
+
+    def segment(
+        self,
+        views: Sequence[tuple[Tensor, Tensor]],
+        *,
+        first_query: int,
+        num_queries: int,
+        num_context: int,
+    ) -> Segment:
+        """Prepare one row's attention, once a step for all layers (see ``Segment``)."""
