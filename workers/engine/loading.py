@@ -1,0 +1,73 @@
+"""From a model folder to a model that can run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headrace.errors import ModelError
+from headrace.kernels.table import Operations
+from headrace.workers.engine.checkpoint import Checkpoint
+from headrace.workers.engine.models.llama import Llama
+from headrace.workers.engine.models.llama_config import LlamaConfig
+
+# By the name that config.json gives under "architectures".
+_FAMILIES = {"LlamaForCausalLM": (LlamaConfig, Llama)}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model and what its folder says about its use.
+
+    Attributes:
+        model: ready to run.
+        eos_ids: token ids that end a text, possibly none.
+    """
+
+    model: Llama
+    eos_ids: frozenset[int]
+
+
+def load(folder: Path, operations: Operations, dtype: torch.dtype) -> LoadedModel:
+    """Load a folder in Hugging Face's layout: config.json, safetensors, maybe generation_config.json.
+
+    Args:
+        folder: of the model.
+        operations: the table to compute with.
+        dtype: of weights and activations, whatever the files hold.
+
+    Raises:
+        ModelError: a file is missing or damaged, the family is not supported, or the configuration asks for
+            something that would be computed wrongly.
+    """
+    config = _read_json(folder / "config.json")
+    architectures = config.get("architectures") or ["none"]
+    family = _FAMILIES.get(architectures[0])
+    if family is None:
+        known = ", ".join(sorted(_FAMILIES))
+        raise ModelError(f"{folder}: architecture {architectures[0]!r} is not supported; supported are: {known}")
+    parse, build = family[0].parse, family[1]
+    with Checkpoint(folder) as checkpoint:
+        return LoadedModel(build(parse(config), checkpoint, operations, dtype), _eos_ids(folder, config))
+
+
+def _eos_ids(folder: Path, config: dict[str, Any]) -> frozenset[int]:
+    generation = folder / "generation_config.json"
+    eos = _read_json(generation).get("eos_token_id") if generation.exists() else None
+    if eos is None:
+        eos = config.get("eos_token_id")
+    if eos is None:
+        return frozenset()
+    return frozenset([eos] if isinstance(eos, int) else eos)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return content

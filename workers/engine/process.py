@@ -1,0 +1,129 @@
+"""The engine process: ``python -m headrace.workers.engine.process``, settings in ``HEADRACE_ENGINE``.
+
+It serves one courier at a time over a Unix socket and outlives it: when a courier ends, its rows are forgotten, and
+the next one finds the model loaded. It ends on SIGTERM and with the process that started it.
+
+For a machine with several processes, start it with ``OMP_WAIT_POLICY=PASSIVE`` (or a small ``GOMP_SPINCOUNT``) in its
+environment: the OpenMP runtime reads it when torch is imported, and by default its threads spin before they sleep.
+"""
+
+import logging
+import os
+import select
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from headrace.errors import ConfigurationError, DecodeError, HeadraceError, InvalidRequestError
+from headrace.kernels import reference
+from headrace.workers.channel import Add, Drop, Message, Ready, Tokens
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.lifetime import end_with_parent, exit_on_sigterm, is_orphan
+from headrace.workers.engine.link import CourierGoneError, CourierLink
+from headrace.workers.engine.loading import load
+from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
+
+logger = logging.getLogger(__name__)
+
+# How often an idle engine looks whether its parent still lives, where no signal tells it.
+_ORPHAN_CHECK_S = 1.0
+
+
+def serve(settings: EngineSettings) -> None:
+    """Load the model, listen, and serve couriers until the parent is gone (or an exception ends it).
+
+    Raises:
+        ModelError: the model folder cannot be served.
+        OSError: the socket cannot be bound.
+    """
+    torch.set_num_threads(settings.num_threads)
+    start_s = time.monotonic()
+    engine = _load(settings)
+    logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
+    path = Path(settings.socket_path)
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        try:
+            listener.listen()
+            logger.info("listening on %s", path)
+            while not is_orphan(settings.parent_pid):
+                if select.select([listener], [], [], _ORPHAN_CHECK_S)[0]:
+                    _serve_courier(listener, engine, settings)
+        finally:
+            path.unlink(missing_ok=True)
+    logger.info("the parent is gone")
+
+
+def _load(settings: EngineSettings) -> Engine:
+    loaded = load(Path(settings.model_dir), reference, getattr(torch, settings.dtype))
+    return Engine(
+        loaded,
+        reference,
+        max_rows=settings.max_rows,
+        kv_tokens=settings.kv_tokens,
+        step_tokens=settings.step_tokens,
+    )
+
+
+def _serve_courier(listener: socket.socket, engine: Engine, settings: EngineSettings) -> None:
+    connection, _ = listener.accept()
+    logger.info("courier connected")
+    with connection:
+        link = CourierLink(connection)
+        try:
+            link.send(Ready(os.getpid(), settings.revision, settings.max_rows, settings.kv_tokens))
+            while not is_orphan(settings.parent_pid):
+                _turn(link, engine)
+        except CourierGoneError as error:
+            logger.info("%s", error)
+        except DecodeError as error:
+            logger.error("courier hung up on: %s", error)
+        finally:
+            engine.clear()
+
+
+def _turn(link: CourierLink, engine: Engine) -> None:
+    """Hear the courier, waiting only if there is nothing to compute; then compute and send one step."""
+    for message in link.receive(0 if engine.has_rows else _ORPHAN_CHECK_S):
+        _handle(message, link, engine)
+    if engine.has_rows:
+        tokens = engine.step()
+        if tokens.tokens:
+            link.send(tokens)
+
+
+def _handle(message: Message, link: CourierLink, engine: Engine) -> None:
+    match message:
+        case Add():
+            try:
+                engine.add(message)
+            except InvalidRequestError as error:
+                logger.warning("row %d refused: %s", message.row, error)
+                link.send(Tokens(((message.row, 0, "error"),), str(error)))
+        case Drop():
+            engine.drop(message)
+        case _:
+            raise DecodeError(f"a courier does not say {message.kind!r}")
+
+
+def main() -> None:
+    """Run the process that the environment describes; exit status 1 and one line of log if it cannot."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    exit_on_sigterm()
+    end_with_parent()
+    try:
+        text = os.environ.get(ENVIRONMENT_VARIABLE)
+        if text is None:
+            raise ConfigurationError(f"{ENVIRONMENT_VARIABLE} is not set")
+        serve(EngineSettings.from_json(text))
+    except HeadraceError as error:
+        logger.error("%s", error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

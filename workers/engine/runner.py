@@ -1,0 +1,113 @@
+"""Computes a plan: packs its chunks into one ragged batch, runs the model, draws the tokens."""
+
+import logging
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+
+from headrace.kernels.table import Operations, Ragged, Segment
+from headrace.memory.kv_cache import KVCache
+from headrace.workers.engine.fusion import Chunk, Plan
+from headrace.workers.engine.models.llama import Llama
+from headrace.workers.engine.sampling import sample
+from headrace.workers.engine.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a step brought a row.
+
+    Attributes:
+        sequence: the row.
+        token_id: the token drawn; meaningless where there is an error.
+        error: why the row cannot go on; else "".
+    """
+
+    sequence: Sequence
+    token_id: int
+    error: str = ""
+
+
+class Runner:
+    """Model, memory and operations.
+
+    Args:
+        model: what to compute.
+        kv_cache: where the rows' extents lie.
+        operations: the table that the model is written over.
+    """
+
+    def __init__(self, model: Llama, kv_cache: KVCache, operations: Operations) -> None:
+        self._model = model
+        self._kv_cache = kv_cache
+        self._operations = operations
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> tuple[Draw, ...]:
+        """Compute a plan's tokens and draw the next one of each row that is complete.
+
+        If the batch raises, its chunks are computed one by one, so that only a row that raises alone ends: keys and
+        values are written where they were written before, and random numbers do not remember the first attempt.
+
+        Returns:
+            A row each, for the rows that sampled and the rows that failed.
+        """
+        try:
+            return self._compute(plan.chunks)
+        except Exception:
+            logger.exception("a step of %d rows failed, trying them alone", len(plan.chunks))
+        draws: list[Draw] = []
+        for chunk in plan.chunks:
+            try:
+                draws += self._compute((chunk,))
+            except Exception as error:
+                logger.exception("row %d failed", chunk.sequence.row)
+                draws.append(Draw(chunk.sequence, 0, f"{type(error).__name__}: {error}"))
+        return tuple(draws)
+
+    def _compute(self, chunks: Rows[Chunk]) -> tuple[Draw, ...]:
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        logits = self._model.forward(self._pack(chunks), self._kv_cache)
+        if logits is None:
+            return ()
+        sampled = sample(logits, sampling)
+        return tuple(
+            Draw(sequence, token_id, "" if valid else "the logits are not finite")
+            for sequence, token_id, valid in zip(sampling, sampled.token_ids, sampled.valid, strict=True)
+        )
+
+    def _pack(self, chunks: Rows[Chunk]) -> Ragged:
+        token_ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        sampled: list[int] = []
+        segments: list[Segment] = []
+        for chunk in chunks:
+            extent = chunk.sequence.extent
+            if extent is None:
+                raise ValueError(f"row {chunk.sequence.row} has no memory")
+            start = chunk.sequence.num_computed_tokens
+            end = start + chunk.num_tokens
+            segments.append(
+                self._operations.segment(
+                    self._kv_cache.views(extent, end),
+                    first_query=len(token_ids),
+                    num_queries=chunk.num_tokens,
+                    num_context=end,
+                )
+            )
+            token_ids += chunk.sequence.token_ids[start:end]
+            positions += range(start, end)
+            slots += range(extent.start + start, extent.start + end)
+            if chunk.samples:
+                sampled.append(len(token_ids) - 1)
+        return Ragged(
+            torch.tensor(token_ids),
+            torch.tensor(positions),
+            torch.tensor(slots),
+            torch.tensor(sampled, dtype=torch.int64),
+            tuple(segments),
+        )

@@ -1,0 +1,61 @@
+"""What an engine process is told when it starts."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
+
+from headrace.errors import ConfigurationError
+
+ENVIRONMENT_VARIABLE = "HEADRACE_ENGINE"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Everything an engine process must know; it travels as JSON in ``HEADRACE_ENGINE``.
+
+    Attributes:
+        socket_path: of the Unix socket to listen on; what lies there already is replaced.
+        model_dir: folder with config.json and safetensors.
+        revision: of the model; the engine only passes it on in ``Ready``.
+        dtype: of weights, activations and the key-value memory.
+        num_threads: threads of one operation, >= 1.
+        max_rows: rows in flight at once, >= 1.
+        kv_tokens: token slots of the key-value memory, >= 1.
+        step_tokens: tokens computed in one step at most, >= ``max_rows``, so that every decoding row always goes on.
+        parent_pid: process whose end ends the engine; None where it lives on its own.
+    """
+
+    socket_path: str
+    model_dir: str
+    revision: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    num_threads: int = 1
+    max_rows: int = 32
+    kv_tokens: int = 16384
+    step_tokens: int = 256
+    parent_pid: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigurationError(f"dtype {self.dtype!r} is neither float32 nor bfloat16")
+        for name in ("num_threads", "max_rows", "kv_tokens", "step_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.step_tokens < self.max_rows:
+            raise ConfigurationError(f"step_tokens {self.step_tokens} is less than max_rows {self.max_rows}")
+
+    def to_json(self) -> str:
+        """Serialise for the environment variable."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ConfigurationError: not JSON, a field is missing or unknown, or a value is out of range.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{ENVIRONMENT_VARIABLE}: {error}") from error
