@@ -5,12 +5,10 @@ therefore be incomplete; what marks it complete is a link, made last.
 """
 
 import os
-from collections.abc import Iterable
-from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from rich.console import Console
 from rich.filesize import decimal
 
@@ -43,24 +41,23 @@ def pull_snapshot(repo_id: str, cache_dir: Path, console: Console) -> None:
         ModelError: the hub cannot be reached, does not have the model or does not give it to this user, the model has
             no safetensors files, or the disk is too small.
     """
+    hub = cache_dir / "hub"
     try:
-        info = HfApi().model_info(repo_id, files_metadata=True)
-        sizes_bytes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-        names = _wanted(sizes_bytes)
-        if not any(name.endswith(".safetensors") for name in names):
-            raise ModelError(f"{repo_id} on the Hugging Face hub has no safetensors files")
-        total_bytes = sum(sizes_bytes[name] for name in names)
-        console.print(
-            f"{repo_id}\n  from the Hugging Face hub, revision {info.sha}: {decimal(total_bytes)} to download"
+        # The listing of a dry run, because its network errors come as OSError whatever HTTP client the hub's uses.
+        listing = snapshot_download(
+            repo_id, cache_dir=hub, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED), dry_run=True
         )
-        require_free_space(cache_dir, total_bytes)
-        # The client draws a bar a file by itself.
-        snapshot = snapshot_download(
-            repo_id,
-            revision=info.sha,
-            cache_dir=cache_dir / "hub",
-            allow_patterns=names,
-            ignore_patterns=list(_UNWANTED),
+        if not any(file.filename.endswith(".safetensors") for file in listing):
+            raise ModelError(f"{repo_id} on the Hugging Face hub has no safetensors files")
+        missing_bytes = sum(file.file_size for file in listing if file.will_download)
+        commit = listing[0].commit_hash
+        console.print(f"{repo_id}\n  from the Hugging Face hub, commit {commit}: {decimal(missing_bytes)} to download")
+        require_free_space(cache_dir, missing_bytes)
+        # The client draws its own bars.
+        snapshot = Path(
+            snapshot_download(
+                repo_id, revision=commit, cache_dir=hub, allow_patterns=[file.filename for file in listing]
+            )
         )
     except GatedRepoError as error:
         raise ModelError(
@@ -68,19 +65,18 @@ def pull_snapshot(repo_id: str, cache_dir: Path, console: Console) -> None:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"the Hugging Face hub has no public model {repo_id}; check the spelling") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"cannot pull {repo_id} from the Hugging Face hub: {first_line}") from error
-    _point(snapshot_link(repo_id, cache_dir), Path(snapshot))
+    # When the network fails half-way, the client may return what it has.
+    absent = [file.filename for file in listing if not _has(snapshot / file.filename, file.file_size)]
+    if absent:
+        raise ModelError(f"{repo_id} arrived incomplete, without {', '.join(absent)}; run the command again")
+    _point(snapshot_link(repo_id, cache_dir), snapshot)
 
 
-def _wanted(names: Iterable[str]) -> list[str]:
-    return [
-        name
-        for name in names
-        if any(fnmatch(name, pattern) for pattern in _WANTED)
-        and not any(fnmatch(name, pattern) for pattern in _UNWANTED)
-    ]
+def _has(path: Path, size_bytes: int) -> bool:
+    return path.is_file() and path.stat().st_size == size_bytes
 
 
 def _point(link: Path, target: Path) -> None:
