@@ -1,0 +1,130 @@
+"""The scheduler process: admit, dispatch, reap, for ever.
+
+Several may run; one leads and the others stand by. Killed at any moment it loses nothing, because all it knows is in
+Redis: the next one goes on with the same window.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+
+from headrace.broker import Broker
+from headrace.config import Settings
+from headrace.errors import BrokerUnavailableError, OverloadedError
+from headrace.keys import LANES, RequestStream
+from headrace.moves import MAX_ADMIT_ENTRIES, AdmitCall, ReapCall
+from headrace.workers.model_store.store import default_cache_dir, resolve
+from headrace.workers.scheduler.admission import Admitter
+from headrace.workers.scheduler.dispatcher import Dispatcher
+from headrace.workers.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+#: A dead leader is replaced within this time; it renews several times as often.
+_LEADER_LEASE_MS = 1_000
+_MAX_TICK_MS = 250
+_REAP_LIMIT = 256
+_FIT_INTERVAL_S = 1.0
+_PAUSE_S = 0.25
+#: A worker that missed this many heartbeats (one a third of a lease) no longer limits the size of batches.
+_WORKER_LIFE_LEASES = 1
+
+
+class Scheduler:
+    """The loop over one queue's streams."""
+
+    def __init__(self, broker: Broker, admitter: Admitter, settings: Settings) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._broker = broker
+        self._admitter = admitter
+        self._dispatcher = Dispatcher(broker, settings)
+        self._settings = settings
+        self._streams = [RequestStream(lane, tenant) for lane in LANES for tenant in ("", *settings.tenants)]
+        self._tick_ms = max(20, min(_MAX_TICK_MS, settings.lease_ms // 10))
+        self._wake_entry = "0-0"
+        self._next_reap_s = 0.0
+        self._next_fit_s = 0.0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Make ``run`` return after the step at hand; may be called from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Schedule until ``stop``; the broker may come and go."""
+        leading, reachable = False, True
+        while not self._stopping:
+            try:
+                if leads := self._broker.lead(self.name, _LEADER_LEASE_MS):
+                    self.step()
+                else:
+                    time.sleep(self._tick_ms / 1000)
+                if leads != leading or not reachable:
+                    log.info("%s for queue %s", "leading" if leads else "standing by", self._settings.queue_name)
+                leading, reachable = leads, True
+            except BrokerUnavailableError as error:
+                if reachable:
+                    log.warning("waiting for the broker: %s", error)
+                reachable = False
+                time.sleep(_PAUSE_S)
+        if leading and reachable:
+            self._broker.resign(self.name)
+
+    def step(self) -> None:
+        """Wait for something to do, and do it: one round of admit, dispatch and reap."""
+        self._wake_entry = self._broker.wait_for_requests(self._streams, self._wake_entry, self._tick_ms)
+        now_s = time.monotonic()
+        if now_s >= self._next_fit_s:
+            self._next_fit_s = now_s + _FIT_INTERVAL_S
+            life_ms = self._settings.lease_ms * _WORKER_LIFE_LEASES
+            self._dispatcher.fit(self._broker.workers(life_ms), self._broker.cost_table())
+        if now_s >= self._next_reap_s:
+            self._next_reap_s = now_s + self._tick_ms / 1000
+            self._reap()
+        try:
+            self._admit()
+        except OverloadedError as error:
+            # The entries stay in their streams; running requests must go on to end and make room.
+            log.warning("admitting nothing for now: %s", error)
+            time.sleep(self._tick_ms / 1000)
+        self._dispatcher.dispatch()
+
+    def _admit(self) -> None:
+        windows = self._broker.oldest_requests(self._streams, self._settings.window)
+        for stream, entries in zip(self._streams, windows, strict=True):
+            admissions = self._admitter.judge(stream, entries)
+            for begin in range(0, len(admissions), MAX_ADMIT_ENTRIES):
+                part = admissions[begin : begin + MAX_ADMIT_ENTRIES]
+                verdicts = self._broker.run(AdmitCall(stream, part, self._settings))
+                for admission, verdict in zip(part, verdicts, strict=True):
+                    if verdict != "queued":
+                        log.info("%s %s", verdict, admission.request_id)
+
+    def _reap(self) -> None:
+        reaped = self._broker.run(ReapCall(_REAP_LIMIT, self._settings))
+        if reaped.num_requeued or reaped.num_expired or reaped.num_dead:
+            counts = (reaped.num_requeued, reaped.num_expired, reaped.num_dead)
+            log.info("reaped: %d requeued, %d expired, %d dead", *counts)
+
+
+def run(settings: Settings) -> None:
+    """Run a scheduler until SIGTERM or SIGINT.
+
+    Raises:
+        ModelError: the model's files are not here.
+        BrokerUnavailableError: no server answers at the start (later the scheduler waits for it).
+        ContractVersionError: the queue is served under another version of the contract.
+    """
+    folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
+    admitter = Admitter(Tokenizer.from_folder(folder.path), folder.revision, settings)
+    broker = Broker.connect(settings)
+    broker.adopt_contract()
+    scheduler = Scheduler(broker, admitter, settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: scheduler.stop())
+    log.info("scheduler %s, model %s, revision %s", scheduler.name, folder.name, folder.revision)
+    scheduler.run()
+    broker.close()
