@@ -14,6 +14,8 @@ from headrace.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
+#: The exit status of a child that has said on stderr which setting is wrong: a restart would only say it again.
+CONFIGURATION_EXIT = 2
 _MAX_PAUSE_S = 5.0
 #: A child that lived this long did start; the next pause is short again.
 _LIVED_S = 5.0

@@ -13,14 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from headrace.workers.child import Child, ChildSpec, describe
+from headrace.workers.child import CONFIGURATION_EXIT, Child, ChildSpec, describe
 
-__all__ = ["ChildSpec", "Supervisor"]
+__all__ = ["CONFIGURATION_EXIT", "ChildSpec", "Supervisor"]
 
 logger = logging.getLogger(__name__)
 
-#: The exit status of a child that has said on stderr which setting is wrong: a restart would only say it again.
-CONFIGURATION_EXIT = 2
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _READY_POLL_S = 0.05
 #: What a second signal leaves to each child that still has to stop.
