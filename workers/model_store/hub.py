@@ -49,7 +49,7 @@ def pull_snapshot(repo_id: str, cache_dir: Path, console: Console) -> None:
         )
         if not any(file.filename.endswith(".safetensors") for file in listing):
             raise ModelError(f"{repo_id} on the Hugging Face hub has no safetensors files")
-        missing_bytes = sum(file.file_size for file in listing if file.will_download)
+        missing_bytes = sum(file.file_size or 0 for file in listing if file.will_download)
         commit = listing[0].commit_hash
         console.print(f"{repo_id}\n  from the Hugging Face hub, commit {commit}: {decimal(missing_bytes)} to download")
         require_free_space(cache_dir, missing_bytes)
@@ -75,8 +75,8 @@ def pull_snapshot(repo_id: str, cache_dir: Path, console: Console) -> None:
     _point(snapshot_link(repo_id, cache_dir), snapshot)
 
 
-def _has(path: Path, size_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == size_bytes
+def _has(path: Path, size_bytes: int | None) -> bool:
+    return path.is_file() and size_bytes in (None, path.stat().st_size)
 
 
 def _point(link: Path, target: Path) -> None:
