@@ -8,9 +8,9 @@ import redis.asyncio
 from headrace.broker import stream_entries
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_async_client, translated
-from headrace.keys import Keys
+from headrace.keys import Keys, RequestStream
 from headrace.moves import Call, source
-from headrace.wire import Chunk
+from headrace.wire import Chunk, Encoding
 
 T = TypeVar("T")
 
@@ -54,6 +54,18 @@ class AsyncBroker:
                 script = self._scripts[call.move] = self.client.register_script(source(call.move))
             reply = await script(keys=[self.keys.load], args=call.arguments())
         return call.read(reply)
+
+    async def add_request(self, stream: RequestStream, request_id: str, encoding: Encoding, body: bytes) -> str:
+        """Put a request into its stream with a plain XADD, as ``Broker.add_request`` does; return the entry."""
+        with translated(self.settings):
+            entry = await self.client.xadd(self.keys.requests(stream), {"id": request_id, encoding: body})
+        return str(entry.decode())
+
+    async def add_cancellation(self, stream: RequestStream, request_id: str) -> str:
+        """Ask for a request's end by way of its stream; return the entry."""
+        with translated(self.settings):
+            entry = await self.client.xadd(self.keys.requests(stream), {"cancel": request_id})
+        return str(entry.decode())
 
     async def wait_for_batch(self, last_entry: str) -> None:
         """Sleep until ``batches`` has an entry behind ``last_entry``, or for two seconds."""

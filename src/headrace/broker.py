@@ -12,7 +12,7 @@ from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open
 from headrace.keys import Keys, RequestStream
 from headrace.moves import Call, source
 from headrace.request import CONTRACT_VERSION
-from headrace.wire import Chunk
+from headrace.wire import Chunk, Encoding
 
 T = TypeVar("T")
 
@@ -198,6 +198,23 @@ class Broker:
         with translated(self.settings):
             table: bytes | None = self.client.get(self.keys.cost)
         return table
+
+    # What the client does without a script
+
+    def add_request(self, stream: RequestStream, request_id: str, encoding: Encoding, body: bytes) -> str:
+        """Put a request into its stream as anybody may, with a plain XADD; return the entry.
+
+        Sent twice it makes two entries, of which ``admit`` ignores the second: it knows the id.
+        """
+        with translated(self.settings):
+            entry = self.client.xadd(self.keys.requests(stream), {"id": request_id, encoding: body})
+        return str(entry.decode())
+
+    def add_cancellation(self, stream: RequestStream, request_id: str) -> str:
+        """Ask for a request's end by way of its stream; return the entry."""
+        with translated(self.settings):
+            entry = self.client.xadd(self.keys.requests(stream), {"cancel": request_id})
+        return str(entry.decode())
 
     # What the client and the command line read
 

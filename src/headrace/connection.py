@@ -80,7 +80,8 @@ def translated(settings: Settings) -> Iterator[None]:
     """Turn redis-py's errors into Headrace's, so that nobody else has to know redis-py.
 
     Raises:
-        BrokerUnavailableError: no connection, no permission, or a command that the server refuses.
+        BrokerUnavailableError: no connection, or a command that the server refuses.
+        ConfigurationError: the server does not let these credentials do it; trying again would not help.
         OverloadedError: the server's memory is full.
     """
     try:
@@ -88,7 +89,7 @@ def translated(settings: Settings) -> Iterator[None]:
     except OutOfMemoryError as error:
         raise OverloadedError(f"the server's memory is full: {error}") from error
     except (AuthenticationError, NoPermissionError) as error:
-        raise BrokerUnavailableError(f"{redact(settings.redis_url)} refuses these credentials: {error}") from error
+        raise ConfigurationError(f"{redact(settings.redis_url)} refuses these credentials: {error}") from error
     except (ConnectionError, TimeoutError, BusyLoadingError) as error:
         raise BrokerUnavailableError(f"no Redis server answers at {redact(settings.redis_url)}: {error}") from error
     except RedisError as error:
