@@ -66,3 +66,13 @@ class FailedError(RequestError):
     def __init__(self, message: str, *, code: str = "", request_id: str = "") -> None:
         super().__init__(message, request_id=request_id)
         self.code = code
+
+
+#: A process that ends with this status has said which setting or file is wrong; starting it again would not help.
+CONFIGURATION_STATUS = 2
+
+
+def exit_status(error: HeadraceError) -> int:
+    """The status with which a process ends on an error that nobody has handled."""
+    lasting = (ConfigurationError, ContractVersionError, ModelError)
+    return CONFIGURATION_STATUS if isinstance(error, lasting) else 1

@@ -1,0 +1,46 @@
+"""The courier process. A worker starts it beside its engine; it exits when it has drained."""
+
+import asyncio
+import os
+import signal
+import sys
+
+from headrace.async_broker import AsyncBroker
+from headrace.config import Settings
+from headrace.errors import HeadraceError, exit_status
+from headrace.logs import configure
+from headrace.workers.courier.courier import Courier
+from headrace.workers.model_store.store import default_cache_dir, resolve
+from headrace.workers.text.tokenizer import Tokenizer
+
+SOCKET_VARIABLE = "HEADRACE_ENGINE_SOCKET"
+
+
+async def serve(settings: Settings, socket_path: str) -> None:
+    """Run a courier until SIGTERM or SIGINT."""
+    folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
+    tokenizer = Tokenizer.from_folder(folder.path)
+    broker = await AsyncBroker.connect(settings)
+    courier = Courier(broker, tokenizer, settings, socket_path)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, courier.stop)
+    try:
+        await courier.run()
+    finally:
+        await broker.close()
+
+
+def main() -> None:
+    """Entry point of ``python -m headrace.workers.courier``."""
+    try:
+        settings = Settings.load()
+        configure(settings.log_level)
+        asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE]))
+    except HeadraceError as error:
+        print(f"courier: {error}", file=sys.stderr)
+        sys.exit(exit_status(error))
+
+
+if __name__ == "__main__":
+    main()

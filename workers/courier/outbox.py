@@ -1,0 +1,92 @@
+"""All rows of a worker, and what of them goes into the next flush. No I/O.
+
+One flush is in flight at a time and carries every row that has something to say; what ripens meanwhile shares the next.
+"""
+
+from collections.abc import Sequence
+
+from headrace.moves import MAX_EMIT_ROWS, EmitRow, Emitted
+from headrace.workers.courier.row import Row
+
+
+class Outbox:
+    """The rows in this worker's hands, by their number on the engine's channel."""
+
+    def __init__(self, renew_after_s: float) -> None:
+        self._renew_after_s = renew_after_s
+        self._rows: dict[int, Row] = {}
+        self._by_id: dict[str, Row] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Every row that has not left."""
+        return tuple(self._rows.values())
+
+    @property
+    def num_unproven(self) -> int:
+        """Rows without a published token since their claim."""
+        return sum(not row.proven for row in self._rows.values())
+
+    @property
+    def kv_tokens(self) -> int:
+        """Key-value memory that rows under computation may come to need, in tokens."""
+        return sum(row.cost_tokens for row in self._rows.values() if row.computing)
+
+    @property
+    def num_computing(self) -> int:
+        """Rows that the engine still works on."""
+        return sum(row.computing for row in self._rows.values())
+
+    @property
+    def ripe(self) -> bool:
+        """Some row has something to publish."""
+        return any(row.ripe for row in self._rows.values())
+
+    @property
+    def urgent(self) -> bool:
+        """Some row has something to publish that should not wait for the next regular flush."""
+        return any(row.urgent for row in self._rows.values())
+
+    def add(self, row: Row) -> Row | None:
+        """Take a row in; return the row of an older claim of the same request, which is void now."""
+        older = self._by_id.get(row.request_id)
+        if older is not None:
+            self._remove(older)
+        self._rows[row.number] = row
+        self._by_id[row.request_id] = row
+        return older
+
+    def find(self, number: int) -> Row | None:
+        """The row of that number, unless it has left."""
+        return self._rows.get(number)
+
+    def next_flush(self, now_s: float) -> list[tuple[Row, EmitRow]]:
+        """Rows for one call of ``emit``; those that were silent longest come first."""
+        flush: list[tuple[Row, EmitRow]] = []
+        for number in list(self._rows):
+            row = self._rows[number]
+            emit = row.next_emit(now_s, self._renew_after_s)
+            if emit is not None:
+                flush.append((row, emit))
+                # To the back of the line, so that no row starves where more are ripe than one call holds.
+                self._rows[number] = self._rows.pop(number)
+                if len(flush) == MAX_EMIT_ROWS:
+                    break
+        return flush
+
+    def settle(self, flush: Sequence[tuple[Row, EmitRow]], answer: Emitted) -> list[Row]:
+        """Take the server's answer to a flush; return the rows that have left, those still computing among them."""
+        gone: list[Row] = []
+        for row, emit in flush:
+            left = emit.request_id in answer.refused or row.acknowledge(emit)
+            if left and self._rows.get(row.number) is row:
+                self._remove(row)
+                gone.append(row)
+        return gone
+
+    def _remove(self, row: Row) -> None:
+        del self._rows[row.number]
+        del self._by_id[row.request_id]

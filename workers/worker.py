@@ -1,0 +1,91 @@
+"""The worker process: keeps an engine and a courier alive, and gives them a socket to meet on.
+
+The two are processes of their own, so that the step loop never waits for Redis, for text, or for the other's
+interpreter lock; and so that what kills one of them leaves the other to clean up: a courier hands back what a dead
+engine held, an engine keeps its model loaded for the next courier.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headrace.config import Settings
+from headrace.errors import ConfigurationError
+from headrace.workers.child import ChildSpec
+from headrace.workers.courier.__main__ import SOCKET_VARIABLE
+from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
+from headrace.workers.model_store.store import default_cache_dir, resolve
+from headrace.workers.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_FOLDER_PREFIX = "headrace-worker-"
+_ENGINE_GRACE_S = 5.0
+#: What a courier needs behind its drain time to hand rows back.
+_COURIER_MARGIN_S = 5.0
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT; the courier drains before the engine goes.
+
+    Returns:
+        The process's exit status: 2 after a configuration error of a child.
+
+    Raises:
+        ModelError: the model's files are not here.
+        ConfigurationError: the key-value memory is too small for the context.
+    """
+    folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
+    if settings.kv_tokens < settings.max_context_tokens:
+        raise ConfigurationError(
+            f"kv_tokens {settings.kv_tokens} must hold max_context_tokens {settings.max_context_tokens}: "
+            "a request of full length would never fit"
+        )
+    with _meeting_folder() as meeting:
+        socket_path = str(meeting / "engine.sock")
+        engine = EngineSettings(
+            socket_path=socket_path,
+            model_dir=str(folder.path),
+            revision=folder.revision,
+            dtype=settings.dtype,
+            num_threads=settings.num_threads or os.cpu_count() or 1,
+            max_rows=settings.max_rows,
+            kv_tokens=settings.kv_tokens,
+            step_tokens=settings.step_tokens,
+            parent_pid=os.getpid(),
+        )
+        environ = settings.to_environ()
+        stages = [
+            [_child("engine", "headrace.workers.engine.process", environ | {ENVIRONMENT_VARIABLE: engine.to_json()},
+                    _ENGINE_GRACE_S)],
+            [_child("courier", "headrace.workers.courier", environ | {SOCKET_VARIABLE: socket_path},
+                    settings.drain_ms / 1000 + settings.lease_ms / 1000 + _COURIER_MARGIN_S)],
+        ]  # fmt: skip
+        return Supervisor(stages, settings.restart_ms / 1000).run()
+
+
+def _child(name: str, module: str, environ: dict[str, str], grace_s: float) -> ChildSpec:
+    # -P: nothing in the working directory may take the place of a package.
+    return ChildSpec(name, (sys.executable, "-P", "-m", module), environ, grace_s)
+
+
+@contextmanager
+def _meeting_folder() -> Iterator[Path]:
+    """A folder for the socket, gone afterwards; those of workers that were killed are swept away first."""
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"{_FOLDER_PREFIX}*"):
+        pid = left.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir():
+            with contextlib.suppress(OSError):
+                shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
