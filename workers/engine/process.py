@@ -3,8 +3,9 @@
 It serves one courier at a time over a Unix socket and outlives it: when a courier ends, its rows are forgotten, and
 the next one finds the model loaded. It ends on SIGTERM and with the process that started it.
 
-For a machine with several processes, start it with ``OMP_WAIT_POLICY=PASSIVE`` (or a small ``GOMP_SPINCOUNT``) in its
-environment: the OpenMP runtime reads it when torch is imported, and by default its threads spin before they sleep.
+Start it with ``GOMP_SPINCOUNT=10000`` in its environment where it shares a machine: by default an OpenMP thread spins
+for milliseconds before it sleeps, and with ``OMP_WAIT_POLICY=PASSIVE`` it sleeps between any two operations, which
+doubles the time of a step. The runtime reads both when torch is imported, before any code of this file.
 """
 
 import logging

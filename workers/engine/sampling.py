@@ -85,7 +85,7 @@ def sample(logits: Tensor, rows: Rows[Sequence]) -> Sampled:
 def _forbid_early_stop(logits: Tensor, rows: Rows[Sequence]) -> None:
     for index, row in enumerate(rows):
         if row.num_output_tokens < row.params.min_tokens and row.stop_ids:
-            logits[index, [stop for stop in row.stop_ids if stop < logits.shape[1]]] = -torch.inf
+            logits[index, [stop for stop in row.stop_ids if 0 <= stop < logits.shape[1]]] = -torch.inf
 
 
 def _draw(shifted: Tensor, params: _Params) -> Tensor:

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from headrace.kernels import reference
+from headrace.kernels.table import Ragged, Segment
+from headrace.memory.extents import Extent
+from headrace.memory.kv_cache import KVCache
+
+KV_HEADS, GROUP, HEAD_DIM, LAYERS = 2, 3, 8, 2
+
+
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(576, 960), (1536, 576), (33, 7)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_is_right_and_has_the_same_bits_in_every_batch(
+    num_inputs: int, num_outputs: int, biased: bool
+) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(64, num_inputs), torch.randn(num_outputs, num_inputs)
+    bias = torch.randn(num_outputs) if biased else None
+    packed = reference.pack_linear(weight, bias)
+    with torch.inference_mode():
+        full = reference.linear(x, packed)
+        expected = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+        assert (full - expected).abs().max() < 2e-6 * num_inputs
+        for num_tokens in (1, 2, 3, 20):
+            assert torch.equal(reference.linear(x[:num_tokens], packed), full[:num_tokens])
+
+
+def test_attention_sees_each_row_s_own_context_up_to_each_token() -> None:
+    torch.manual_seed(1)
+    cache = KVCache(num_layers=LAYERS, num_tokens=64, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=torch.float32)
+    cache.storage.normal_()
+    # (extent, tokens new, tokens in all): decoding, a first chunk, a later chunk, a first token.
+    rows = [(Extent(40, 12), 1, 9), (Extent(3, 7), 6, 6), (Extent(12, 20), 4, 15), (Extent(60, 2), 1, 1)]
+    segments: list[Segment] = []
+    num_tokens = 0
+    for extent, num_new, num_context in rows:
+        views = cache.views(extent, num_context)
+        segments.append(reference.segment(views, first_query=num_tokens, num_queries=num_new, num_context=num_context))
+        num_tokens += num_new
+    nothing = torch.empty(0, dtype=torch.int64)
+    batch = Ragged(nothing, nothing, nothing, nothing, tuple(segments))
+    query = torch.randn(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
+    seen = reference.attention(query, 1, batch).view(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
+
+    token = 0
+    for extent, num_new, num_context in rows:
+        for position in range(num_context - num_new, num_context):
+            keys, values = cache.layer(1)[:, extent.start : extent.start + position + 1].double()
+            for head in range(KV_HEADS):
+                weights = (query[token, head].double() @ keys[:, head].T / HEAD_DIM**0.5).softmax(dim=-1)
+                assert torch.allclose(seen[token, head].double(), weights @ values[:, head], atol=1e-5)
+            token += 1
+
+
+def test_writing_fills_the_slots_and_no_others() -> None:
+    kv = torch.zeros(2, 8, KV_HEADS, HEAD_DIM)
+    new = torch.randn(3, 2, KV_HEADS, HEAD_DIM)
+    nothing = torch.empty(0, dtype=torch.int64)
+    reference.write_kv(kv, new, Ragged(nothing, nothing, torch.tensor([6, 0, 3]), nothing, ()))
+    for token, slot in enumerate([6, 0, 3]):
+        assert torch.equal(kv[:, slot], new[token])
+    assert kv[:, [1, 2, 4, 5, 7]].abs().sum() == 0
+
+
+def test_a_norm_adds_into_the_residual_stream() -> None:
+    x, residual, weight = torch.randn(3, 16), torch.randn(3, 16), torch.randn(16)
+    total = (x + residual).double()
+    normed = reference.rms_norm(x, weight, 1e-5, residual=residual)
+    expected = total / (total.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() * weight
+    assert torch.equal(residual.double(), total)
+    assert torch.allclose(normed.double(), expected, atol=1e-5)
