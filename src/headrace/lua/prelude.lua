@@ -16,8 +16,8 @@ local function now()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
--- tostring() of a large double loses digits
-local function int(x) return string.format('%.0f', x) end
+-- tostring() of a large double loses digits; + 0 makes 0 of -0, which no command takes for an integer
+local function int(x) return string.format('%.0f', x + 0) end
 
 local function number(s) return tonumber(s or '') or 0 end
 
