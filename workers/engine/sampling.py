@@ -34,8 +34,12 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class _Params:
-    """Sampling parameters of rows, ``[num_rows, 1]`` each; ``top_k`` is int64, the others float64."""
+    """Sampling parameters of rows, ``[num_rows, 1]`` each; ``top_k`` is int64, the others float64.
 
+    A ``top_k`` of ``vocab_size`` keeps all tokens.
+    """
+
+    vocab_size: int
     uniform: Tensor
     temperature: Tensor
     top_k: Tensor
@@ -50,6 +54,7 @@ class _Params:
             return torch.tensor(values, dtype=torch.float64)[:, None]
 
         return cls(
+            vocab_size,
             column([uniform(row.params.seed, row.num_output_tokens) for row in rows]),
             column([p.temperature for p in params]),
             torch.tensor([min(p.top_k or vocab_size, vocab_size) for p in params])[:, None],
@@ -58,7 +63,14 @@ class _Params:
         )
 
     def select(self, rows: Tensor) -> "_Params":
-        return _Params(self.uniform[rows], self.temperature[rows], self.top_k[rows], self.top_p[rows], self.min_p[rows])
+        return _Params(
+            self.vocab_size,
+            self.uniform[rows],
+            self.temperature[rows],
+            self.top_k[rows],
+            self.top_p[rows],
+            self.min_p[rows],
+        )
 
 
 def sample(logits: Tensor, rows: Rows[Sequence]) -> Sampled:
@@ -90,7 +102,9 @@ def _forbid_early_stop(logits: Tensor, rows: Rows[Sequence]) -> None:
 
 def _draw(shifted: Tensor, params: _Params) -> Tensor:
     """Draw from ``shifted [num_rows, vocab]``, logits less the row's greatest: int64 ``[num_rows]``."""
-    scaled = shifted.div_(params.temperature.to(torch.float32))
+    # A temperature below fp32's smallest number is as greedy as that one, and not a division by zero.
+    temperature = params.temperature.to(torch.float32).clamp_(min=torch.finfo(torch.float32).tiny)
+    scaled = shifted.div_(temperature)
     # float64, so that the sum does not depend on how its terms are spread over threads.
     total = scaled.exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
     num_candidates = min(_NUM_CANDIDATES, scaled.shape[1])
@@ -115,7 +129,8 @@ def _invert(values: Tensor, total: Tensor, params: _Params) -> tuple[Tensor, Ten
 
     Returns:
         Indices into ``values``, int64 ``[num_rows, 1]``, and whether they are right, bool ``[num_rows]``: they are
-        not where the filters leave tokens beyond the ``n`` that are given, and the draw may be among those.
+        not where the draw may be among tokens beyond the ``n`` that are given, or where the sum that p is a share of
+        is not known, because the k most probable tokens are more than ``n``.
     """
     n = values.shape[1]
     mass = values.to(torch.float64).exp_()
@@ -130,5 +145,6 @@ def _invert(values: Tensor, total: Tensor, params: _Params) -> tuple[Tensor, Ten
     kept_mass = torch.where(unfiltered, total, cumulative.gather(1, num_kept - 1))
     target = params.uniform * kept_mass
     choice = torch.searchsorted(cumulative, target, right=True)
-    decided = by_top_k | (num_kept < n) | (unfiltered & (choice < n))
+    whole = params.top_k >= params.vocab_size
+    decided = by_top_k | (whole & ((num_kept < n) | (unfiltered & (choice < n))))
     return torch.minimum(choice, num_kept - 1), decided[:, 0]

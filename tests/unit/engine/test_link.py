@@ -1,0 +1,63 @@
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from headrace.job import SamplingParams
+from headrace.workers.channel import Add, Decoder, Drop, Message, Tokens, encode
+from headrace.workers.engine.link import CourierGoneError, CourierLink
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[CourierLink, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield CourierLink(ours), theirs
+
+
+def test_messages_that_arrived_are_taken_together_and_in_order(pair: tuple[CourierLink, socket.socket]) -> None:
+    link, courier = pair
+    drops = [Drop((row,)) for row in range(5)]
+    data = b"".join(encode(drop) for drop in drops)
+    courier.sendall(data[:-3])
+    assert link.receive(0) == drops[:-1]
+    assert link.receive(0) == []
+    courier.sendall(data[-3:])
+    assert link.receive(5) == drops[-1:]
+
+
+def test_ends_that_write_to_each_other_lose_nothing_and_do_not_wait_for_ever(
+    pair: tuple[CourierLink, socket.socket],
+) -> None:
+    """Both send far more than a socket holds, and the courier does not read before it has written all of it."""
+    link, courier = pair
+    params = SamplingParams(1, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
+    adds: list[Message] = [Add(row, (7,) * 50_000, (), params) for row in range(20)]
+    sent = [Tokens(tuple((row, step, "") for row in range(100))) for step in range(2000)]
+    received: list[Message] = []
+
+    def write_then_read() -> None:
+        courier.sendall(b"".join(encode(add) for add in adds))
+        decoder = Decoder()
+        while len(received) < len(sent):
+            received.extend(decoder.feed(courier.recv(1 << 16)))
+
+    thread = threading.Thread(target=write_then_read)
+    thread.start()
+    for tokens in sent:
+        link.send(tokens)
+    thread.join(timeout=20)
+    assert received == sent
+    assert link.receive(0) == adds
+
+
+def test_a_courier_that_is_gone_is_noticed_by_reading_and_by_writing(
+    pair: tuple[CourierLink, socket.socket],
+) -> None:
+    link, courier = pair
+    courier.close()
+    with pytest.raises(CourierGoneError):
+        link.receive(5)
+    with pytest.raises(CourierGoneError):
+        link.send(Tokens(((1, 2, ""),)))

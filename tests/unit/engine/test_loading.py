@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from headrace.errors import ModelError
+from headrace.kernels import reference
+from headrace.workers.channel import Add
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.loading import LoadedModel, load
+
+
+def write(folder: Path, model_dir: Path, **changes: Any) -> Path:
+    config = json.loads((model_dir / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").symlink_to(model_dir / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"architectures": ["OtherForCausalLM"]}, "OtherForCausalLM.*supported are: LlamaForCausalLM"),
+        ({"architectures": []}, "supported are"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "'llama3' lacks 'low_freq_factor'"),
+        ({"rope_interleaved": True}, "rope_interleaved"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"num_key_value_heads": 3}, "4 heads cannot share 3"),
+        ({"intermediate_size": 47}, "gate_proj.weight' has shape \\(48, 32\\), not \\(47, 32\\)"),
+        ({"tie_word_embeddings": False}, "lm_head.weight"),
+        ({"num_hidden_layers": 3}, "model.layers.2"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused_by_name(
+    tmp_path: Path, model_dir: Path, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ModelError, match=reason):
+        load(write(tmp_path, model_dir, **changes), reference, torch.float32)
+
+
+def test_a_missing_field_is_named(tmp_path: Path, model_dir: Path) -> None:
+    folder = write(tmp_path, model_dir)
+    config = json.loads((folder / "config.json").read_text())
+    del config["vocab_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="'vocab_size' is missing"):
+        load(folder, reference, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("in_config", "in_generation", "expected"),
+    [(2, None, {2}), ([2, 3], None, {2, 3}), (None, None, set()), (2, [4, 5], {4, 5}), (None, 6, {6})],
+)
+def test_ends_of_sequence_come_from_generation_config_before_config(
+    tmp_path: Path, model_dir: Path, in_config: Any, in_generation: Any, expected: set[int]
+) -> None:
+    folder = write(tmp_path, model_dir, eos_token_id=in_config)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": in_generation}))
+    assert load(folder, reference, torch.float32).eos_ids == expected
+
+
+def test_a_sharded_model_computes_what_the_single_file_does(
+    tmp_path: Path, model_dir: Path, tensors: dict[str, torch.Tensor], loaded: LoadedModel, params: Any
+) -> None:
+    folder = write(tmp_path, model_dir)
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {name: f"model-{index % 2}.safetensors" for index, name in enumerate(names)}
+    for file in set(weight_map.values()):
+        save_file({name: tensors[name] for name in names if weight_map[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    def tokens(model: LoadedModel) -> list[int]:
+        engine = Engine(model, reference, max_rows=1, kv_tokens=64, step_tokens=64)
+        engine.add(Add(1, (5, 6, 7), (), params()))
+        return [token for _ in range(12) for _, token, _ in engine.step().tokens]
+
+    assert tokens(load(folder, reference, torch.float32)) == tokens(loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("model.safetensors", "no tensors"),
+        ("model.safetensors.index.json", "{}"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "gone.safetensors"}}'),
+    ],
+)
+def test_a_damaged_file_is_a_model_error(tmp_path: Path, model_dir: Path, name: str, content: str) -> None:
+    folder = write(tmp_path, model_dir)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).write_text(content)
+    with pytest.raises(ModelError, match=str(folder)):
+        load(folder, reference, torch.float32)
+
+
+def test_a_folder_without_a_model_is_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load(tmp_path, reference, torch.float32)

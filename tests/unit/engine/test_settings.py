@@ -1,0 +1,26 @@
+import pytest
+
+from headrace.errors import ConfigurationError
+from headrace.workers.engine.settings import EngineSettings
+
+
+def test_settings_survive_the_environment() -> None:
+    given = EngineSettings("/s", "/m", "rev", "bfloat16", 2, 8, 1000, 64, 17)
+    assert EngineSettings.from_json(given.to_json()) == given
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "color": 1}',
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "dtype": "int4"}',
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "num_threads": 0}',
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "max_rows": 9, "step_tokens": 8}',
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        EngineSettings.from_json(text)
