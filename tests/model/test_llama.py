@@ -1,0 +1,149 @@
+"""Our Llama against transformers', on tiny random models of every kind that the family has."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from headrace.job import SamplingParams
+from headrace.kernels import reference
+from headrace.memory.extents import Extent
+from headrace.memory.kv_cache import KVCache
+from headrace.workers.channel import Add
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.loading import LoadedModel, load
+from headrace.workers.engine.runner import Runner
+from headrace.workers.engine.sequence import Sequence
+
+VOCAB = 307
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "tied": {"tie_word_embeddings": True},
+    "untied": {"tie_word_embeddings": False},
+    "one head of keys for all": {"num_key_value_heads": 1},
+    "a head of keys each": {"num_key_value_heads": 6},
+    "heads wider than hidden": {"head_dim": 20},
+    "llama3 rope": {"rope_parameters": LLAMA3_ROPE},
+    "linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+}
+GREEDY = SamplingParams(16, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
+
+
+@pytest.fixture(scope="module", params=list(KINDS.values()), ids=list(KINDS))
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LlamaForCausalLM, Path]:
+    torch.set_num_threads(1)
+    torch.manual_seed(17)
+    shape: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+    }
+    oracle = LlamaForCausalLM(LlamaConfig(**(shape | request.param))).eval()
+    for parameter in oracle.parameters():
+        # The default spread makes a tiny model repeat itself whatever it reads.
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.15)
+    folder = tmp_path_factory.mktemp("model")
+    oracle.save_pretrained(folder)
+    return oracle, folder
+
+
+@pytest.fixture(scope="module")
+def loaded(models: tuple[LlamaForCausalLM, Path]) -> LoadedModel:
+    return load(models[1], reference, torch.float32)
+
+
+def prompts(*lengths: int) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(3)
+    return [tuple(torch.randint(0, VOCAB, (length,), generator=generator).tolist()) for length in lengths]
+
+
+def logits_in_chunks(loaded: LoadedModel, prompt: tuple[int, ...], lengths: list[int]) -> torch.Tensor:
+    """Compute a prompt chunk by chunk, as the runner packs it: the logits behind each chunk ``[chunks, vocab]``."""
+    model, config = loaded.model, loaded.model.config
+    cache = KVCache(
+        num_layers=config.num_layers,
+        num_tokens=200,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=model.dtype,
+    )
+    sequence = Sequence(1, prompt, (), GREEDY, frozenset())
+    sequence.extent = Extent(7, 150)
+    seen: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(Chunk, "samples", True)
+        for length in lengths:
+            batch = Runner(model, cache, reference)._pack([Chunk(sequence, length)])
+            logits = model.forward(batch, cache)
+            assert logits is not None
+            seen.append(logits)
+            sequence.num_computed_tokens += length
+    return torch.cat(seen)
+
+
+@pytest.mark.parametrize("lengths", [[120], [50, 1, 1, 40, 28], [1] * 10 + [110]])
+def test_prefill_logits_are_those_of_transformers_however_the_prompt_is_cut(
+    models: tuple[LlamaForCausalLM, Path], loaded: LoadedModel, lengths: list[int]
+) -> None:
+    (prompt,) = prompts(120)
+    with torch.inference_mode():
+        expected = models[0](torch.tensor([prompt])).logits[0]
+    ends = torch.tensor(lengths).cumsum(0) - 1
+    assert expected.std() > 0.3, "logits that are all alike would prove nothing"
+    assert (logits_in_chunks(loaded, prompt, lengths) - expected[ends]).abs().max() < 1e-4
+
+
+def test_greedy_tokens_of_fused_rows_are_those_of_transformers(
+    models: tuple[LlamaForCausalLM, Path], loaded: LoadedModel
+) -> None:
+    """Prompts longer than a step's budget, more rows than may run at once, and one arrival a step."""
+    engine = Engine(loaded, reference, max_rows=3, kv_tokens=300, step_tokens=24)
+    rows = prompts(1, 90, 5, 33, 24, 25)
+    tokens: list[list[int]] = [[] for _ in rows]
+    for row, prompt in enumerate(rows):
+        engine.add(Add(row, prompt, (), GREEDY))
+        collect(engine.step, tokens)
+    while engine.has_rows:
+        collect(engine.step, tokens)
+    for prompt, output in zip(rows, tokens, strict=True):
+        generated = models[0].generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            max_new_tokens=GREEDY.max_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert output == generated[0, len(prompt) :].tolist()
+
+
+def collect(step: Callable[[], Any], tokens: list[list[int]]) -> None:
+    for row, token_id, _ in step().tokens:
+        tokens[row].append(token_id)
+
+
+def test_bf16_errs_at_most_twice_as_much_as_transformers_does(models: tuple[LlamaForCausalLM, Path]) -> None:
+    (prompt,) = prompts(120)
+    with torch.inference_mode():
+        exact = models[0](torch.tensor([prompt])).logits[0, -1]
+        oracle = LlamaForCausalLM.from_pretrained(models[1], dtype=torch.bfloat16).eval()
+        theirs = oracle(torch.tensor([prompt])).logits[0, -1].float()
+    ours = logits_in_chunks(load(models[1], reference, torch.bfloat16), prompt, [70, 1, 49])[-1]
+    assert ours.dtype == torch.float32
+    assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max()

@@ -1,0 +1,77 @@
+"""Sampling against transformers' logits processors: the same tokens survive, with the same probabilities."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    LogitsProcessor,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from headrace.job import SamplingParams
+from headrace.workers.engine.sampling import sample
+from headrace.workers.engine.sequence import Sequence
+from headrace.workers.engine.uniform import uniform
+
+NUM_DRAWS = 40
+PARAMS = st.builds(
+    SamplingParams,
+    max_tokens=st.just(NUM_DRAWS + 1),
+    min_tokens=st.just(0),
+    temperature=st.sampled_from([0.2, 0.7, 1.0, 1.5, 4.0]),
+    top_k=st.sampled_from([0, 1, 2, 40, 255, 256, 257, 900, 5000]),
+    top_p=st.sampled_from([1e-6, 0.3, 0.9, 0.95, 0.999, 1.0]),
+    min_p=st.sampled_from([0.0, 0.001, 0.05, 0.5, 1.0]),
+    seed=st.integers(0, 2**63 - 1),
+    stop=st.just(()),
+    stop_token_ids=st.just(()),
+    ignore_eos=st.just(True),
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def processors(params: SamplingParams) -> Iterator[LogitsProcessor]:
+    """In the order in which transformers' generation applies them."""
+    yield TemperatureLogitsWarper(params.temperature)
+    if params.top_k:
+        yield TopKLogitsWarper(params.top_k)
+    if params.top_p < 1:
+        yield TopPLogitsWarper(params.top_p)
+    if params.min_p:
+        yield MinPLogitsWarper(params.min_p)
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    params=PARAMS,
+    vocab_size=st.sampled_from([3, 200, 256, 1500]),
+    spread=st.sampled_from([0.5, 3.0, 10.0]),
+    seed=st.integers(0, 1000),
+)
+def test_draws_invert_the_distribution_that_transformers_leaves(
+    params: SamplingParams, vocab_size: int, spread: float, seed: int
+) -> None:
+    logits = torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(seed)) * spread
+    filtered = logits.clone()
+    for processor in processors(params):
+        filtered = processor(torch.empty(1, 0, dtype=torch.int64), filtered)
+    probabilities, ids = filtered[0].double().softmax(dim=-1).sort(descending=True)
+    cumulative = probabilities.cumsum(0)
+    rows = [Sequence(0, (1,), (1,) * position, params, frozenset()) for position in range(NUM_DRAWS)]
+    drawn = sample(logits.repeat(NUM_DRAWS, 1), rows).token_ids
+    for position, token_id in enumerate(drawn):
+        number = uniform(params.seed, position)
+        rank = int((ids == token_id).nonzero())
+        # The token whose share of the cumulative distribution holds the number, but for rounding in fp32.
+        assert probabilities[rank] > 0, "a token that transformers filters out"
+        assert cumulative[rank] - probabilities[rank] - 1e-5 <= number < cumulative[rank] + 1e-5
