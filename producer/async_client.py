@@ -1,0 +1,132 @@
+"""The client for asyncio, with the same surface; a thin shell: what is decided, both clients share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from headrace.config import Settings
+from headrace.errors import BrokerUnavailableError
+from headrace.keys import Lane
+from headrace.producer.async_handle import AsyncHandle
+from headrace.producer.async_line import AsyncLine
+from headrace.producer.options import ATTACH_WAIT_S, SUBMIT_TIMEOUT_S, TIMEOUT_S, settings_of, stream_of
+from headrace.producer.submission import Durability, Via, prepare
+from headrace.wire import Encoding
+
+
+class AsyncClient:
+    """Submits requests to one queue. Safe to share between the tasks of one event loop; connects at its first use.
+
+    ::
+
+        async with AsyncClient(url="redis://127.0.0.1:6379/0", queue="smollm2-135m") as client:
+            async for piece in client.generate("Once upon a time", max_tokens=64):
+                print(piece, end="", flush=True)
+
+    Arguments, promises and errors are those of ``headrace.producer.client.Client``. A stream that is being read keeps
+    a connection of its own busy: for thousands at once, give the requests one ``reply_to`` and tail that.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        url: str | None = None,
+        queue: str | None = None,
+        via: Via = "move",
+        timeout_s: float = TIMEOUT_S,
+        submit_timeout_s: float = SUBMIT_TIMEOUT_S,
+    ) -> None:
+        self.settings = settings_of(settings, url, queue)
+        self._via: Via = via
+        self._timeout_s = timeout_s
+        self._line = AsyncLine(self.settings, via, submit_timeout_s)
+
+    async def submit(
+        self,
+        prompt: str | Sequence[int] | None = None,
+        *,
+        messages: Sequence[Mapping[str, str]] | None = None,
+        lane: Lane = "normal",
+        tenant: str = "",
+        request_id: str | None = None,
+        encoding: Encoding = "mp",
+        durability: Durability = "memory",
+        via: Via | None = None,
+        **fields: Any,
+    ) -> AsyncHandle:
+        """Put a request into the queue; takes and raises what ``Client.submit`` does."""
+        submission = prepare(
+            self.settings,
+            prompt,
+            messages,
+            fields,
+            lane=lane,
+            tenant=tenant,
+            request_id=request_id,
+            encoding=encoding,
+            via=via or self._via,
+            durability=durability,
+        )
+        try:
+            answer = await self._line.persist(lambda: self._line.send(submission))
+        except BrokerUnavailableError as error:
+            raise BrokerUnavailableError(f"{submission.request_id} may or may not have gone in: {error}") from error
+        return AsyncHandle(
+            self._line,
+            submission.request_id,
+            None if submission.belongs_to_another(answer) else submission,
+            stream=submission.stream,
+            via=submission.via,
+            timeout_s=self._timeout_s,
+            wait_s=ATTACH_WAIT_S,
+        )
+
+    async def generate(
+        self, prompt: str | Sequence[int] | None = None, *, timeout_s: float | None = None, **fields: Any
+    ) -> AsyncIterator[str]:
+        """Submit when the first piece is asked for, and yield the text as it grows.
+
+        Leaving the iterator before its end (``aclose``, or the task's cancellation) cancels the request: nobody else
+        knows its name. Takes what ``submit`` takes, and raises what ``submit`` and ``AsyncHandle.stream`` raise.
+        """
+        handle = await self.submit(prompt, **fields)
+        try:
+            async for piece in handle.text(timeout_s=timeout_s):
+                yield piece
+        except (GeneratorExit, asyncio.CancelledError):
+            await handle.cancel()
+            raise
+
+    def attach(self, request_id: str, *, wait_s: float = ATTACH_WAIT_S) -> AsyncHandle:
+        """A handle of a request that somebody else submitted: sends nothing until it is used; see ``Client.attach``."""
+        return AsyncHandle(
+            self._line,
+            request_id,
+            None,
+            stream=stream_of(request_id),
+            via=self._via,
+            timeout_s=self._timeout_s,
+            wait_s=wait_s,
+        )
+
+    async def cancel(self, request_id: str) -> str:
+        """End a request; return the state it was in: ``unknown`` cancels it once it comes, "" if sent by XADD.
+
+        Raises:
+            BrokerUnavailableError: no server answers; the request may have been cancelled.
+        """
+        return await self.attach(request_id).cancel()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._line.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

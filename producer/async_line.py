@@ -1,0 +1,101 @@
+"""The asynchronous line to one queue; see ``headrace.producer.line``."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from headrace.async_broker import AsyncBroker
+from headrace.config import Settings
+from headrace.connection import open_async_client
+from headrace.errors import BrokerUnavailableError, OverloadedError
+from headrace.keys import RequestStream
+from headrace.moves import CancelCall, Submitted
+from headrace.producer.durability import FSYNC_SETTINGS, check_fsync
+from headrace.producer.patience import Patience
+from headrace.producer.submission import Submission, Via
+
+T = TypeVar("T")
+
+
+class AsyncLine:
+    """Sends requests and cancellations. Safe to share between the tasks of one event loop."""
+
+    def __init__(self, settings: Settings, via: Via, patience_s: float) -> None:
+        self.settings = settings
+        self.via: Via = via
+        self._patience_s = patience_s
+        self._opening = asyncio.Lock()
+        self._broker: AsyncBroker | None = None
+
+    async def broker(self) -> AsyncBroker:
+        """The broker; the first call connects.
+
+        Raises:
+            BrokerUnavailableError: no server, or one too old.
+            ConfigurationError: the server would evict requests, or refuses these credentials.
+            ContractVersionError: the queue is served under another version.
+        """
+        async with self._opening:
+            if self._broker is None:
+                # A tenant who may only XADD and XREAD is not permitted to ask what the server is like.
+                self._broker = (
+                    AsyncBroker(open_async_client(self.settings), self.settings)
+                    if self.via == "xadd"
+                    else await AsyncBroker.connect(self.settings)
+                )
+            return self._broker
+
+    async def send(self, submission: Submission) -> Submitted:
+        """Submit once.
+
+        Raises:
+            OverloadedError: the backlog or the server's memory is full.
+            ConfigurationError: ``fsync`` was asked for, and is not what the server gives.
+        """
+        broker = await self.broker()
+        if submission.durability == "fsync":
+            check_fsync({name: await broker.setting(name) for name in FSYNC_SETTINGS})
+        try:
+            if submission.via == "xadd":
+                entry = await broker.add_request(
+                    submission.stream, submission.request_id, submission.encoding, submission.body
+                )
+                return Submitted("ok", entry)
+            return submission.accepted(await broker.run(submission.call(self.settings)))
+        except OverloadedError as error:
+            raise OverloadedError(str(error), request_id=submission.request_id) from error
+
+    async def cancel(self, request_id: str, stream: RequestStream, via: Via) -> str:
+        """Ask for a request's end; return the state that it was in, "" where ``via`` does not tell."""
+
+        async def once() -> str:
+            broker = await self.broker()
+            if via == "xadd":
+                await broker.add_cancellation(stream, request_id)
+                return ""
+            return await broker.run(CancelCall(request_id, self.settings))
+
+        return await self.persist(once)
+
+    async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Do what may be done twice until it succeeds, as long as the client's patience for a server lasts.
+
+        Raises:
+            BrokerUnavailableError: it did not come back in time.
+        """
+        patience = Patience(time.monotonic() + self._patience_s)
+        while True:
+            try:
+                return await attempt()
+            except BrokerUnavailableError:
+                if patience.left_s(time.monotonic()) == 0:
+                    raise
+            await asyncio.sleep(patience.pause_s(time.monotonic()))
+
+    async def close(self) -> None:
+        """Close every connection; the next use opens new ones."""
+        async with self._opening:
+            if self._broker is not None:
+                await self._broker.close()
+                self._broker = None

@@ -1,0 +1,210 @@
+"""A request made ready to be sent, once or again: checked, named, seeded, priced and encoded. Pure but for the dice."""
+
+import secrets
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from headrace.config import Settings
+from headrace.errors import ConfigurationError, ExpiredError, InvalidRequestError, OverloadedError
+from headrace.keys import LANES, Lane, RequestStream, check_tenant
+from headrace.moves import SubmitCall, Submitted
+from headrace.request import Request
+from headrace.wire import Encoding, encode_body
+
+#: How a request gets into its stream: by the ``submit`` move, or with a plain XADD where scripts are not permitted.
+Via = Literal["move", "xadd"]
+#: What a submission waits for: the server's memory, or the server's disk as well.
+Durability = Literal["memory", "fsync"]
+
+#: English text has about four bytes a token; the scheduler counts, this only has to be near.
+_BYTES_PER_TOKEN = 4
+#: What a chat template puts around a message.
+_TOKENS_PER_MESSAGE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Everything that sending a request takes. Sent twice, it is the same request.
+
+    Attributes:
+        request_id: its name.
+        named_by_caller: the caller chose the name, so that the id may belong to an earlier request.
+        stream: lane and tenant.
+        encoding: of the body and of the result.
+        fields: the request's fields as they were given, and the seed.
+        cost_tokens: an estimate of prompt plus output.
+        ttl_ms: life of the result.
+        via: how it is sent.
+        durability: what sending waits for.
+        made_s: when, by the monotonic clock.
+    """
+
+    request_id: str
+    named_by_caller: bool
+    stream: RequestStream
+    encoding: Encoding
+    fields: Mapping[str, Any]
+    cost_tokens: int
+    ttl_ms: int
+    via: Via
+    durability: Durability
+    made_s: float
+
+    @property
+    def body(self) -> bytes:
+        """The encoded fields."""
+        return encode_body(dict(self.fields), self.encoding)
+
+    def call(self, settings: Settings) -> SubmitCall:
+        """The move that sends it."""
+        return SubmitCall(
+            self.request_id,
+            self.stream,
+            self.encoding,
+            self.body,
+            self.cost_tokens,
+            self.ttl_ms,
+            self.fields.get("reply_to", ""),
+            settings,
+        )
+
+    def accepted(self, answer: Submitted) -> Submitted:
+        """The move's answer, if the request is in the queue (or was withdrawn before it came).
+
+        Raises:
+            OverloadedError: it was refused.
+        """
+        if answer.verdict == "overloaded":
+            raise OverloadedError(
+                f"the backlog is over its limit: {answer.detail} tokens wait; submit again later",
+                request_id=self.request_id,
+            )
+        return answer
+
+    def belongs_to_another(self, answer: Submitted) -> bool:
+        """Whether the id may be an earlier request's: a drawn one is not, there the answer was lost on its way."""
+        return answer.verdict == "known" and self.named_by_caller
+
+    def again(self, now_s: float) -> "Submission":
+        """The same request later: a deadline counts from the entry, and this one's first entry is gone.
+
+        Raises:
+            ExpiredError: the deadline has passed.
+        """
+        if "deadline_ms" not in self.fields:
+            return self
+        left_ms = int(self.fields["deadline_ms"] - (now_s - self.made_s) * 1000)
+        if left_ms < 1:
+            raise ExpiredError(f"the deadline of {self.request_id} has passed", request_id=self.request_id)
+        return replace(self, fields={**self.fields, "deadline_ms": left_ms}, made_s=now_s)
+
+
+def prepare(
+    settings: Settings,
+    prompt: str | Sequence[int] | None,
+    messages: Sequence[Mapping[str, str]] | None,
+    fields: Mapping[str, Any],
+    *,
+    lane: Lane,
+    tenant: str,
+    request_id: str | None,
+    encoding: Encoding,
+    via: Via,
+    durability: Durability,
+) -> Submission:
+    """Check a request and make it ready; an id and a seed that are not given are drawn.
+
+    Raises:
+        InvalidRequestError: a field breaks a rule of the contract, or the body is larger than ``max_body_bytes``.
+    """
+    stream = _stream(lane, tenant)
+    _check_choices(encoding, via, durability)
+    name = _name(request_id, tenant)
+    if "id" in fields:
+        raise InvalidRequestError("id: give it as request_id", field="id", request_id=name)
+    asked = {"prompt": prompt, "messages": messages, **fields}
+    given = {field: _plain(value) for field, value in asked.items() if value is not None}
+    given.setdefault("seed", secrets.randbits(63))
+    try:
+        request = Request.parse({**given, "id": name})
+    except InvalidRequestError as error:
+        raise InvalidRequestError(str(error), field=error.field, request_id=name) from error
+    submission = Submission(
+        name,
+        request_id is not None,
+        stream,
+        encoding,
+        request.model_dump(exclude_unset=True, exclude={"id"}),
+        estimate_cost_tokens(request, settings),
+        min(request.ttl_ms or settings.result_ttl_ms, settings.max_result_ttl_ms),
+        via,
+        durability,
+        time.monotonic(),
+    )
+    _check_size(submission, settings.max_body_bytes)
+    return submission
+
+
+def estimate_cost_tokens(request: Request, settings: Settings) -> int:
+    """About how many tokens prompt and output are together, at most what a context holds."""
+    max_tokens = settings.default_max_tokens if request.max_tokens is None else request.max_tokens
+    if isinstance(request.prompt, list):
+        prompt_tokens = len(request.prompt)
+    elif request.prompt is not None:
+        prompt_tokens = _text_tokens(request.prompt)
+    else:
+        prompt_tokens = sum(_text_tokens(m.content) + _TOKENS_PER_MESSAGE for m in request.messages or ())
+    return min(prompt_tokens + max_tokens, settings.max_context_tokens)
+
+
+def _plain(value: object) -> object:
+    """A tuple as the list that the schema asks for."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _text_tokens(text: str) -> int:
+    return 1 + len(text.encode()) // _BYTES_PER_TOKEN
+
+
+def _stream(lane: Lane, tenant: str) -> RequestStream:
+    if lane not in LANES:
+        raise InvalidRequestError(f"lane: {lane!r} is none of {', '.join(LANES)}", field="lane")
+    try:
+        return RequestStream(lane, check_tenant(tenant) if tenant else "")
+    except ConfigurationError as error:
+        raise InvalidRequestError(f"tenant: {error}", field="tenant") from error
+
+
+def _check_choices(encoding: Encoding, via: Via, durability: Durability) -> None:
+    for name, value, choices in (
+        ("encoding", encoding, ("json", "mp")),
+        ("via", via, ("move", "xadd")),
+        ("durability", durability, ("memory", "fsync")),
+    ):
+        if value not in choices:
+            raise InvalidRequestError(f"{name}: {value!r} is none of {', '.join(choices)}", field=name)
+
+
+def _name(request_id: str | None, tenant: str) -> str:
+    prefix = f"{tenant}:" if tenant else ""
+    if request_id is None:
+        return prefix + uuid.uuid4().hex
+    if not request_id.startswith(prefix):
+        raise InvalidRequestError(
+            f"id: of a request of {tenant} must begin with {prefix}", field="id", request_id=request_id
+        )
+    return request_id
+
+
+def _check_size(submission: Submission, max_body_bytes: int) -> None:
+    num_bytes = len(submission.body)
+    if num_bytes > max_body_bytes:
+        field = "prompt" if "prompt" in submission.fields else "messages"
+        raise InvalidRequestError(
+            f"{field}: the request has {num_bytes} bytes, at most {max_body_bytes} are allowed",
+            field=field,
+            request_id=submission.request_id,
+        )
