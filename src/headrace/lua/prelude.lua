@@ -100,15 +100,17 @@ local function settle(id, h, reason, t)
 end
 
 -- what finish() must know of a request
-local FINISH = {'v', 'state', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl'}
+local FINISH = {'v', 'state', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl', 'entry', 'stream'}
 
 -- end a request with a chunk that the broker writes itself; h has FINISH
 local function finish(id, h, reason, t, err)
   local _, epoch, n = where(h.at)
   local enc = h.enc or 'json'
   local chunk = terminal(enc, n, number(h.o), reason, number(h.prompt), err or '')
-  redis.call('HSET', REQUEST .. id, 'at', ':' .. epoch .. ':' .. int(n)) -- nobody may write behind it
+  redis.call('HSET', REQUEST .. id, 'at', ':' .. int(epoch) .. ':' .. int(n)) -- nobody may write behind it
   redis.call('XADD', OUT .. id, int(n) .. '-2', enc, chunk)
+  -- or it would be admitted after all, should its stream be read when this hash has expired
+  if h.state == 'submitted' and h.entry and h.stream then redis.call('XDEL', P .. h.stream, h.entry) end
   settle(id, {state = h.state, cost = h.cost, ttl = number(h.ttl) > 0 and h.ttl or '600000'}, reason, t)
   redis.call('PUBLISH', OUT .. id, chunk)
   if h.reply and h.reply ~= '' then deliver({[h.reply] = {id, chunk}}, t) end
@@ -131,7 +133,7 @@ local function requeue(id, h, t, struck, max_strikes)
     return 'dead'
   end
   if h.state == 'running' then running(-1, cost); queued(1, cost) end
-  redis.call('HSET', REQUEST .. id, 'state', 'queued', 'at', ':' .. epoch .. ':' .. int(n), 'strikes', strikes)
+  redis.call('HSET', REQUEST .. id, 'state', 'queued', 'at', ':' .. int(epoch) .. ':' .. int(n), 'strikes', strikes)
   redis.call('ZADD', READY, h.score, id)
   redis.call('ZADD', DUE, deadline > 0 and int(deadline) or '+inf', id)
   return 'queued'
