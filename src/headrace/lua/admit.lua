@@ -27,7 +27,7 @@ local function register(item)
   -- read here and not in a pass of its own: an earlier entry of this call may have the same id
   local h = read(id, 'v', 'state', 'entry', 'stream', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl')
   local mine = h.state == 'submitted' and h.entry == item.entry and h.stream == ARGV[1]
-  if h.state and h.state ~= 'tomb' and not mine then return 'duplicate' end
+  if h.v and (h.v ~= VERSION or h.state ~= 'tomb' and not mine) then return 'duplicate' end
   if not mine then
     create(id, 'new', t, {'entry', item.entry, 'stream', ARGV[1], 'lane', lane, 'enc', item.enc, 'ttl', item.ttl,
       'tenant', tenant, 'reply', item.reply, 'cost', 0, 'prompt', 0})
@@ -58,10 +58,10 @@ end
 
 local function withdraw(id)
   local h = read(id, unpack(FINISH))
-  if not h.state then
+  if not h.v then
     redis.call('HSET', REQUEST .. id, 'v', VERSION, 'state', 'tomb')
     redis.call('PEXPIRE', REQUEST .. id, tombstone_ttl)
-  elseif h.state ~= 'done' and h.state ~= 'tomb' and h.v == VERSION then finish(id, h, 'cancelled', t) end
+  elseif h.v == VERSION and h.state ~= 'done' and h.state ~= 'tomb' then finish(id, h, 'cancelled', t) end
   return 'cancelled'
 end
 

@@ -6,10 +6,10 @@
 -- twice   it is done
 local id, ttl = ARGV[1], ARGV[2]
 local h = read(id, unpack(FINISH))
-if not h.state then
+if not h.v then
   redis.call('HSET', REQUEST .. id, 'v', VERSION, 'state', 'tomb')
   redis.call('PEXPIRE', REQUEST .. id, ttl)
   return 'unknown'
 end
-if h.state ~= 'done' and h.state ~= 'tomb' and h.v == VERSION then finish(id, h, 'cancelled', now()) end
-return h.state
+if h.v == VERSION and h.state ~= 'done' and h.state ~= 'tomb' then finish(id, h, 'cancelled', now()) end
+return h.state or 'unknown'

@@ -13,7 +13,8 @@ local rows, refused, seen = {}, {int(t)}, {}
 for a = 3, #ARGV, WIDTH do
   local row = {id = ARGV[a], prev = ARGV[a+1], next = ARGV[a+2], entry = ARGV[a+3], verb = ARGV[a+4], o = ARGV[a+5],
     enc = ARGV[a+6], reply = ARGV[a+7], chunk = ARGV[a+8]}
-  local at = redis.call('HGET', REQUEST .. row.id, 'at') or ''
+  local here = redis.call('HMGET', REQUEST .. row.id, 'at', 'v')
+  local at = here[2] == VERSION and here[1] or ''
   if seen[row.id] then return redis.error_reply('ERR emit: ' .. row.id .. ' stands twice in one call') end
   if at == row.prev then row.go = true
   elseif at ~= row.next or row.verb ~= 'chunk' then refused[#refused+1] = row.id; refused[#refused+1] = at; row.skip = true end

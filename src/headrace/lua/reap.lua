@@ -26,8 +26,9 @@ end
 redis.call('HSET', LOAD, 'reaped_at', int(t), 'amnesty_until', int(amnesty))
 for _, h in ipairs(found) do
   local id, deadline = h.id, number(h.deadline)
-  if not h.state or h.state == 'done' or h.state == 'tomb' then redis.call('ZREM', DUE, id)
+  if not h.v then redis.call('ZREM', DUE, id)
   elseif h.v ~= VERSION then redis.call('ZADD', DUE, int(t + recheck), id)
+  elseif h.state == 'done' or h.state == 'tomb' then redis.call('ZREM', DUE, id)
   elseif deadline > 0 and deadline <= t then finish(id, h, 'expired', t); count.expired = count.expired + 1
   elseif h.state == 'running' and amnesty > 0 then redis.call('ZADD', DUE, int(amnesty), id)
   elseif h.state == 'running' or (h.state == 'batched' and not h.waits) then

@@ -9,14 +9,14 @@ local id, stream, lane, enc, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local cost, limit_requests, limit_tokens, ttl = number(ARGV[6]), number(ARGV[7]), number(ARGV[8]), ARGV[9]
 local tenant, reply, recheck = ARGV[10], ARGV[11], number(ARGV[12])
 local t, h = now(), read(id, unpack(FINISH))
-if h.state == 'tomb' then
+if h.v == VERSION and h.state == 'tomb' then
   create(id, 'new', t, {'enc', enc, 'ttl', ttl, 'reply', reply, 'tenant', tenant})
   finish(id, {enc = enc, ttl = ttl, reply = reply}, 'cancelled', t)
   return {'cancelled', ''}
 end
-if h.state then
-  redis.call('HSET', REQUEST .. id, 't_again', int(t))
-  return {'known', h.state}
+if h.v then
+  redis.call('HSET', LOAD, 't_known', int(t))
+  return {'known', h.state or ''}
 end
 local load = redis.call('HMGET', LOAD, 'queued', 'queued_tokens')
 if number(load[1]) + 1 > limit_requests or number(load[2]) + cost > limit_tokens then
