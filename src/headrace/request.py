@@ -6,7 +6,7 @@ range and a field that this version does not honour are each refused by name.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from headrace.errors import InvalidRequestError
 from headrace.keys import NAME_PATTERN, REQUEST_ID_PATTERN
@@ -29,8 +29,19 @@ NOT_HONOURED_YET: dict[str, object] = {
     "frequency_penalty": 0.0,
 }
 
+
+def _is_unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not valid unicode at character {error.start}: a lone surrogate") from error
+    return text
+
+
+#: JSON's escapes can spell half a character, which no tokenizer takes and no chunk could carry.
+Text = Annotated[str, AfterValidator(_is_unicode)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}(:[A-Za-z0-9_.@+=:-]+)?$", max_length=128)]
 
 
@@ -39,8 +50,8 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str
+    role: Annotated[Text, Field(min_length=1, max_length=64)]
+    content: Text
 
 
 class Request(BaseModel):
@@ -55,7 +66,7 @@ class Request(BaseModel):
 
     v: Literal[1] = 1
     id: Annotated[str, Field(pattern=REQUEST_ID_PATTERN)] | None = None
-    prompt: str | list[TokenId] | None = None
+    prompt: Text | list[TokenId] | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_LIST)] | None = None
 
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -127,4 +138,4 @@ def _explain(error: ValidationError) -> InvalidRequestError:
         return InvalidRequestError(text, field=text.partition(":")[0])
     field = str(location[0])
     where = field + "".join(f"[{part}]" for part in location[1:] if isinstance(part, int))
-    return InvalidRequestError(f"{where}: {first['msg']}", field=field)
+    return InvalidRequestError(f"{where}: {first['msg'].removeprefix('Value error, ')}", field=field)

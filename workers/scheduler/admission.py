@@ -72,9 +72,12 @@ class Admitter:
             draft.encoding = "mp"
         if (named := entry.fields.get(b"id")) is not None:
             draft.request_id = _own_id(named.decode(errors="replace"), own_prefix)
-        if len(kinds) != 1 or (unknown := sorted(entry.fields.keys() - _ENTRY_FIELDS)):
-            found = ", ".join(name.decode(errors="replace")[:64] for name in kinds or unknown) or "none"
-            raise InvalidRequestError(f"entry: needs exactly one of json, mp and cancel, has {found}", field="entry")
+        unknown = entry.fields.keys() - _ENTRY_FIELDS
+        if len(kinds) != 1 or unknown:
+            found = ", ".join(sorted(name.decode(errors="replace")[:64] for name in entry.fields)[:8])
+            raise InvalidRequestError(
+                f"entry: needs exactly one of json, mp and cancel, and beside it at most id; has {found}", field="entry"
+            )
         body = entry.fields[kinds[0]]
         if kinds[0] == b"cancel":
             draft.request_id = _own_id(body.decode(errors="replace"), own_prefix)
@@ -90,8 +93,14 @@ class Admitter:
 
     def _address(self, draft: _Draft, own_prefix: str, entry_has_id: bool, fields: dict[str, Any]) -> None:
         """Find out first where an answer goes, so that a refusal arrives too."""
-        reply_to = fields.get("reply_to")
-        if reply_to is not None:
+        if (given := fields.get("id")) is not None:
+            if not isinstance(given, str):
+                raise InvalidRequestError("id: must be a string", field="id")
+            request_id = _own_id(given, own_prefix)
+            if entry_has_id and request_id != draft.request_id:
+                raise InvalidRequestError("id: the entry and its body name different ids", field="id")
+            draft.request_id = request_id
+        if (reply_to := fields.get("reply_to")) is not None:
             try:
                 name = _REPLY_NAME.validate_python(reply_to, strict=True)
             except ValidationError as error:
@@ -99,15 +108,6 @@ class Admitter:
             if not name.startswith(own_prefix):
                 raise InvalidRequestError(f"reply_to: must begin with {own_prefix}", field="reply_to")
             draft.reply_to = name
-        given = fields.get("id")
-        if given is None:
-            return
-        if not isinstance(given, str):
-            raise InvalidRequestError("id: must be a string", field="id")
-        request_id = _own_id(given, own_prefix)
-        if entry_has_id and request_id != draft.request_id:
-            raise InvalidRequestError("id: the entry and its body name different ids", field="id")
-        draft.request_id = request_id
 
     def _tokenise(self, drafts: Sequence[_Draft]) -> None:
         texts: dict[bool, list[tuple[_Draft, str]]] = {True: [], False: []}
