@@ -64,7 +64,15 @@ class EmbeddedBroker:
         Raises:
             ConfigurationError: no server program for this machine is installed.
         """
-        argv = [sys.executable, "-m", __name__, str(self.port), str(self.data_dir.absolute()), str(program())]
+        argv = [
+            sys.executable,
+            "-P",
+            "-m",
+            "headrace.workers.embedded_broker",
+            str(self.port),
+            str(self.data_dir.absolute()),
+            str(program()),
+        ]
         return ChildSpec("broker", argv, dict(os.environ), _GRACE_S, ready=self.answers)
 
     def answers(self) -> bool:

@@ -1,0 +1,1 @@
+"""The command line: a file a command or group of commands, ``app`` puts them together."""

@@ -1,0 +1,41 @@
+"""The fields of a request as options of ``headrace submit``; ``--field`` gives those that have no option."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.options import parse_json_assignment
+from headrace.errors import ConfigurationError
+
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Tokens to generate at most.")]
+MinTokens = Annotated[int | None, typer.Option("--min-tokens", help="No end before this many tokens.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="0 is greedy; default 1.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this probability.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.")]
+MinP = Annotated[float | None, typer.Option("--min-p", help="Keep tokens at least this share of the likeliest.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="With a seed, the answer can be repeated.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="A string that ends the text. Repeatable.")]
+StopTokenIds = Annotated[list[int] | None, typer.Option("--stop-token-id", help="A token id that ends it. Repeatable.")]
+IgnoreEos = Annotated[bool | None, typer.Option("--ignore-eos", help="The model's own end does not end the text.")]
+DeadlineMs = Annotated[int | None, typer.Option("--deadline-ms", help="Give up after this time.")]
+TtlMs = Annotated[int | None, typer.Option("--ttl-ms", help="Life of the result after its end.")]
+ReplyTo = Annotated[str | None, typer.Option("--reply-to", help="Name of a reply stream that gets the chunks, too.")]
+Fields = Annotated[
+    list[str] | None, typer.Option("--field", metavar="NAME=JSON", help="Any other field of a request. Repeatable.")
+]
+
+
+def request_fields(assignments: Sequence[str] | None, **options: Any) -> dict[str, Any]:
+    """The fields that were given, by option or by ``--field``.
+
+    Raises:
+        ConfigurationError: one was given twice, or without a value.
+    """
+    fields = {name: value for name, value in options.items() if value is not None and value != []}
+    for assignment in assignments or ():
+        name, value = parse_json_assignment("--field", assignment)
+        if name in fields:
+            raise ConfigurationError(f"--field {name}: given twice")
+        fields[name] = value
+    return fields

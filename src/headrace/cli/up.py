@@ -1,0 +1,110 @@
+"""``headrace up``: a whole fleet on this machine."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.fleet import Fleet
+from headrace.cli.logs import configure_logging
+from headrace.cli.options import (
+    DrainMs,
+    KvTokens,
+    LeaseMs,
+    LogLevel,
+    MaxRows,
+    Model,
+    NumThreads,
+    Port,
+    Queue,
+    RedisUrl,
+    Set,
+    load_fleet_settings,
+)
+from headrace.config import Settings, redact
+from headrace.errors import ModelError
+from headrace.keys import Keys, RequestStream
+from headrace.workers.supervisor import Supervisor
+
+
+def up(
+    model: Model = None,
+    port: Port = None,
+    redis_url: RedisUrl = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="How many workers.")] = None,
+    queue: Queue = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="The broker's folder. Default: in the user's state folder.")
+    ] = None,
+    lease_ms: LeaseMs = None,
+    max_rows: MaxRows = None,
+    kv_tokens: KvTokens = None,
+    num_threads: NumThreads = None,
+    drain_ms: DrainMs = None,
+    log_level: LogLevel = None,
+    set_: Set = None,
+) -> None:
+    """Start a broker, a scheduler and workers, and keep them alive. Ctrl-C lets running requests end first.
+
+    The model is pulled if it is not here. Without --redis-url, the broker is a Valkey server of its own on 127.0.0.1.
+    """
+    settings = load_fleet_settings(
+        set_, model=model, port=port, redis_url=redis_url, workers=workers, queue=queue, data_dir=data_dir,
+        lease_ms=lease_ms, max_rows=max_rows, kv_tokens=kv_tokens, num_threads=num_threads, drain_ms=drain_ms,
+        log_level=log_level,
+    )  # fmt: skip
+    configure_logging(settings)
+    fleet = Fleet.plan(settings)
+    bring_model(fleet.settings)
+    supervisor = Supervisor(fleet.stages(), settings.restart_ms / 1000, lambda: _greet(fleet))
+    raise typer.Exit(supervisor.run())
+
+
+def bring_model(settings: Settings) -> None:
+    """Pull the model if it is not on this machine; its size is told before the download starts.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    from rich.console import Console
+
+    from headrace.workers.model_store.store import default_cache_dir, pull, resolve
+
+    cache_dir = settings.cache_dir or default_cache_dir()
+    try:
+        resolve(settings.model, cache_dir)
+    except ModelError:
+        pull(settings.model, cache_dir, Console(stderr=True))
+
+
+def _greet(fleet: Fleet) -> None:
+    """Say where the fleet listens, and three ways to ask it."""
+    settings, url = fleet.settings, redact(fleet.settings.redis_url)
+    queue, keys = settings.queue_name, Keys(settings.queue_name)
+    requests, out = keys.requests(RequestStream("normal")), keys.out("a1")
+    body = '{"id":"a1","prompt":"The capital of France is","max_tokens":8,"temperature":0}'
+    server = f"redis-cli -u {shlex.quote(url)}"
+    python = (
+        "from headrace.producer.client import Client; "
+        f'[print(piece, end="") for piece in Client(url="{url}", queue="{queue}").generate("A headrace is")]'
+    )
+    lines = (
+        f"ready: {url}, queue {queue}, workers: {settings.workers}. Ctrl-C ends it. Try, in another terminal:",
+        f"  {server} XADD '{requests}' '*' json '{body}'; {server} XREAD BLOCK 9999 STREAMS '{out}' 0",
+        f"  headrace submit {_client_options(fleet)}--chat 'What is a headrace?'",
+        f"  python -c '{python}'",
+    )
+    print("\n".join(lines), flush=True)
+
+
+def _client_options(fleet: Fleet) -> str:
+    settings = fleet.settings
+    options = []
+    if fleet.broker is None and "@" not in settings.redis_url:
+        options += ["--redis-url", settings.redis_url]
+    elif fleet.broker is not None and settings.port != Settings.model_fields["port"].default:
+        options += ["--port", str(settings.port)]
+    if settings.queue or settings.model != Settings.model_fields["model"].default:
+        options += ["--queue", settings.queue_name]
+    return "".join(f"{shlex.quote(option)} " for option in options)
