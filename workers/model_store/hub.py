@@ -6,9 +6,10 @@ therefore be incomplete; what marks it complete is a link, made last.
 
 import os
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from rich.console import Console
 from rich.filesize import decimal
 
@@ -42,37 +43,42 @@ def pull_snapshot(repo_id: str, cache_dir: Path, console: Console) -> None:
             no safetensors files, or the disk is too small.
     """
     hub = cache_dir / "hub"
-    try:
-        # The listing of a dry run, because its network errors come as OSError whatever HTTP client the hub's uses.
-        listing = snapshot_download(
-            repo_id, cache_dir=hub, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED), dry_run=True
-        )
-        if not any(file.filename.endswith(".safetensors") for file in listing):
-            raise ModelError(f"{repo_id} on the Hugging Face hub has no safetensors files")
-        missing_bytes = sum(file.file_size or 0 for file in listing if file.will_download)
-        commit = listing[0].commit_hash
-        console.print(f"{repo_id}\n  from the Hugging Face hub, commit {commit}: {decimal(missing_bytes)} to download")
-        require_free_space(cache_dir, missing_bytes)
-        # The client draws its own bars.
-        snapshot = Path(
-            snapshot_download(
-                repo_id, revision=commit, cache_dir=hub, allow_patterns=[file.filename for file in listing]
-            )
-        )
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{repo_id} is gated: accept its licence on huggingface.co, then set HF_TOKEN or run `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(f"the Hugging Face hub has no public model {repo_id}; check the spelling") from error
-    except (HfHubHTTPError, OSError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"cannot pull {repo_id} from the Hugging Face hub: {first_line}") from error
+    listing = _ask(repo_id, cache_dir=hub, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED), dry_run=True)
+    names = [file.filename for file in listing]
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ModelError(f"{repo_id} on the Hugging Face hub has no safetensors files")
+    missing_bytes = sum(file.file_size or 0 for file in listing if file.will_download)
+    commit = listing[0].commit_hash
+    console.print(f"{repo_id}\n  from the Hugging Face hub, commit {commit}: {decimal(missing_bytes)} to download")
+    require_free_space(cache_dir, missing_bytes)
+    # The client draws its own bars.
+    snapshot = Path(_ask(repo_id, revision=commit, cache_dir=hub, allow_patterns=names))
     # When the network fails half-way, the client may return what it has.
     absent = [file.filename for file in listing if not _has(snapshot / file.filename, file.file_size)]
     if absent:
         raise ModelError(f"{repo_id} arrived incomplete, without {', '.join(absent)}; run the command again")
     _point(snapshot_link(repo_id, cache_dir), snapshot)
+
+
+def _ask(repo_id: str, **arguments: Any) -> Any:
+    try:
+        return snapshot_download(repo_id, **arguments)
+    except Exception as error:  # those of its HTTP client pass through, and which client that is changes
+        raise _failure(repo_id, error) from error
+
+
+def _failure(repo_id: str, error: BaseException) -> ModelError:
+    cause: BaseException | None = error
+    while cause is not None:  # what the hub said may be the cause of what the client says
+        if isinstance(cause, GatedRepoError):
+            return ModelError(
+                f"{repo_id} is gated: accept its licence on huggingface.co, then set HF_TOKEN or run `hf auth login`"
+            )
+        if isinstance(cause, RepositoryNotFoundError):
+            return ModelError(f"the Hugging Face hub has no public model {repo_id}; check the spelling")
+        cause = cause.__cause__
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(f"cannot pull {repo_id} from the Hugging Face hub: {first_line}")
 
 
 def _has(path: Path, size_bytes: int | None) -> bool:

@@ -79,9 +79,9 @@ def resolve(model: str, cache_dir: Path) -> ModelFolder:
 def pull(model: str, cache_dir: Path, console: Console) -> ModelFolder:
     """Bring a model onto this machine, telling what comes from where and how large it is before it comes.
 
-    A model that is here already is not fetched again; a folder or .gguf file is only resolved. Several processes may
-    pull the same model at once: one works, the others wait for it. An interrupted pull leaves nothing that looks
-    finished.
+    A catalogue model that is here already is not fetched again, a hub model is brought up to date, a folder or .gguf
+    file is only resolved. Several processes may pull the same model at once: one works, the others wait for it. An
+    interrupted pull leaves nothing that looks finished.
 
     Raises:
         ModelError: it cannot be had: no network, unknown, not what the catalogue pinned, or no room on the disk.

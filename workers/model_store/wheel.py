@@ -38,7 +38,9 @@ _CAUSES = (
         ),
         "the package index cannot be reached; is there a network?",
     ),
-    (("No matching distribution", "404 Client Error"), "the package index does not have it"),
+    # Without retries pip does not say which of the two it was.
+    (("(from versions: none)",), "the package index does not have it, or cannot be reached"),
+    (("No matching distribution", "404 Client Error"), "the package index does not have that version"),
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import regex  # type: ignore[import-untyped]
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.unit.model_store.tiny_gguf import GgufRecipe
 from tokenizers import Tokenizer
@@ -103,6 +103,7 @@ def test_ids_are_those_of_the_definition_and_decode_to_the_text(
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.characters(codec="utf-8"), max_size=40))
 def test_any_text_has_the_ids_of_the_definition(tokenizer: Tokenizer, reference: ReferenceBpe, text: str) -> None:
+    assume("<" not in text)  # special tokens are another test's affair
     assert tokenizer.encode(text, add_special_tokens=False).ids == reference.encode(text)
 
 
