@@ -7,12 +7,14 @@
 -- A request with a strike travels alone: its batch is marked `solo`, and asked for in company it stays behind.
 local max_backlog, recheck = number(ARGV[1]), number(ARGV[2])
 if redis.call('XLEN', BATCHES) >= max_backlog then return {'full'} end
-local t, go, rest, virtual, solo = now(), {}, {}, 0, '0'
+local t, go, rest, seen, virtual, solo = now(), {}, {}, {}, 0, '0'
 for a = 3, #ARGV do
   local id = ARGV[a]
   local h = read(id, 'v', 'state', 'strikes', 'start', 'deadline')
-  local suspect = number(h.strikes) > 0
-  if redis.call('ZSCORE', READY, id) and h.state == 'queued' and h.v == VERSION and (not suspect or #ARGV == 3) then
+  local suspect, twice = number(h.strikes) > 0, seen[id]
+  seen[id] = true
+  if twice then -- a batch holds it once, or it would be counted twice
+  elseif redis.call('ZSCORE', READY, id) and h.state == 'queued' and h.v == VERSION and (not suspect or #ARGV == 3) then
     if suspect then solo = '1' end
     local due, deadline = t + recheck, number(h.deadline)
     if deadline > 0 and deadline < due then due = deadline end
