@@ -4,8 +4,8 @@
 -- ARGV    worker (a name used for one life only), nonce (grows with every new claim), lease_ms, free_rows, free_tokens,
 --         max_rows, max_tokens (its whole memory), unproven (rows without a token since their claim)
 -- returns {last, solo, then 8 a row: id, epoch, n, o, enc, job, deadline_ms, reply}; `last` is the id of the newest batch
---         entry looked at: without rows, wait for one behind it or for room. solo is '1' when a suspect was taken: the
---         worker claims nothing more until that row has a token.
+--         entry that need not be looked at again: without rows, wait for one behind it or for room. solo is '1' when a
+--         suspect was taken: the worker claims nothing more until that row has a token.
 -- twice   the same nonce gives the same answer, less what ended meanwhile; an older one gives nothing
 local worker, nonce, lease = ARGV[1], ARGV[2], number(ARGV[3])
 local free_rows, free_tokens, max_rows, max_tokens = number(ARGV[4]), number(ARGV[5]), number(ARGV[6]), number(ARGV[7])
@@ -26,6 +26,8 @@ local function answer()
   return out
 end
 
+-- the fence is 'owner:epoch:n', and nobody owns a request whose owner is ''
+if not string.find(worker, '^[^:]+$') then return redis.error_reply('ERR claim: a worker needs a name without a colon') end
 if w[1] == nonce then ids, solo = w[2], w[3]; return answer() end
 if number(w[1] or '-1') > number(nonce) then return {last, solo} end
 
@@ -65,22 +67,34 @@ local function take(batch)
   return table.concat(names, ' ')
 end
 
-for _, e in ipairs(redis.call('XRANGE', BATCHES, '-', '+', 'COUNT', 8)) do
+-- true ends the search: taken, or nobody overtakes this one here, because rows end and then it fits
+local function consider(e)
   local f = {}
   for i = 1, #e[2], 2 do f[e[2][i]] = e[2][i+1] end
-  last = e[1]
-  if f.v == VERSION then
-    local batch = look(e[1], f.ids)
-    if batch.rows == 0 then take(batch)
-    elseif batch.rows > max_rows or batch.tokens > max_tokens then -- for a larger worker
-    elseif batch.rows > free_rows or batch.tokens > free_tokens or (f.solo == '1' and unproven > 0) then
-      break -- nobody overtakes it here: rows end, and it fits
-    else
-      ids, solo = take(batch), f.solo
-      redis.call('HSET', key, 'nonce', nonce, 'ids', ids, 'solo', solo)
-      redis.call('PEXPIRE', key, int(math.max(lease * 6, 60000)))
-      break
-    end
+  if f.v ~= VERSION then return false end
+  local batch = look(e[1], f.ids)
+  if batch.rows == 0 then take(batch); return false end
+  if batch.rows > max_rows or batch.tokens > max_tokens then return false end -- for a larger worker
+  if batch.rows > free_rows or batch.tokens > free_tokens or (f.solo == '1' and unproven > 0) then
+    -- what lies behind it does not matter either: the doorbell must not ring for it at once, again and again
+    last = redis.call('XREVRANGE', BATCHES, '+', '-', 'COUNT', 1)[1][1]
+    return true
   end
+  ids, solo = take(batch), f.solo
+  redis.call('HSET', key, 'nonce', nonce, 'ids', ids, 'solo', solo)
+  redis.call('PEXPIRE', key, int(math.max(lease * 6, 60000)))
+  return true
 end
+
+local page, from = {}, '-'
+repeat
+  page = redis.call('XRANGE', BATCHES, from, '+', 'COUNT', 8)
+  local stop = false
+  for _, e in ipairs(page) do
+    last = e[1]
+    stop = consider(e)
+    if stop then break end
+  end
+  from = '(' .. last
+until stop or #page < 8
 return answer()
