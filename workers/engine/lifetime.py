@@ -22,13 +22,14 @@ def exit_on_sigterm() -> None:
 
 
 def end_with_parent() -> None:
-    """Ask Linux to send SIGTERM to this process when its parent dies; elsewhere only ``is_orphan`` tells.
+    """Ask Linux to kill this process when its parent dies; elsewhere only ``is_orphan`` tells.
 
-    Linux counts the thread that started this process as the parent: start it from one that lives as long as its
-    process does, the main thread say.
+    SIGKILL, for nobody would be left to send it to an engine that hangs, and an engine has nothing to save. Linux
+    counts the thread that started this process as the parent: start it from one that lives as long as its process
+    does, the main thread say.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def is_orphan(parent_pid: int | None) -> bool:

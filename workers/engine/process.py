@@ -21,6 +21,7 @@ import torch
 from headrace.errors import ConfigurationError, DecodeError, HeadraceError, InvalidRequestError
 from headrace.kernels import reference
 from headrace.workers.channel import Add, Drop, Message, Ready, Tokens
+from headrace.workers.child import CONFIGURATION_EXIT
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.lifetime import end_with_parent, exit_on_sigterm, is_orphan
 from headrace.workers.engine.link import CourierGoneError, CourierLink
@@ -112,7 +113,10 @@ def _handle(message: Message, link: CourierLink, engine: Engine) -> None:
 
 
 def main() -> None:
-    """Run the process that the environment describes; exit status 1 and one line of log if it cannot."""
+    """Run the process that the environment describes.
+
+    If it cannot be run, one line of log says why, and the exit status tells the supervisor not to try again.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     exit_on_sigterm()
     end_with_parent()
@@ -123,7 +127,7 @@ def main() -> None:
         serve(EngineSettings.from_json(text))
     except HeadraceError as error:
         logger.error("%s", error)
-        sys.exit(1)
+        sys.exit(CONFIGURATION_EXIT)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Llama:
                 for name, size in names.items()
                 if has_bias
             ]
-            return self._ops.pack_linear(torch.cat(weights), torch.cat(biases) if has_bias else None)
+            return self._ops.pack_linear(_stack(weights), _stack(biases) if has_bias else None)
 
         def norm(name: str) -> Tensor:
             return checkpoint.tensor(f"{prefix}{name}.weight", (hidden,), self.dtype)
@@ -120,3 +120,8 @@ class Llama:
         self._ops.write_kv(kv_cache.layer(index), qkv[:, heads:].view(-1, 2, kv_heads, config.head_dim), batch)
         query = qkv[:, :heads].view(-1, kv_heads, heads // kv_heads, config.head_dim)
         return self._ops.linear(self._ops.attention(query, index, batch), layer.out)
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """Put weights of one input under each other; a single one stays where the file is mapped."""
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
