@@ -10,12 +10,25 @@
 local WIDTH = 9
 local lease, max_strikes, t = number(ARGV[1]), number(ARGV[2]), now()
 local rows, refused, seen = {}, {int(t)}, {}
+local BARE, ENDS = {renew = true, yield = true, lost = true}, {stop = true, length = true, expired = true, ['error'] = true}
+
+-- an XADD that failed half-way would leave the rows behind it unpublished, however often the call is sent
+local function malformed(row)
+  if BARE[row.verb] then return row.prev ~= row.next end
+  local from, to = string.match(row.prev, '%d+$'), string.match(row.next, '%d+$')
+  if row.prev == row.next then return not ENDS[row.verb] or row.entry ~= (to or '') .. '-2' end
+  return not (row.verb == 'chunk' or ENDS[row.verb]) or number(to) <= number(from) or row.entry ~= to .. '-0'
+end
+
+if (#ARGV - 2) % WIDTH ~= 0 then return redis.error_reply('ERR emit: ' .. WIDTH .. ' arguments a row') end
 for a = 3, #ARGV, WIDTH do
   local row = {id = ARGV[a], prev = ARGV[a+1], next = ARGV[a+2], entry = ARGV[a+3], verb = ARGV[a+4], o = ARGV[a+5],
     enc = ARGV[a+6], reply = ARGV[a+7], chunk = ARGV[a+8]}
   local here = redis.call('HMGET', REQUEST .. row.id, 'at', 'v')
   local at = here[2] == VERSION and here[1] or ''
   if seen[row.id] then return redis.error_reply('ERR emit: ' .. row.id .. ' stands twice in one call') end
+  if malformed(row) then return redis.error_reply('ERR emit: ' .. row.id .. ' cannot go on with ' .. row.verb .. ' '
+    .. row.entry .. ' from ' .. row.prev .. ' to ' .. row.next) end
   if at == row.prev then row.go = true
   elseif at ~= row.next or row.verb ~= 'chunk' then refused[#refused+1] = row.id; refused[#refused+1] = at; row.skip = true end
   if row.go and row.verb ~= 'chunk' and row.verb ~= 'renew' then row.h = read(row.id, unpack(REQUEUE)) end

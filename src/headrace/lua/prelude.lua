@@ -95,8 +95,9 @@ local function settle(id, h, reason, t)
   redis.call('ZREM', DUE, id)
   redis.call('DEL', JOB .. id)
   redis.call('HSET', REQUEST .. id, 'state', 'done', 'reason', reason, 't_done', int(t))
-  redis.call('PEXPIRE', REQUEST .. id, h.ttl)
-  redis.call('PEXPIRE', OUT .. id, h.ttl)
+  local ttl = number(h.ttl) > 0 and h.ttl or '600000' -- or all of it would be gone in this instant
+  redis.call('PEXPIRE', REQUEST .. id, ttl)
+  redis.call('PEXPIRE', OUT .. id, ttl)
 end
 
 -- what finish() must know of a request
@@ -111,7 +112,7 @@ local function finish(id, h, reason, t, err)
   redis.call('XADD', OUT .. id, int(n) .. '-2', enc, chunk)
   -- or it would be admitted after all, should its stream be read when this hash has expired
   if h.state == 'submitted' and h.entry and h.stream then redis.call('XDEL', P .. h.stream, h.entry) end
-  settle(id, {state = h.state, cost = h.cost, ttl = number(h.ttl) > 0 and h.ttl or '600000'}, reason, t)
+  settle(id, h, reason, t)
   redis.call('PUBLISH', OUT .. id, chunk)
   if h.reply and h.reply ~= '' then deliver({[h.reply] = {id, chunk}}, t) end
 end
