@@ -3,10 +3,13 @@ import time
 from collections.abc import Sequence
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models
 
 from headrace.workers.text.detokenizer import Delta, Detokenizer
+from headrace.workers.text.pieces import BytePieces, read_pieces
 from headrace.workers.text.tokenizer import Tokenizer
 
 WORDS = ["stop", "\n\n", "User:", "é", "🎉", "日本語", " the", "<|im_end|>", "abab", "aab", " 12", "\ufffd", "👩‍👩‍👧"]
@@ -90,6 +93,15 @@ def test_special_tokens_add_no_text(tokenizer: Tokenizer) -> None:
     assert text_of(tokenizer, ids) == ("ab", False)
 
 
+def test_added_tokens_outside_the_byte_alphabet_are_plain_text() -> None:
+    inner = tokenizers.Tokenizer(models.BPE(vocab={"Ġ": 0, "a": 1}, merges=[]))
+    inner.decoder = decoders.ByteLevel()
+    inner.add_tokens([AddedToken("<tool café>", special=False), AddedToken("Ġb", special=False)])
+    pieces = read_pieces(inner, vocab_size=6)
+    assert pieces == BytePieces((b" ", b"a", "<tool café>".encode(), b" b", b"", b""))
+    assert b"".join(pieces.table[:4]).decode() == inner.decode([0, 1, 2, 3])
+
+
 def test_the_first_space_is_dropped_at_the_beginning_of_a_text_only(sentencepiece: Tokenizer) -> None:
     the, cat = 4, 5
     assert sentencepiece.decode([the, cat]) == "the cat"
@@ -107,6 +119,7 @@ def test_the_first_space_is_dropped_at_the_beginning_of_a_text_only(sentencepiec
         ("xabcde", ["abcde", "bcd"], "xa"),
         ("xabc", ["bc", "abc", "c"], "x"),
         ("stop", ["stop"], ""),
+        ("xaabaaabaaacy", ["aabaaac"], "xaaba"),
         ("x🎉y", ["🎉"], "x"),
     ],
 )
