@@ -25,7 +25,7 @@ def sampled(seed: int) -> SamplingParams:
 
 @pytest.fixture(scope="module")
 def folder() -> ModelFolder:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return pull("smollm2-135m", default_cache_dir(), Console(stderr=True))
 
 

@@ -26,6 +26,15 @@ def test_a_product_is_right_and_has_the_same_bits_in_every_batch(
             assert torch.equal(reference.linear(x[:num_tokens], packed), full[:num_tokens])
 
 
+def test_a_product_is_right_where_torch_has_no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_has_mkldnn", False)
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(3, 33), torch.randn(7, 33), torch.randn(7)
+    packed = reference.pack_linear(weight, bias)
+    assert not packed.weight.is_mkldnn
+    assert torch.allclose(reference.linear(x, packed), x @ weight.T + bias, atol=1e-5)
+
+
 def test_attention_sees_each_row_s_own_context_up_to_each_token() -> None:
     torch.manual_seed(1)
     cache = KVCache(num_layers=LAYERS, num_tokens=64, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=torch.float32)
