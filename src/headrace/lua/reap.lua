@@ -5,7 +5,11 @@
 -- returns {looked at, requeued, expired, dead, amnesty (1 or 0)}
 -- twice   whatever was due has a later time now
 -- Amnesty: if no reap ran for max_gap_ms, or the last one lies in the future, the broker or all reapers were away and
--- workers could not renew: no worker loses a lease for as long as one lease lasts.
+-- workers could not renew: no worker loses a lease for as long as one lease lasts. A row is spared once until it is
+-- renewed: a reaper that is always late, and so always grants amnesty, must still find the lost ones. The half
+-- millisecond in its `due` marks it; every other move writes whole ones.
+-- A batch that no worker took for recheck_ms is taken back: those that could hold it may be gone for good, and it
+-- would stand in the backlog for ever. Where they are only busy, the scheduler makes the same batch again.
 local limit, max_strikes, lease, max_gap, recheck = ARGV[1], number(ARGV[2]), number(ARGV[3]), number(ARGV[4]), number(ARGV[5])
 local t = now()
 local clock = redis.call('HMGET', LOAD, 'reaped_at', 'amnesty_until')
@@ -13,14 +17,16 @@ local last, amnesty = number(clock[1]), number(clock[2])
 if last == 0 or t < last or t - last > max_gap then amnesty = t + lease
 elseif amnesty <= t or amnesty - t > lease then amnesty = 0 end
 local found, count = {}, {queued = 0, expired = 0, dead = 0}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', int(t), 'LIMIT', 0, limit)) do
+local due = redis.call('ZRANGEBYSCORE', DUE, '-inf', int(t), 'WITHSCORES', 'LIMIT', 0, limit)
+for i = 1, #due, 2 do
+  local id = due[i]
   local h = read(id, 'v', 'state', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl', 'score', 'deadline', 'strikes', 'n0',
     'batch', 'entry', 'stream')
   local stream, entry = nil, nil
   if h.state == 'batched' then stream, entry = BATCHES, h.batch
   elseif h.state == 'submitted' then stream, entry = P .. (h.stream or 'requests'), h.entry end
   h.waits = entry and #redis.call('XRANGE', stream, entry, entry) > 0
-  h.id = id
+  h.id, h.spared = id, number(due[i+1]) % 1 == 0.5
   found[#found+1] = h
 end
 redis.call('HSET', LOAD, 'reaped_at', int(t), 'amnesty_until', int(amnesty))
@@ -30,8 +36,11 @@ for _, h in ipairs(found) do
   elseif h.v ~= VERSION then redis.call('ZADD', DUE, int(t + recheck), id)
   elseif h.state == 'done' or h.state == 'tomb' then redis.call('ZREM', DUE, id)
   elseif deadline > 0 and deadline <= t then finish(id, h, 'expired', t); count.expired = count.expired + 1
-  elseif h.state == 'running' and amnesty > 0 then redis.call('ZADD', DUE, int(amnesty), id)
-  elseif h.state == 'running' or (h.state == 'batched' and not h.waits) then
+  elseif h.state == 'running' and amnesty > 0 and not h.spared then
+    local over = deadline > 0 and deadline < amnesty and int(deadline) or int(amnesty) .. '.5'
+    redis.call('ZADD', DUE, over, id)
+  elseif h.state == 'running' or h.state == 'batched' then
+    if h.state == 'batched' and h.waits then redis.call('XDEL', BATCHES, h.batch) end
     local fate = requeue(id, h, t, h.state == 'running', max_strikes)
     count[fate] = count[fate] + 1
   elseif h.state == 'submitted' and not h.waits then
