@@ -80,7 +80,7 @@ class AsyncClient:
             stream=submission.stream,
             via=submission.via,
             timeout_s=self._timeout_s,
-            wait_s=ATTACH_WAIT_S,
+            wait_s=0,
         )
 
     async def generate(

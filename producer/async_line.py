@@ -8,10 +8,10 @@ from typing import TypeVar
 from headrace.async_broker import AsyncBroker
 from headrace.config import Settings
 from headrace.connection import open_async_client
-from headrace.errors import BrokerUnavailableError, OverloadedError
+from headrace.errors import BrokerUnavailableError, ConfigurationError, OverloadedError
 from headrace.keys import RequestStream
 from headrace.moves import CancelCall, Submitted
-from headrace.producer.durability import FSYNC_SETTINGS, check_fsync
+from headrace.producer.durability import FSYNC_SETTINGS, cannot_check, check_fsync
 from headrace.producer.patience import Patience
 from headrace.producer.submission import Submission, Via
 
@@ -55,7 +55,7 @@ class AsyncLine:
         """
         broker = await self.broker()
         if submission.durability == "fsync":
-            check_fsync({name: await broker.setting(name) for name in FSYNC_SETTINGS})
+            await self._check_fsync(broker)
         try:
             if submission.via == "xadd":
                 entry = await broker.add_request(
@@ -77,6 +77,13 @@ class AsyncLine:
             return await broker.run(CancelCall(request_id, self.settings))
 
         return await self.persist(once)
+
+    async def _check_fsync(self, broker: AsyncBroker) -> None:
+        try:
+            found = {name: await broker.setting(name) for name in FSYNC_SETTINGS}
+        except ConfigurationError as error:
+            raise cannot_check(error) from error
+        check_fsync(found)
 
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Do what may be done twice until it succeeds, as long as the client's patience for a server lasts.

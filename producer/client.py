@@ -115,7 +115,7 @@ class Client:
             stream=submission.stream,
             via=submission.via,
             timeout_s=self._timeout_s,
-            wait_s=ATTACH_WAIT_S,
+            wait_s=0,
         )
 
     def generate(

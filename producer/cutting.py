@@ -16,9 +16,14 @@ class Cutter:
     Attributes:
         num_tokens: tokens held.
         num_chars: Unicode code points of text held; None until the first chunk tells.
+
+    Raises:
+        ValueError: a count is negative.
     """
 
     def __init__(self, num_tokens: int = 0, num_chars: int | None = None) -> None:
+        if num_tokens < 0 or (num_chars or 0) < 0:
+            raise ValueError(f"a reader cannot hold {num_tokens} tokens and {num_chars} characters")
         self.num_tokens = num_tokens
         self.num_chars = 0 if num_tokens == 0 else num_chars
         self._first = num_tokens

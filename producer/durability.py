@@ -24,3 +24,10 @@ def check_fsync(found: Mapping[str, str]) -> None:
         is_now = ", ".join(f"{name} is {found.get(name) or 'not there'}" for name in wrong)
         to_set = ", ".join(f"{name} {value}" for name, value in wrong.items())
         raise ConfigurationError(f'durability "fsync" is not what this server gives ({is_now}): set {to_set}')
+
+
+def cannot_check(error: ConfigurationError) -> ConfigurationError:
+    """What to raise where the server does not tell its settings."""
+    return ConfigurationError(
+        f'durability "fsync" cannot be checked: permit this user CONFIG GET (+config|get), or ask for "memory": {error}'
+    )

@@ -16,7 +16,7 @@ from headrace.wire import Chunk
 class Handle:
     """Reads and cancels one request. Any number of handles may read one result, from any token on, at any time.
 
-    A handle that made the submission sends it again, if the broker comes back without it.
+    A handle that made the submission sends it again if the broker comes back without it, until its end has been seen.
 
     Attributes:
         id: the request's name; ``Client.attach`` makes another handle of it, in any process.
@@ -53,7 +53,7 @@ class Handle:
             after_chars: Unicode code points of the text that it holds. Needed only where ``after`` may lie inside a
                 chunk, as it may once the server has come back from an older state.
             timeout_s: seconds for the whole result, default the client's. A server that falls silent without closing
-                its connections is noticed after 10 s, which may come on top.
+                its connections is noticed after up to 40 s, which may come on top.
 
         Raises:
             TimeoutError: the result has not ended in time.
@@ -82,6 +82,8 @@ class Handle:
             except (BrokerUnavailableError, OverloadedError) as error:
                 reading.failed(error, time.monotonic())
                 continue
+            if reading.closed:
+                self._submission = None
             yield from pieces
 
     def text(self, *, timeout_s: float | None = None) -> Iterator[str]:
@@ -111,7 +113,7 @@ class Handle:
                 reading.saw(self._line.broker().request_fields(self.id).get("state"), time.monotonic())
             case Send(submission):
                 self._line.send(submission)
-                reading.sent(submission)
+                reading.sent()
             case Pause(seconds):
                 time.sleep(seconds)
         return []

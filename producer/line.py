@@ -8,10 +8,10 @@ from typing import TypeVar
 from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.connection import open_client
-from headrace.errors import BrokerUnavailableError, OverloadedError
+from headrace.errors import BrokerUnavailableError, ConfigurationError, OverloadedError
 from headrace.keys import RequestStream
 from headrace.moves import CancelCall, Submitted
-from headrace.producer.durability import FSYNC_SETTINGS, check_fsync
+from headrace.producer.durability import FSYNC_SETTINGS, cannot_check, check_fsync
 from headrace.producer.patience import Patience
 from headrace.producer.submission import Submission, Via
 
@@ -55,7 +55,7 @@ class Line:
         """
         broker = self.broker()
         if submission.durability == "fsync":
-            check_fsync({name: broker.setting(name) for name in FSYNC_SETTINGS})
+            self._check_fsync(broker)
         try:
             if submission.via == "xadd":
                 entry = broker.add_request(
@@ -77,6 +77,13 @@ class Line:
             return broker.run(CancelCall(request_id, self.settings))
 
         return self.persist(once)
+
+    def _check_fsync(self, broker: Broker) -> None:
+        try:
+            found = {name: broker.setting(name) for name in FSYNC_SETTINGS}
+        except ConfigurationError as error:
+            raise cannot_check(error) from error
+        check_fsync(found)
 
     def persist(self, attempt: Callable[[], T]) -> T:
         """Do what may be done twice until it succeeds, as long as the client's patience for a server lasts.

@@ -26,6 +26,8 @@ from headrace.wire import Chunk, Done
 
 #: Silence after which a request sent by XADD is sent again; it doubles. Its sender may not be permitted to look.
 RESEND_AFTER_S = 15.0
+#: How often an end is looked for in vain behind the reader. Once may be chance: the server went back in between.
+_MAX_REWINDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Reading:
     Attributes:
         request_id: whose.
         ended: the result is complete and has been handed out.
+        closed: the end was seen, whether it was a result or an error.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Reading:
         wait_s: float,
     ) -> None:
         self.request_id = request_id
-        self.ended = False
+        self.ended = self.closed = False
         self._submission = submission
         self._cutter = cutter
         self._via = via
@@ -88,7 +91,8 @@ class Reading:
         self._resend_at_s, self._resend_after_s = now_s + RESEND_AFTER_S, RESEND_AFTER_S
         self._failure: HeadraceError | None = None
         self._trouble: HeadraceError | None = None
-        self._rewound = self._started = False
+        self._started = False
+        self._num_rewinds = 0
         # One token back: the chunk that ends exactly where the caller stands may be the last one.
         first = max(cutter.num_tokens - 1, 0)
         self._steps: list[Step] = [Read(first, 0 if submission is None else MAX_BLOCK_MS)]
@@ -108,7 +112,7 @@ class Reading:
         self._started = True
         step = self._steps.pop(0) if self._steps else Read(self._cutter.num_tokens, MAX_BLOCK_MS)
         if isinstance(step, Read) and step.block_ms > 0:
-            return Read(step.num_tokens, max(1, int(min(step.block_ms, left_s * 1000))))
+            return Read(step.num_tokens, max(1, int(min(step.block_ms, MAX_BLOCK_MS, left_s * 1000))))
         return step
 
     def got(self, chunks: list[Chunk], now_s: float) -> list[Chunk]:
@@ -126,6 +130,7 @@ class Reading:
             return pieces
         if pieces:
             self._resend_at_s = now_s + self._resend_after_s
+            self._num_rewinds = 0
             self._all_is_well()
         else:
             self._nothing_new(now_s)
@@ -136,9 +141,11 @@ class Reading:
         if state is not None:
             self._all_is_well()
         if state == "done":
-            self._rewound = True
+            self._num_rewinds += 1
             self._steps = [Read(0, 0)]
-        elif state == "tomb":
+            return
+        self._num_rewinds = 0
+        if state == "tomb":
             self._failure = CancelledError(f"{self.request_id} was cancelled", request_id=self.request_id)
         elif state is None and self._submission is not None:
             self._steps = self._sending(self._submission, now_s)
@@ -147,15 +154,13 @@ class Reading:
         elif state is None:
             self._failure = self._unknown()
 
-    def sent(self, submission: Submission) -> None:
-        """Take that a submission went in."""
+    def sent(self) -> None:
+        """Take that the submission went in."""
         self._all_is_well()
-        self._submission = submission
 
     def failed(self, error: BrokerUnavailableError | OverloadedError, now_s: float) -> None:
         """Take that a step could not be done for now: pause, then see what became of the request meanwhile."""
         self._trouble = error
-        self._rewound = False
         pause = Pause(self._patience.pause_s(now_s))
         if self._via == "xadd" and self._submission is not None:
             self._steps = [pause, *self._sending(self._submission, now_s)]
@@ -168,12 +173,13 @@ class Reading:
 
     def _close(self, piece: Chunk, done: Done) -> Chunk | None:
         """Take the last piece; of an end in an error only the tokens are handed out."""
+        self.closed = True
         self._failure = failure_of(done, self.request_id)
         self.ended = self._failure is None
         return piece if self.ended else without_end(piece)
 
     def _nothing_new(self, now_s: float) -> None:
-        if self._rewound:
+        if self._num_rewinds == _MAX_REWINDS:
             self._failure = self._unknown()
         elif self._via == "move":
             self._steps = [Look()]
