@@ -18,7 +18,8 @@ class EngineSettings:
         model_dir: folder with config.json and safetensors.
         revision: of the model; the engine only passes it on in ``Ready``.
         dtype: of weights, activations and the key-value memory.
-        num_threads: threads of one operation, >= 1.
+        num_threads: threads of one operation, >= 1. An operation ends with its slowest thread: where other processes
+            want the same cores, one thread is the fastest.
         max_rows: rows in flight at once, >= 1.
         kv_tokens: token slots of the key-value memory, >= 1.
         step_tokens: tokens computed in one step at most, >= ``max_rows``, so that every decoding row always goes on.

@@ -165,7 +165,7 @@ time.sleep(100)
         assert courier.socket.recv(1) == b"", "the engine lets go of its courier"
 
 
-@pytest.mark.parametrize("text", [None, "{", '{"socket_path": "s", "model_dir": "/nowhere", "revision": "r"}'])
+@pytest.mark.parametrize("text", [None, '{"socket_path": "s", "model_dir": "/nowhere", "revision": "r"}'])
 def test_a_process_that_cannot_serve_says_so_and_fails(text: str | None) -> None:
     environment = {name: value for name, value in os.environ.items() if name != ENVIRONMENT_VARIABLE}
     if text is not None:
