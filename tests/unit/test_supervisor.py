@@ -57,7 +57,9 @@ class Run:
 
     def pid(self, name: str) -> int:
         """The process of the newest start of a child."""
-        return int(re.findall(rf"^{name} started, process (\d+)$", self.err.read_text(), re.MULTILINE)[-1])
+        started = re.compile(rf"^{name} started, process (\d+)$", re.MULTILINE)
+        _until(lambda: started.search(self.err.read_text()) is not None)  # it may write before its maker does
+        return int(started.findall(self.err.read_text())[-1])
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
@@ -152,8 +154,7 @@ def test_a_child_that_is_killed_is_started_again(start: Start) -> None:
     run.until("a starts", "b starts")
     old = run.pid("a")
     os.kill(old, signal.SIGKILL)
-    _until(lambda: run.lines().count("a starts") == 2)
-    assert run.pid("a") != old
+    _until(lambda: run.lines().count("a starts") == 2 and run.pid("a") != old)
     assert run.lines().count("b starts") == 1
     assert "killed by SIGKILL" in run.err.read_text()
 
