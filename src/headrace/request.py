@@ -4,7 +4,7 @@ Field names are OpenAI's. Nothing is coerced and nothing is ignored: an unknown 
 range and a field that this version does not honour are each refused by name.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -64,7 +64,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    v: Literal[1] = 1
+    v: Annotated[int, Field(ge=CONTRACT_VERSION, le=CONTRACT_VERSION)] = CONTRACT_VERSION  # Literal[1] takes True
     id: Annotated[str, Field(pattern=REQUEST_ID_PATTERN)] | None = None
     prompt: Text | list[TokenId] | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_LIST)] | None = None
@@ -131,8 +131,8 @@ def _explain(error: ValidationError) -> InvalidRequestError:
     first = error.errors(include_url=False, include_context=False)[0]
     location = first["loc"]
     if first["type"] == "extra_forbidden":
-        name = str(location[-1])[:64]
-        return InvalidRequestError(f"{name}: unknown field", field=name)
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"[:65] for part in location)[1:]
+        return InvalidRequestError(f"{path}: unknown field", field=str(location[0])[:64])
     if not location:
         text = first["msg"].removeprefix("Value error, ")
         return InvalidRequestError(text, field=text.partition(":")[0])
