@@ -105,7 +105,7 @@ class Chunk:
                 fields["text"],
                 None if done is None else _done(done),
             )
-        except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, msgpack.UnpackException) as error:
             raise DecodeError(f"not a chunk: {error}") from error
 
 
@@ -138,7 +138,11 @@ def decode_body(data: bytes, encoding: Encoding) -> dict[str, Any]:
     """
     try:
         if encoding == "json":
-            fields = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+            text = data.decode()
+            fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+            if "\\u" in text:
+                # Escapes can spell half a character, which no tokenizer and no answer that quotes it can encode.
+                json.dumps(fields, ensure_ascii=False).encode()
         else:
             fields = msgpack.unpackb(data, timestamp=0, ext_hook=_refuse_extension, object_pairs_hook=_unique)
     except RecursionError as error:
@@ -157,7 +161,7 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
         if not isinstance(name, str):
             raise ValueError(f"keys must be strings, not {type(name).__name__}")
         if name in fields:
-            raise ValueError(f"{name[:64]} stands twice")
+            raise ValueError(f"{name[:64]!r} stands twice")
         fields[name] = value
     return fields
 
