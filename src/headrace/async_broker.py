@@ -8,6 +8,7 @@ import redis.asyncio
 from headrace.broker import stream_entries
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_async_client, translated
+from headrace.errors import HeadraceError
 from headrace.keys import Keys, RequestStream
 from headrace.moves import Call, source
 from headrace.wire import Chunk, Encoding
@@ -32,10 +33,14 @@ class AsyncBroker:
     async def connect(cls, settings: Settings) -> Self:
         """Open a client and see that the server and the queue are fit; raises as ``Broker.connect`` does."""
         broker = cls(open_async_client(settings), settings)
-        with translated(settings):
-            check_server(await broker.client.info())
-            lowest, highest = await broker.client.hmget(broker.keys.contract, ["min", "max"])
-        check_contract(lowest, highest, settings.queue_name)
+        try:
+            with translated(settings):
+                check_server(await broker.client.info())
+                lowest, highest = await broker.client.hmget(broker.keys.contract, ["min", "max"])
+            check_contract(lowest, highest, settings.queue_name)
+        except HeadraceError:
+            await broker.close()
+            raise
         return broker
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ import redis
 
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_client, translated
+from headrace.errors import HeadraceError
 from headrace.keys import Keys, RequestStream
 from headrace.moves import Call, source
 from headrace.request import CONTRACT_VERSION
@@ -84,10 +85,14 @@ class Broker:
             ContractVersionError: the queue is served under another version.
         """
         broker = cls(open_client(settings), settings)
-        with translated(settings):
-            check_server(broker.client.info())
-            lowest, highest = broker.client.hmget(broker.keys.contract, "min", "max")
-        check_contract(lowest, highest, settings.queue_name)
+        try:
+            with translated(settings):
+                check_server(broker.client.info())
+                lowest, highest = broker.client.hmget(broker.keys.contract, "min", "max")
+            check_contract(lowest, highest, settings.queue_name)
+        except HeadraceError:
+            broker.close()
+            raise
         return broker
 
     def close(self) -> None:
