@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from headrace.config import Settings
 from headrace.producer import AsyncClient
@@ -23,7 +23,17 @@ class Loop:
         self._thread.start()
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        # Errors travel as values: on its way through a future a TimeoutError would lose its cause.
+        async def outcome() -> tuple[T | None, Exception | None]:
+            try:
+                return await work, None
+            except Exception as error:  # noqa: BLE001 - raised again below
+                return None, error
+
+        value, error = asyncio.run_coroutine_threadsafe(outcome(), self._loop).result()
+        if error is not None:
+            raise error
+        return cast(T, value)
 
     def items(self, iterator: AsyncIterator[T]) -> Iterator[T]:
         async def following() -> list[T]:
