@@ -10,7 +10,7 @@ from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_async_client, translated
 from headrace.errors import HeadraceError
 from headrace.keys import Keys, RequestStream
-from headrace.moves import Call, source
+from headrace.moves import Call, HeartbeatCall, source
 from headrace.wire import Chunk, Encoding
 
 T = TypeVar("T")
@@ -98,13 +98,7 @@ class AsyncBroker:
 
     async def heartbeat(self, worker: str, details: dict[str, object], life_ms: int) -> None:
         """Say that a worker lives, and what it holds."""
-        with translated(self.settings):
-            seconds, microseconds = await self.client.time()
-            pipe = self.client.pipeline(transaction=False)
-            pipe.hset(self.keys.worker(worker), "info", json.dumps(details))
-            pipe.pexpire(self.keys.worker(worker), life_ms)
-            pipe.zadd(self.keys.workers, {worker: int(seconds) * 1000 + int(microseconds) // 1000})
-            await pipe.execute()
+        await self.run(HeartbeatCall(worker, json.dumps(details), life_ms))
 
     async def forget_worker(self, worker: str) -> None:
         """Take a worker that ended in order off the list."""

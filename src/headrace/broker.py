@@ -174,11 +174,13 @@ class Broker:
     def lead(self, scheduler: str, lease_ms: int) -> bool:
         """Become or remain the queue's leading scheduler. For efficiency only: two leaders do no harm."""
         with translated(self.settings):
-            if self.client.set(self.keys.leader, scheduler, nx=True, px=lease_ms):
-                return True
-            if self.client.get(self.keys.leader) != scheduler.encode():
-                return False
-            return bool(self.client.pexpire(self.keys.leader, lease_ms))
+            leader = self.client.get(self.keys.leader)
+            if leader is not None:
+                return bool(leader == scheduler.encode() and self.client.pexpire(self.keys.leader, lease_ms))
+            try:
+                return bool(self.client.set(self.keys.leader, scheduler, nx=True, px=lease_ms))
+            except redis.OutOfMemoryError:
+                return True  # a full server takes no name, and only requests that go on to their end make room
 
     def resign(self, scheduler: str) -> None:
         """Let another scheduler lead at once."""

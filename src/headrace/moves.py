@@ -405,6 +405,24 @@ class ReapCall:
         return Reaped(seen, requeued, expired, dead, bool(amnesty))
 
 
+@dataclass(frozen=True, slots=True)
+class HeartbeatCall:
+    """A worker's sign of life. No move, but a script as they are: a full server takes no plain write."""
+
+    worker: str
+    info: str
+    life_ms: int
+    move: Literal["heartbeat"] = "heartbeat"
+
+    def arguments(self) -> list[Argument]:
+        """See ``lua/heartbeat.lua``."""
+        return [self.worker, self.info, self.life_ms]
+
+    def read(self, reply: object) -> int:
+        """The server's clock, in ms."""
+        return int(_texts([reply])[0])
+
+
 def _bytes(reply: object) -> list[bytes]:
     if not isinstance(reply, list):
         raise DecodeError(f"a move answered {reply!r}")

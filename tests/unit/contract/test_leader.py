@@ -1,0 +1,23 @@
+from tests.unit.contract.actors import Actors
+
+from headrace.moves import HeartbeatCall
+
+
+def test_one_scheduler_leads_until_it_resigns_or_is_silent(actors: Actors) -> None:
+    assert [actors.broker.lead("s1", 60_000), actors.broker.lead("s2", 60_000)] == [True, False]
+    assert actors.broker.lead("s1", 50_000)
+    assert 40_000 < actors.client.pttl("hr:{test}:leader") <= 50_000
+    actors.broker.resign("s2")
+    assert not actors.broker.lead("s2", 60_000)
+    actors.broker.resign("s1")
+    assert actors.broker.lead("s2", 60_000)
+
+
+def test_a_heartbeat_does_not_cut_the_memory_of_a_claim_short(actors: Actors) -> None:
+    actors.running("a")
+    before = actors.broker.now_ms()
+    assert actors.broker.run(HeartbeatCall("w1", "{}", 500)) >= before
+    assert actors.client.pttl("hr:{test}:worker:w1") > 50_000
+    actors.broker.run(HeartbeatCall("w2", "{}", 500))
+    assert 0 < actors.client.pttl("hr:{test}:worker:w2") <= 500
+    assert len(actors.client.zrange("hr:{test}:workers", 0, -1)) == 2
