@@ -29,6 +29,8 @@ _FOLDER_PREFIX = "headrace-worker-"
 _ENGINE_GRACE_S = 5.0
 #: What a courier needs behind its drain time to hand rows back.
 _COURIER_MARGIN_S = 5.0
+#: Idle threads of a product spin only shortly: the other processes need the cores. OpenMP reads it when it is loaded.
+_QUIET_OPENMP = {"GOMP_SPINCOUNT": "10000"}
 
 
 def run(settings: Settings) -> int:
@@ -54,20 +56,30 @@ def run(settings: Settings) -> int:
             model_dir=str(folder.path),
             revision=folder.revision,
             dtype=settings.dtype,
-            num_threads=settings.num_threads or os.cpu_count() or 1,
+            num_threads=settings.num_threads or _spare_cores(settings.workers),
             max_rows=settings.max_rows,
             kv_tokens=settings.kv_tokens,
             step_tokens=settings.step_tokens,
             parent_pid=os.getpid(),
+            log_level=settings.log_level,
         )
         environ = settings.to_environ()
         stages = [
-            [_child("engine", "headrace.workers.engine.process", environ | {ENVIRONMENT_VARIABLE: engine.to_json()},
+            [_child("engine", "headrace.workers.engine.process", environ | _QUIET_OPENMP | {ENVIRONMENT_VARIABLE: engine.to_json()},
                     _ENGINE_GRACE_S)],
             [_child("courier", "headrace.workers.courier", environ | {SOCKET_VARIABLE: socket_path},
                     settings.drain_ms / 1000 + settings.lease_ms / 1000 + _COURIER_MARGIN_S)],
         ]  # fmt: skip
         return Supervisor(stages, settings.restart_ms / 1000).run()
+
+
+def _spare_cores(num_workers: int) -> int:
+    """Threads for one engine of a machine's ``num_workers``, one core left to broker, scheduler and couriers.
+
+    Threads that share a core wait for each other at the end of every product: with as many as there are cores, a busy
+    machine's step takes several times as long as with one fewer.
+    """
+    return max(1, ((os.cpu_count() or 1) - 1) // num_workers)
 
 
 def _child(name: str, module: str, environ: dict[str, str], grace_s: float) -> ChildSpec:

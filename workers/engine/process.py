@@ -20,6 +20,7 @@ import torch
 
 from headrace.errors import ConfigurationError, DecodeError, HeadraceError, InvalidRequestError
 from headrace.kernels import reference
+from headrace.logs import configure
 from headrace.workers.channel import Add, Drop, Message, Ready, Tokens
 from headrace.workers.child import CONFIGURATION_EXIT
 from headrace.workers.engine.engine import Engine
@@ -28,7 +29,8 @@ from headrace.workers.engine.link import CourierGoneError, CourierLink
 from headrace.workers.engine.loading import load
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
 
-logger = logging.getLogger(__name__)
+# By its own name, which as a program is "__main__".
+logger = logging.getLogger("headrace.workers.engine")
 
 # How often an idle engine looks whether its parent still lives, where no signal tells it.
 _ORPHAN_CHECK_S = 1.0
@@ -117,14 +119,16 @@ def main() -> None:
 
     If it cannot be run, one line of log says why, and the exit status tells the supervisor not to try again.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure("info")
     exit_on_sigterm()
     end_with_parent()
     try:
         text = os.environ.get(ENVIRONMENT_VARIABLE)
         if text is None:
             raise ConfigurationError(f"{ENVIRONMENT_VARIABLE} is not set")
-        serve(EngineSettings.from_json(text))
+        settings = EngineSettings.from_json(text)
+        configure(settings.log_level)
+        serve(settings)
     except HeadraceError as error:
         logger.error("%s", error)
         sys.exit(CONFIGURATION_EXIT)

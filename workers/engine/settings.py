@@ -24,6 +24,7 @@ class EngineSettings:
         kv_tokens: token slots of the key-value memory, >= 1.
         step_tokens: tokens computed in one step at most, >= ``max_rows``, so that every decoding row always goes on.
         parent_pid: process whose end ends the engine; None where it lives on its own.
+        log_level: debug, info, warning or error.
     """
 
     socket_path: str
@@ -35,6 +36,7 @@ class EngineSettings:
     kv_tokens: int = 16384
     step_tokens: int = 256
     parent_pid: int | None = None
+    log_level: str = "info"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):

@@ -1,0 +1,34 @@
+"""A fleet that all tests of this folder share: real weights, real processes, a real Valkey."""
+
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+from tests.servers import Server
+
+from headrace.config import Settings
+from headrace.testing.fleet import Fleet
+from headrace.workers.model_store.store import ModelFolder, default_cache_dir, pull
+
+MODEL = "smollm2-135m"
+LEASE_MS = 2_000
+
+
+def fleet_settings(url: str, **given: object) -> Settings:
+    """Settings of a fleet for two cores, with a short lease."""
+    small = {"model": MODEL, "lease_ms": LEASE_MS, "max_context_tokens": 2_048, "num_threads": 2, "drain_ms": 5_000}
+    return Settings.load(redis_url=url, **{**small, **given})
+
+
+@pytest.fixture(scope="session")
+def model() -> ModelFolder:
+    """SmolLM2-135M-Instruct; fetched once into the user's cache."""
+    return pull(MODEL, default_cache_dir(), Console(stderr=True))
+
+
+@pytest.fixture(scope="session")
+def fleet(model: ModelFolder) -> Iterator[Fleet]:
+    """One worker on a server of its own, which keeps an append-only file."""
+    options = ["--appendonly", "yes", "--appendfsync", "everysec"]
+    with Server("valkey", options, port=None) as server, Fleet(fleet_settings(server.url)) as fleet:
+        yield fleet
