@@ -1,5 +1,6 @@
 """The program ``headrace``: its commands, and what becomes of an error."""
 
+import os
 import sys
 import traceback
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ class CommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except (HeadraceError, TimeoutError) as error:
-            if ctx.params.get("debug"):
+            if ctx.params.get("debug") or os.environ.get("HEADRACE_LOG_LEVEL") == "debug":
                 traceback.print_exc()
             print(f"headrace: {error}", file=sys.stderr)
             raise typer.Exit(2 if isinstance(error, ConfigurationError | ModelError) else 1) from error

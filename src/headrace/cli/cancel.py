@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.options import Model, Port, Queue, RedisUrl, Set, check_id, load_settings
-from headrace.producer.client import Client
+from headrace.producer import Client
 
 _OUTCOMES = {
     "unknown": "not known here; it is cancelled if it still comes",

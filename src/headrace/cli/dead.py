@@ -12,7 +12,7 @@ from headrace.cli.printing import print_json
 from headrace.config import Settings
 from headrace.errors import ConfigurationError, DecodeError, HeadraceError, ModelError
 from headrace.job import Job
-from headrace.producer.client import Client
+from headrace.producer import Client
 
 app = typer.Typer(help="Requests given up as poison: look, send again, forget.", no_args_is_help=True)
 

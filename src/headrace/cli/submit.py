@@ -28,7 +28,7 @@ from headrace.cli.request_options import (
 )
 from headrace.errors import ConfigurationError
 from headrace.keys import Lane
-from headrace.producer.client import Client
+from headrace.producer import Client
 from headrace.producer.handle import Handle
 from headrace.wire import Chunk
 

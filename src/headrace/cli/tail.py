@@ -7,7 +7,8 @@ import typer
 from headrace.cli.options import Json, Model, Port, Queue, RedisUrl, Set, check_id, load_settings
 from headrace.cli.printing import print_chunks, timeout_s
 from headrace.cli.submit import INTERRUPTED_EXIT
-from headrace.producer.client import Client
+from headrace.producer import Client
+from headrace.producer.options import ATTACH_WAIT_S
 
 
 def tail(
@@ -27,7 +28,8 @@ def tail(
     """Print a request's text from its beginning, and go on as it grows. Ctrl-C leaves the request alone."""
     settings = load_settings(set_, redis_url=redis_url, port=port, model=model, queue=queue)
     with Client(settings) as client:
-        stream = client.attach(check_id(id_)).stream(after, after_chars=after_chars, timeout_s=timeout_s(timeout))
+        handle = client.attach(check_id(id_), wait_s=ATTACH_WAIT_S)
+        stream = handle.stream(after, after_chars=after_chars, timeout_s=timeout_s(timeout))
         try:
             print_chunks(stream, as_json=json_)
         except KeyboardInterrupt as error:

@@ -84,9 +84,10 @@ def _greet(fleet: Fleet) -> None:
     queue, keys = settings.queue_name, Keys(settings.queue_name)
     requests, out = keys.requests(RequestStream("normal")), keys.out("a1")
     body = '{"id":"a1","prompt":"The capital of France is","max_tokens":8,"temperature":0}'
-    server = f"redis-cli -u {shlex.quote(url)}"
+    socket = url.removeprefix("unix://")
+    server = f"redis-cli -u {shlex.quote(url)}" if socket == url else f"redis-cli -s {shlex.quote(socket)}"
     python = (
-        "from headrace.producer.client import Client; "
+        "from headrace.producer import Client; "
         f'[print(piece, end="") for piece in Client(url="{url}", queue="{queue}").generate("A headrace is")]'
     )
     lines = (

@@ -1,0 +1,183 @@
+"""``headrace submit``, ``tail`` and ``cancel`` against a fleet made of the moves."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from tests.unit.cli.conftest import Headrace, bodies
+from tests.unit.producer.stub_fleet import StubFleet, text_of
+
+from headrace.broker import Broker
+from headrace.moves import CancelCall
+
+
+def _until(holds: Callable[[], object], timeout_s: float = 15.0) -> None:
+    give_up_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < give_up_s, "it did not come about in time"
+        time.sleep(0.01)
+
+
+def _start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "headrace", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    )
+
+
+def test_submit_prints_the_text_and_a_last_newline(headrace: Headrace, stub_fleet: StubFleet) -> None:
+    assert headrace("submit", "hello", "--seed", "5", "--max-tokens", "9") == (0, text_of(5, 9) + "\n", "")
+
+
+def test_json_is_a_chunk_a_line(headrace: Headrace, stub_fleet: StubFleet) -> None:
+    status, out, _ = headrace("submit", "hello", "--seed", "5", "--max-tokens", "5", "--json")
+    chunks = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert "".join(chunk["text"] for chunk in chunks) == text_of(5, 5)
+    assert chunks[-1]["done"]["usage"]["completion_tokens"] == 5
+
+
+def test_stats_go_to_stderr(headrace: Headrace, stub_fleet: StubFleet) -> None:
+    _, out, err = headrace("submit", "hello", "--seed", "5", "--max-tokens", "6", "--stats")
+    assert out == text_of(5, 6) + "\n"
+    assert err.startswith("first token after ")
+    assert "tokens/s (6 tokens)" in err
+
+
+def test_no_wait_prints_the_id_and_leaves(headrace: Headrace, queue: Broker) -> None:
+    assert headrace("submit", "hello", "--id", "a1", "--no-wait", "--lane", "bulk")[:2] == (0, "a1\n")
+    assert queue.request_fields("a1")["lane"] == "bulk"
+
+
+def test_every_option_is_a_field_of_the_request(headrace: Headrace, queue: Broker) -> None:
+    options = ["--max-tokens", "9", "--min-tokens", "2", "--temperature", "0.5", "--top-p", "0.9", "--top-k", "40",
+               "--min-p", "0.1", "--seed", "7", "--stop", "x", "--stop", "y", "--stop-token-id", "2", "--ignore-eos",
+               "--deadline-ms", "9000", "--ttl-ms", "8000", "--reply-to", "me", "--field", "echo=false"]  # fmt: skip
+    assert headrace("submit", "hello", "--no-wait", *options)[0] == 0
+    assert bodies(queue) == [
+        {"prompt": "hello", "max_tokens": 9, "min_tokens": 2, "temperature": 0.5, "top_p": 0.9, "top_k": 40,
+         "min_p": 0.1, "seed": 7, "stop": ["x", "y"], "stop_token_ids": [2], "ignore_eos": True, "deadline_ms": 9000,
+         "ttl_ms": 8000, "reply_to": "me", "echo": False}
+    ]  # fmt: skip
+
+
+def test_chat_asks_in_messages(headrace: Headrace, queue: Broker) -> None:
+    assert headrace("submit", "hello", "--chat", "--system", "Be brief.", "--seed", "1", "--no-wait")[0] == 0
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+    assert bodies(queue) == [{"messages": turns, "seed": 1}]
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+def test_a_prompt_comes_from_stdin_where_there_is_none(headrace: Headrace, queue: Broker, arguments: list[str]) -> None:
+    assert headrace("submit", "--seed", "1", "--no-wait", *arguments, stdin="one\ntwo")[0] == 0
+    assert bodies(queue) == [{"prompt": "one\ntwo", "seed": 1}]
+
+
+def test_token_ids_can_be_given_as_a_field(headrace: Headrace, queue: Broker) -> None:
+    assert headrace("submit", "--field", "prompt=[1,2,3]", "--seed", "1", "--no-wait")[0] == 0
+    assert bodies(queue) == [{"prompt": [1, 2, 3], "seed": 1}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["x", "--lane", "fast"], 2, "--lane 'fast': must be interactive, normal or bulk"),
+        (["x", "--temperature", "-1"], 1, "temperature"),
+        (["x", "--field", "temprature=1"], 1, "temprature: unknown field"),
+        (["x", "--field", "n=2"], 1, "n: this version only honours 1"),
+        (["x", "--field", "seed"], 2, "must be NAME=VALUE"),
+        (["x", "--seed", "1", "--field", "seed=2"], 2, "seed: given twice"),
+        (["x", "--system", "y"], 2, "--system goes with --chat"),
+        (["too long", "--max-tokens", "3"], 1, "prompt: has 9 tokens, at most 8 are allowed"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    headrace: Headrace, stub_fleet: StubFleet, arguments: list[str], status: int, message: str
+) -> None:
+    found, out, err = headrace("submit", *arguments)
+    assert (found, out.strip()) == (status, "")
+    assert err.startswith("headrace: ")
+    assert message in err
+
+
+def test_ctrl_c_in_submit_cancels_the_request(queue: Broker) -> None:
+    with StubFleet(queue, until_token=4):
+        process = _start("submit", "hello", "--id", "a1", "--max-tokens", "50")
+        _until(lambda: queue.request_fields("a1").get("at", "").endswith(":4"))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err == "headrace: a1 is cancelled\n"
+    assert queue.request_fields("a1")["reason"] == "cancelled"
+
+
+def test_ctrl_c_in_tail_leaves_the_request_alone(headrace: Headrace, queue: Broker) -> None:
+    with StubFleet(queue, until_token=4) as fleet:
+        headrace("submit", "hello", "--id", "a1", "--seed", "5", "--max-tokens", "8", "--no-wait")
+        process = _start("tail", "a1")
+        assert process.stdout is not None
+        first = process.stdout.read(len(text_of(5, 4)))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        assert (process.returncode, first, err) == (130, text_of(5, 4), "")
+        fleet.until_token = 1 << 30
+        assert headrace("tail", "a1") == (0, text_of(5, 8) + "\n", "")
+
+
+def test_a_reader_that_goes_away_cancels_the_request_without_a_word(queue: Broker) -> None:
+    with StubFleet(queue, until_token=4) as fleet:
+        process = _start("submit", "hello", "--id", "a1", "--max-tokens", "5000")
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        fleet.until_token = 1 << 30
+        assert process.wait(20) != 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        process.stderr.close()
+    assert queue.request_fields("a1")["reason"] == "cancelled"
+
+
+def test_tail_goes_on_behind_the_tokens_that_are_held(headrace: Headrace, stub_fleet: StubFleet) -> None:
+    headrace("submit", "hello", "--id", "a1", "--seed", "5", "--max-tokens", "8")
+    assert headrace("tail", "a1", "--after", "4") == (0, text_of(5, 8).removeprefix(text_of(5, 4)) + "\n", "")
+    chunks = [json.loads(line) for line in headrace("tail", "a1", "--after", "6", "--json")[1].splitlines()]
+    assert [chunk["i"] for chunk in chunks] == [6]
+
+
+def test_tail_of_an_unknown_request_says_so(headrace: Headrace, queue: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.cli.tail.ATTACH_WAIT_S", 0.1)
+    status, _, err = headrace("tail", "nobody")
+    assert status == 1
+    assert err.startswith("headrace: nobody is unknown")
+
+
+def test_a_result_that_takes_too_long_is_one_line(headrace: Headrace, queue: Broker) -> None:
+    status, _, err = headrace("submit", "hello", "--id", "a1", "--timeout-s", "0.2")
+    assert status == 1
+    assert err == "headrace: no end of a1 within 0.2 s\n"
+
+
+def test_cancel_says_what_became_of_each(headrace: Headrace, queue: Broker) -> None:
+    headrace("submit", "hello", "--id", "waiting", "--no-wait")
+    headrace("submit", "hello", "--id", "over", "--no-wait")
+    queue.run(CancelCall("over", queue.settings))
+    status, out, _ = headrace("cancel", "waiting", "over", "unheard")
+    assert status == 0
+    assert out.splitlines() == [
+        "waiting: cancelled, was submitted",
+        "over: had ended already",
+        "unheard: not known here; it is cancelled if it still comes",
+    ]
+    assert queue.request_fields("waiting")["reason"] == "cancelled"
+
+
+def test_an_id_that_cannot_be_one_is_refused(headrace: Headrace, queue: Broker) -> None:
+    for command in ("cancel", "tail"):
+        status, _, err = headrace(command, "a b")
+        assert status == 2
+        assert "cannot be a request's id" in err
