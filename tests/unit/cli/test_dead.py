@@ -1,0 +1,105 @@
+"""``headrace dead``: requests given up as poison can be looked at, sent again and forgotten."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from tests.unit.cli.conftest import Headrace, bodies
+
+from headrace.broker import Broker
+from headrace.job import Job, SamplingParams
+
+_PARAMS = SamplingParams(
+    max_tokens=9, min_tokens=1, temperature=0.5, top_k=40, top_p=0.9, min_p=0.0, seed=7, stop=("x",),
+    stop_token_ids=(2,), ignore_eos=True,
+)  # fmt: skip
+_FIELDS = {"max_tokens": 9, "min_tokens": 1, "temperature": 0.5, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "seed": 7,
+           "stop": ["x"], "stop_token_ids": [2], "ignore_eos": True}  # fmt: skip
+
+
+def _bury(queue: Broker, *ids: str, job: bytes | None = None) -> None:
+    body = Job((1, 2, 3), _PARAMS, "rev1").encode() if job is None else job
+    for request_id in ids:
+        queue.client.xadd(queue.keys.dead, {"v": 1, "id": request_id, "why": "lost 3 workers", "job": body})
+
+
+def _serve(queue: Broker, revision: str) -> None:
+    details = {"revision": revision, "max_rows": 1, "kv_tokens": 1, "num_rows": 0}
+    queue.client.hset(queue.keys.worker("w"), "info", json.dumps(details))
+    queue.client.zadd(queue.keys.workers, {"w": queue.now_ms()})
+
+
+def _ids(queue: Broker) -> list[str]:
+    return [entry.fields[b"id"].decode() for entry in queue.dead_requests(100)]
+
+
+def test_list_shows_the_newest_first(headrace: Headrace, queue: Broker) -> None:
+    _bury(queue, "a", "b")
+    lines = headrace("dead", "list")[1].splitlines()
+    assert [line.split("  ")[1:] for line in lines] == [["b", "lost 3 workers"], ["a", "lost 3 workers"]]
+
+
+def test_list_as_json_holds_the_whole_job(headrace: Headrace, queue: Broker) -> None:
+    _bury(queue, "a")
+    _bury(queue, "b", job=b"")
+    lost, whole = (json.loads(line) for line in headrace("dead", "list", "--json")[1].splitlines())
+    assert (whole["id"], whole["why"]) == ("a", "lost 3 workers")
+    assert whole["job"] == {"prompt_ids": [1, 2, 3], "params": _FIELDS, "revision": "rev1"}
+    assert lost["job"] is None
+
+
+def test_replay_sends_the_same_tokens_and_parameters_under_a_new_id(headrace: Headrace, queue: Broker) -> None:
+    _bury(queue, "a", "b")
+    _serve(queue, "rev1")
+    assert headrace("dead", "replay", "a") == (0, "a is sent again as a.r1\n", "")
+    assert bodies(queue) == [{"prompt": [1, 2, 3], **_FIELDS}]
+    assert queue.request_fields("a.r1")["state"] == "submitted"
+    assert _ids(queue) == ["b"]
+
+
+def test_replay_of_a_replay_counts_on(headrace: Headrace, queue: Broker) -> None:
+    _bury(queue, "a.r1")
+    assert json.loads(headrace("dead", "replay", "--all", "--json")[1]) == {"id": "a.r1", "replayed_as": "a.r2"}
+
+
+def test_replay_that_was_cut_off_before_the_entry_went_asks_once(headrace: Headrace, queue: Broker) -> None:
+    _bury(queue, "a")
+    assert headrace("dead", "replay", "a")[0] == 0
+    _bury(queue, "a")  # as if the entry had never gone
+    assert headrace("dead", "replay", "a")[0] == 0
+    assert len(bodies(queue)) == 1
+    assert _ids(queue) == []
+
+
+@pytest.mark.parametrize(
+    ("job", "message"), [(b"", "not a job of this version"), (None, "its tokens are of revision rev1")]
+)
+def test_what_cannot_be_sent_again_stays(headrace: Headrace, queue: Broker, job: bytes | None, message: str) -> None:
+    _bury(queue, "a", job=job)
+    _serve(queue, "another")
+    status, _, err = headrace("dead", "replay", "a")
+    assert status != 0
+    assert err.startswith("headrace: a stays in dead: ")
+    assert message in err
+    assert (_ids(queue), bodies(queue)) == (["a"], [])
+
+
+def test_drop_forgets_those_that_are_named(headrace: Headrace, queue: Broker) -> None:
+    _bury(queue, "a", "b", "c")
+    entry = queue.dead_requests(1)[0].id  # of c
+    assert headrace("dead", "drop", "a", entry) == (0, "2 dropped\n", "")
+    assert _ids(queue) == ["b"]
+    assert json.loads(headrace("dead", "drop", "--all", "--json")[1]) == {"dropped": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "name the requests, or give --all"), (["a", "--all"], "name the requests"), (["x"], "not in dead: x")],
+)
+def test_what_is_meant_must_be_clear(headrace: Headrace, queue: Broker, arguments: Sequence[str], message: str) -> None:
+    _bury(queue, "a")
+    for command in ("replay", "drop"):
+        status, _, err = headrace("dead", command, *arguments)
+        assert status == 2
+        assert message in err
+    assert _ids(queue) == ["a"]

@@ -1,0 +1,58 @@
+"""``headrace status``: for people and for scripts."""
+
+import json
+import os
+
+import pytest
+from tests.unit.cli.conftest import Headrace
+
+from headrace.broker import Broker
+from headrace.keys import RequestStream
+
+
+def _heartbeat(queue: Broker, worker: str) -> None:
+    details = {"host": "here", "worker_pid": 1, "courier_pid": 2, "engine_pid": 3, "revision": "abc", "max_rows": 32,
+               "kv_tokens": 4096, "num_rows": 5}  # fmt: skip
+    queue.client.hset(queue.keys.worker(worker), "info", json.dumps(details))
+    queue.client.zadd(queue.keys.workers, {worker: queue.now_ms()})
+
+
+def test_json_tells_totals_lanes_leader_and_workers_with_their_processes(headrace: Headrace, queue: Broker) -> None:
+    headrace("submit", "hello", "--no-wait", "--max-tokens", "10", "--lane", "bulk")
+    queue.lead("scheduler-7", 60_000)
+    _heartbeat(queue, "w1")
+    status, out, _ = headrace("status", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert (found["queue"], found["leader"]) == ("test", "scheduler-7")
+    assert found["load"]["queued"] == 1
+    assert found["load"]["queued_tokens"] > 10
+    assert found["streams"] == {"requests": 0, "requests:interactive": 0, RequestStream("bulk").suffix: 1}
+    [worker] = found["workers"]
+    assert (worker["worker"], worker["num_rows"], worker["details"]["engine_pid"]) == ("w1", 5, 3)
+    assert 0 <= found["now_ms"] - worker["seen_ms"] < 10_000
+
+
+def test_a_person_is_told_what_is_missing(headrace: Headrace, queue: Broker) -> None:
+    out = headrace("status")[1]
+    assert "scheduler none" in out
+    assert out.splitlines()[-1] == "no worker"
+    headrace("submit", "hello", "--no-wait")
+    assert "requests: 1 not admitted yet" in headrace("status")[1]
+    _heartbeat(queue, "w1")
+    last = headrace("status")[1].splitlines()[-1]
+    assert last.startswith("worker w1")
+    assert "engine_pid 3" in last
+
+
+def test_a_password_is_not_shown(headrace: Headrace, queue: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = os.environ["HEADRACE_REDIS_URL"].removeprefix("unix://")
+    queue.client.acl_setuser("reader", enabled=True, passwords=["+secret"], categories=["+@all"], keys=["*"])
+    try:
+        monkeypatch.setenv("HEADRACE_REDIS_URL", f"unix://reader:secret@{socket}")
+        for arguments in (["status"], ["status", "--json"]):
+            status, out, err = headrace(*arguments)
+            assert status == 0
+            assert "secret" not in out + err
+    finally:
+        queue.client.acl_deluser("reader")
