@@ -146,11 +146,11 @@ class Courier:
                 await self._begin(link, intake, claimed)
                 continue
             stir = asyncio.create_task(self._stir.wait())
-            waits: set[asyncio.Task[object]] = {stir}  # type: ignore[arg-type]
+            waits: set[asyncio.Task[object]] = {stir}
             if claimed is not None:
                 if bell is None or bell.done():
                     bell = asyncio.create_task(self._hear(claimed.last_entry))
-                waits.add(bell)  # type: ignore[arg-type]
+                waits.add(bell)
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             stir.cancel()
         if bell is not None:

@@ -25,6 +25,8 @@ class Row:
         self, number: int, claimed: ClaimedRow, worker: str, work: tuple[Job, Detokenizer] | None = None
     ) -> None:
         """Make a row; without ``work`` it is one that can only be ended, its job being unreadable."""
+        job: Job | None
+        self._detokenizer: Detokenizer | None
         job, self._detokenizer = work or (None, None)
         self.number = number
         self.request_id = claimed.request_id

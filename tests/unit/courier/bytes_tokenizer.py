@@ -15,6 +15,6 @@ def byte_tokenizer() -> Tokenizer:
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
     model = tokenizers.Tokenizer(BPE({letter: byte for byte, letter in letters.items()}, []))
-    model.pre_tokenizer = ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    model.decoder = ByteLevelDecoder()  # type: ignore[assignment]
+    model.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    model.decoder = ByteLevelDecoder()
     return Tokenizer(model, ModelFacts(256, 4096, frozenset({0}), {}, None))

