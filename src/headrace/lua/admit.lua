@@ -61,7 +61,10 @@ local function withdraw(id)
   if not h.v then
     redis.call('HSET', REQUEST .. id, 'v', VERSION, 'state', 'tomb')
     redis.call('PEXPIRE', REQUEST .. id, tombstone_ttl)
-  elseif h.v == VERSION and h.state ~= 'done' and h.state ~= 'tomb' then finish(id, h, 'cancelled', t) end
+  elseif h.v == VERSION and h.state ~= 'done' and h.state ~= 'tomb' then
+    finish(id, h, 'cancelled', t)
+    if h.state ~= 'running' then num_queued, num_tokens = num_queued - 1, num_tokens - number(h.cost) end
+  end
   return 'cancelled'
 end
 

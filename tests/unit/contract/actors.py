@@ -192,7 +192,8 @@ class Actors:
         A round of reap before keeps its clock, so that no amnesty comes in between.
         """
         self.no_amnesty()
-        self.client.zadd(self.broker.keys.due, dict.fromkeys(request_ids, 1), xx=True)
+        if request_ids:
+            self.client.zadd(self.broker.keys.due, dict.fromkeys(request_ids, 1), xx=True)
 
     def no_amnesty(self) -> None:
         """As if a reaper had looked just now, and all along before."""

@@ -9,8 +9,8 @@ from headrace.wire import Chunk
 LIVE = ("submitted", "queued", "batched", "running")
 
 
-def check(broker: Broker) -> dict[str, str]:
-    """Count a queue again and compare; return the state of every request there is."""
+def check(broker: Broker) -> dict[str, dict[str, str]]:
+    """Count a queue again and compare; return the hash of every request there is."""
     client, keys = broker.client, broker.keys
     names = [name.decode() for name in client.scan_iter(keys.prefix + "request:*", count=1000)]
     hashes = {name.removeprefix(keys.prefix + "request:"): _texts(client.hgetall(name)) for name in names}
@@ -54,7 +54,7 @@ def check(broker: Broker) -> dict[str, str]:
     load = broker.load()
     for name in ("queued", "queued_tokens", "running", "running_tokens"):
         assert load[name] == totals[name], f"{name} is {load[name]}, a recount gives {totals[name]}"
-    return {request_id: h["state"] for request_id, h in hashes.items()}
+    return hashes
 
 
 def _result(client: Any, name: str) -> list[Chunk]:
