@@ -7,7 +7,7 @@ import redis.asyncio
 
 from headrace.broker import stream_entries
 from headrace.config import Settings
-from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_async_client, translated
+from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_async_client, translated_async
 from headrace.errors import HeadraceError
 from headrace.keys import Keys, RequestStream
 from headrace.moves import Call, HeartbeatCall, source
@@ -34,7 +34,7 @@ class AsyncBroker:
         """Open a client and see that the server and the queue are fit; raises as ``Broker.connect`` does."""
         broker = cls(open_async_client(settings), settings)
         try:
-            with translated(settings):
+            with translated_async(settings):
                 check_server(await broker.client.info())
                 lowest, highest = await broker.client.hmget(broker.keys.contract, ["min", "max"])
             check_contract(lowest, highest, settings.queue_name)
@@ -53,7 +53,7 @@ class AsyncBroker:
         Raises:
             OverloadedError: the server's memory is full, and the move would need more.
         """
-        with translated(self.settings):
+        with translated_async(self.settings):
             script = self._scripts.get(call.move)
             if script is None:
                 script = self._scripts[call.move] = self.client.register_script(source(call.move))
@@ -62,37 +62,37 @@ class AsyncBroker:
 
     async def add_request(self, stream: RequestStream, request_id: str, encoding: Encoding, body: bytes) -> str:
         """Put a request into its stream with a plain XADD, as ``Broker.add_request`` does; return the entry."""
-        with translated(self.settings):
+        with translated_async(self.settings):
             entry = await self.client.xadd(self.keys.requests(stream), {"id": request_id, encoding: body})
         return str(entry.decode())
 
     async def add_cancellation(self, stream: RequestStream, request_id: str) -> str:
         """Ask for a request's end by way of its stream; return the entry."""
-        with translated(self.settings):
+        with translated_async(self.settings):
             entry = await self.client.xadd(self.keys.requests(stream), {"cancel": request_id})
         return str(entry.decode())
 
     async def wait_for_batch(self, last_entry: str) -> None:
         """Sleep until ``batches`` has an entry behind ``last_entry``, or for two seconds."""
-        with translated(self.settings):
+        with translated_async(self.settings):
             await self.client.xread({self.keys.batches: last_entry}, count=1, block=MAX_BLOCK_MS)
 
     async def published_chunks(self, request_id: str) -> list[Chunk]:
         """Everything published of a request, oldest first."""
-        with translated(self.settings):
+        with translated_async(self.settings):
             reply = await self.client.xrange(self.keys.out(request_id))
         return [Chunk.decode(next(iter(entry.fields.values()))) for entry in stream_entries(reply)]
 
     async def chunks_after(self, request_id: str, num_tokens: int, block_ms: int) -> list[Chunk]:
         """Chunks behind the first ``num_tokens`` tokens; waits up to ``block_ms`` for the first, 0 not at all."""
         block = min(block_ms, MAX_BLOCK_MS) if block_ms > 0 else None
-        with translated(self.settings):
+        with translated_async(self.settings):
             reply = await self.client.xread({self.keys.out(request_id): f"{num_tokens}-0"}, block=block)
         return [Chunk.decode(next(iter(fields.values()))) for _, entries in reply or () for _, fields in entries]
 
     async def request_fields(self, request_id: str) -> dict[str, str]:
         """The hash of a request; empty if it is unknown."""
-        with translated(self.settings):
+        with translated_async(self.settings):
             fields = await self.client.hgetall(self.keys.request(request_id))
         return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
 
@@ -102,7 +102,7 @@ class AsyncBroker:
 
     async def forget_worker(self, worker: str) -> None:
         """Take a worker that ended in order off the list."""
-        with translated(self.settings):
+        with translated_async(self.settings):
             pipe = self.client.pipeline(transaction=False)
             pipe.delete(self.keys.worker(worker))
             pipe.zrem(self.keys.workers, worker)
@@ -110,6 +110,6 @@ class AsyncBroker:
 
     async def setting(self, name: str) -> str:
         """One of the server's own settings (CONFIG GET); "" if it has none of that name."""
-        with translated(self.settings):
+        with translated_async(self.settings):
             found = await self.client.config_get(name)
         return str(found.get(name, ""))

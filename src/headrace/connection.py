@@ -1,5 +1,6 @@
 """How a connection to Redis is opened, and what a server must be. Shared by the two brokers."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -94,6 +95,23 @@ def translated(settings: Settings) -> Iterator[None]:
         raise BrokerUnavailableError(f"no Redis server answers at {redact(settings.redis_url)}: {error}") from error
     except RedisError as error:
         raise BrokerUnavailableError(f"{redact(settings.redis_url)} refuses a command: {error}") from error
+
+
+@contextmanager
+def translated_async(settings: Settings) -> Iterator[None]:
+    """The same around asynchronous commands; also raises the task's cancellation where a command swallows it.
+
+    redis-py sends through ``asyncio.wait_for``, which before Python 3.12 returns as if nothing had happened when its
+    task is cancelled in the very moment in which the sending ends. The task would then never end.
+    """
+    task = asyncio.current_task()
+    num_before = task.cancelling() if task else 0
+    try:
+        with translated(settings):
+            yield
+    finally:
+        if task and task.cancelling() > num_before:
+            raise asyncio.CancelledError
 
 
 def check_server(info: Mapping[str, object]) -> None:
