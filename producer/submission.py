@@ -11,6 +11,7 @@ from headrace.config import Settings
 from headrace.errors import ConfigurationError, ExpiredError, InvalidRequestError, OverloadedError
 from headrace.keys import LANES, Lane, RequestStream, check_tenant
 from headrace.moves import SubmitCall, Submitted
+from headrace.producer.cost import estimate_cost_tokens
 from headrace.request import Request
 from headrace.wire import Encoding, encode_body
 
@@ -18,11 +19,6 @@ from headrace.wire import Encoding, encode_body
 Via = Literal["move", "xadd"]
 #: What a submission waits for: the server's memory, or the server's disk as well.
 Durability = Literal["memory", "fsync"]
-
-#: English text has about four bytes a token; the scheduler counts, this only has to be near.
-_BYTES_PER_TOKEN = 4
-#: What a chat template puts around a message.
-_TOKENS_PER_MESSAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +144,9 @@ def prepare(
     return submission
 
 
-def estimate_cost_tokens(request: Request, settings: Settings) -> int:
-    """About how many tokens prompt and output are together, at most what a context holds."""
-    max_tokens = settings.default_max_tokens if request.max_tokens is None else request.max_tokens
-    if isinstance(request.prompt, list):
-        prompt_tokens = len(request.prompt)
-    elif request.prompt is not None:
-        prompt_tokens = _text_tokens(request.prompt)
-    else:
-        prompt_tokens = sum(_text_tokens(m.content) + _TOKENS_PER_MESSAGE for m in request.messages or ())
-    return min(prompt_tokens + max_tokens, settings.max_context_tokens)
-
-
 def _plain(value: object) -> object:
     """A tuple as the list that the schema asks for."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _text_tokens(text: str) -> int:
-    return 1 + len(text.encode()) // _BYTES_PER_TOKEN
 
 
 def _stream(lane: Lane, tenant: str) -> RequestStream:

@@ -274,3 +274,17 @@ def test_a_result_that_is_done_and_not_there_is_unknown() -> None:
     machine.got([], 0.0)
     with pytest.raises(UnknownRequestError):
         machine.next_step(0.0)
+
+
+def test_a_request_sent_by_xadd_is_sent_again_as_soon_as_an_outage_is_over() -> None:
+    machine = reading(sent=submission(), via="xadd")
+    machine.failed(BrokerUnavailableError("away"), 0.0)
+    assert isinstance(machine.next_step(0.0), Pause)
+    assert isinstance(machine.next_step(0.1), Send)
+
+
+def test_an_attached_reader_looks_at_once_what_an_outage_has_left() -> None:
+    machine = reading(held=3)
+    machine.failed(BrokerUnavailableError("away"), 0.0)
+    assert isinstance(machine.next_step(0.0), Pause)
+    assert machine.next_step(0.1) == Read(3, 0)

@@ -9,7 +9,8 @@ from headrace.config import Settings
 from headrace.errors import ExpiredError, InvalidRequestError, OverloadedError
 from headrace.keys import RequestStream
 from headrace.moves import Submitted
-from headrace.producer.submission import Submission, estimate_cost_tokens, prepare
+from headrace.producer.cost import estimate_cost_tokens
+from headrace.producer.submission import Submission, prepare
 from headrace.request import Request
 from headrace.wire import decode_body
 

@@ -1,0 +1,25 @@
+"""About how many tokens a request will take, before a tokenizer has counted them. Pure."""
+
+from headrace.config import Settings
+from headrace.request import Request
+
+#: English text has about four bytes a token; the scheduler counts, this only has to be near.
+_BYTES_PER_TOKEN = 4
+#: What a chat template puts around a message.
+_TOKENS_PER_MESSAGE = 4
+
+
+def estimate_cost_tokens(request: Request, settings: Settings) -> int:
+    """About how many tokens prompt and output are together, at most what a context holds."""
+    max_tokens = settings.default_max_tokens if request.max_tokens is None else request.max_tokens
+    if isinstance(request.prompt, list):
+        prompt_tokens = len(request.prompt)
+    elif request.prompt is not None:
+        prompt_tokens = _text_tokens(request.prompt)
+    else:
+        prompt_tokens = sum(_text_tokens(m.content) + _TOKENS_PER_MESSAGE for m in request.messages or ())
+    return min(prompt_tokens + max_tokens, settings.max_context_tokens)
+
+
+def _text_tokens(text: str) -> int:
+    return 1 + len(text.encode()) // _BYTES_PER_TOKEN
