@@ -26,13 +26,6 @@ def test_a_repeated_submission_is_known_in_every_later_state(actors: Actors) -> 
     assert actors.last("a").num_tokens_after == 1
 
 
-def test_a_repeated_submission_writes_so_that_a_wait_for_the_disk_covers_it(actors: Actors) -> None:
-    actors.submit("a")
-    before = actors.client.hgetall("hr:{test}:load") | actors.client.hgetall("hr:{test}:request:a")
-    actors.submit("a")
-    assert actors.client.hgetall("hr:{test}:load") | actors.client.hgetall("hr:{test}:request:a") != before
-
-
 def test_a_backlog_of_too_many_requests_refuses_and_leaves_no_trace(actors: Actors) -> None:
     actors.limit(max_queued_requests=2)
     actors.submit("a"), actors.submit("b")
