@@ -45,10 +45,9 @@ def measure(actors: Actors, watch: Stopwatch, turn: int) -> None:
         watch.time(f"admit/{MAX_ADMIT_ENTRIES}", MAX_ADMIT_ENTRIES, lambda: actors.admit(ttl_ms=1_000))
     watch.time(f"dispatch/{len(ids)}", len(ids), lambda: actors.dispatch(*ids))
     call = actors.claim_call("w", free_rows=len(ids), max_rows=len(ids))
-    held: list[Holding] = []
-    watch.time(
-        f"claim/{len(ids)}", len(ids), lambda: held.extend(Holding(r, "w") for r in actors.broker.run(call).rows)
-    )
+    claimed: list[ClaimedRow] = []
+    watch.time(f"claim/{len(ids)}", len(ids), lambda: claimed.extend(actors.broker.run(call).rows))
+    held = [Holding(row, "w") for row in claimed]
     for _ in range(3):
         rows = [holding.emit("chunk", 1) for holding in held]
         watch.time(f"emit-chunk/{len(ids)}", len(ids), lambda rows=rows: actors.emit(*rows))  # type: ignore[misc]
