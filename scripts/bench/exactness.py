@@ -1,7 +1,7 @@
 """Greedy tokens of the fleet against transformers: SmolLM2-135M-Instruct, fp32, CPU, fused in random arrival orders.
 
 The prompts are pieces of the Apache licence of random lengths. A token counts as equal if it is transformers' choice
-behind the tokens before it; a difference counts as a near tie only where transformers' own two best are closer than 1e-3.
+behind the tokens before it; a difference counts as a near tie only where it gives away less than 1e-3 of logit.
 """
 
 import random

@@ -70,7 +70,10 @@ def main() -> None:
             broker = fleet.broker
 
             def is_idle() -> bool:
-                return not any(broker.load().values()) and not list(broker.client.scan_iter("*:request:*", count=1_000))
+                left = (
+                    key for what in ("request", "out") for key in broker.client.scan_iter(f"*:{what}:*", count=1_000)
+                )
+                return not any(broker.load().values()) and next(left, None) is None
 
             wait_until(is_idle, 120, "results to expire")
             keys_before, memory_before = broker.client.dbsize(), int(broker.client.info("memory")["used_memory"])
