@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from headrace.cli.fleet import Fleet, headrace_child
-from headrace.cli.logs import configure_logging
 from headrace.cli.options import LogLevel, Model, Set, load_fleet_settings
 from headrace.cli.up import bring_model
+from headrace.logs import configure
 from headrace.workers.supervisor import Supervisor
 
 _PROMPT = "In two sentences: why is the sky blue?"
@@ -36,7 +36,7 @@ def demo(
         settings = load_fleet_settings(
             set_, model=model, port=0, data_dir=data_dir, workers=1, drain_ms=0, log_level=log_level or "warning"
         )
-        configure_logging(settings)
+        configure(settings.log_level)
         bring_model(settings)
         fleet = Fleet.with_own_broker(settings)
         ask = ["submit", "--chat", "--stats", "--temperature", "0", "--max-tokens", str(max_tokens), "--", prompt]

@@ -2,7 +2,6 @@
 
 import typer
 
-from headrace.cli.logs import configure_logging
 from headrace.cli.options import (
     DrainMs,
     KvTokens,
@@ -17,6 +16,7 @@ from headrace.cli.options import (
     Set,
     load_settings,
 )
+from headrace.logs import configure
 
 
 def scheduler(
@@ -32,7 +32,7 @@ def scheduler(
     settings = load_settings(
         set_, redis_url=redis_url, port=port, model=model, queue=queue, lease_ms=lease_ms, log_level=log_level
     )
-    configure_logging(settings)
+    configure(settings.log_level)
     from headrace.workers.scheduler.process import run
 
     run(settings)
@@ -56,7 +56,7 @@ def worker(
         set_, redis_url=redis_url, port=port, model=model, queue=queue, lease_ms=lease_ms, max_rows=max_rows,
         kv_tokens=kv_tokens, num_threads=num_threads, drain_ms=drain_ms, log_level=log_level,
     )  # fmt: skip
-    configure_logging(settings)
+    configure(settings.log_level)
     from headrace.workers.worker import run
 
     raise typer.Exit(run(settings))

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from headrace.cli.fleet import Fleet
-from headrace.cli.logs import configure_logging
 from headrace.cli.options import (
     DrainMs,
     KvTokens,
@@ -25,6 +24,7 @@ from headrace.cli.options import (
 from headrace.config import Settings, redact
 from headrace.errors import ModelError
 from headrace.keys import Keys, RequestStream
+from headrace.logs import configure
 from headrace.workers.supervisor import Supervisor
 
 
@@ -54,7 +54,7 @@ def up(
         lease_ms=lease_ms, max_rows=max_rows, kv_tokens=kv_tokens, num_threads=num_threads, drain_ms=drain_ms,
         log_level=log_level,
     )  # fmt: skip
-    configure_logging(settings)
+    configure(settings.log_level)
     fleet = Fleet.plan(settings)
     bring_model(fleet.settings)
     supervisor = Supervisor(fleet.stages(), settings.restart_ms / 1000, lambda: _greet(fleet))
