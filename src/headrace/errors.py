@@ -28,6 +28,10 @@ class ModelError(HeadraceError):
     """Raised when a model's files are missing, damaged, or of a family that is not supported."""
 
 
+class KernelError(HeadraceError):
+    """Raised when a GPU kernel does not compile, or is called with what it cannot take."""
+
+
 class RequestError(HeadraceError):
     """Base of the errors that concern one request; ``request_id`` tells which."""
 

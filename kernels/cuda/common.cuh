@@ -1,0 +1,166 @@
+// What kernels share: element types, 16-byte vectors, batch reductions, dependent launch.
+//
+// Everything is computed in fp32; memory holds float, __half or __nv_bfloat16. A source is specialised by macros
+// (build.py) and instantiated once, in an extern "C" kernel at its foot. Wrappers have checked all arguments.
+//
+// The reductions are TurboTransformers' batch reduction [1]: X values are reduced together, so that the latency of one
+// value's shuffle hides behind the others', and X sums share one exchange through shared memory and one barrier.
+//
+// [1] J. Fang, Y. Yu, C. Zhao, J. Zhou. TurboTransformers: an efficient GPU serving system for transformer models.
+//     PPoPP 2021, section 4.1 (arXiv:2010.05680).
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+namespace headrace {
+
+constexpr int WARP = 32;
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+// ---- element types ---------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+    return x;
+}
+template <>
+__device__ __forceinline__ __half from_float<__half>(float x) {
+    return __float2half_rn(x);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+    return __float2bfloat16_rn(x);
+}
+
+// The value as memory will hold it: what torch's own operation would read back.
+template <typename T>
+__device__ __forceinline__ float rounded(float x) {
+    return to_float(from_float<T>(x));
+}
+
+// ---- vectors ---------------------------------------------------------------------------------------------------
+
+// N elements that move by one instruction; N * sizeof(T) is 2, 4, 8 or 16, and addresses are multiples of that.
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Vec {
+    T at[N];
+
+    __device__ __forceinline__ float get(int i) const { return to_float(at[i]); }
+    __device__ __forceinline__ void set(int i, float x) { at[i] = from_float<T>(x); }
+};
+
+// Elements in 16 bytes.
+template <typename T>
+constexpr int FULL = 16 / sizeof(T);
+
+template <int BYTES>
+struct Word;
+template <>
+struct Word<2> {
+    using type = unsigned short;
+};
+template <>
+struct Word<4> {
+    using type = unsigned int;
+};
+template <>
+struct Word<8> {
+    using type = uint2;
+};
+template <>
+struct Word<16> {
+    using type = uint4;
+};
+
+template <typename T, int N>
+__device__ __forceinline__ Vec<T, N> load(const T* address) {
+    return *reinterpret_cast<const Vec<T, N>*>(address);
+}
+
+// For what is read once: leaves the caches to others.
+template <typename T, int N>
+__device__ __forceinline__ Vec<T, N> load_once(const T* address) {
+    using W = typename Word<sizeof(T) * N>::type;
+    const W word = __ldcs(reinterpret_cast<const W*>(address));
+    return reinterpret_cast<const Vec<T, N>&>(word);
+}
+
+template <typename T, int N>
+__device__ __forceinline__ void store(T* address, const Vec<T, N>& value) {
+    *reinterpret_cast<Vec<T, N>*>(address) = value;
+}
+
+template <typename T, int N>
+__device__ __forceinline__ void store_once(T* address, const Vec<T, N>& value) {
+    using W = typename Word<sizeof(T) * N>::type;
+    __stcs(reinterpret_cast<W*>(address), reinterpret_cast<const W&>(value));
+}
+
+// ---- reductions ------------------------------------------------------------------------------------------------
+
+struct Sum {
+    static constexpr float NEUTRAL = 0.f;
+    static __device__ __forceinline__ float of(float a, float b) { return a + b; }
+};
+struct Max {
+    static constexpr float NEUTRAL = -INFINITY;
+    static __device__ __forceinline__ float of(float a, float b) { return fmaxf(a, b); }
+};
+
+// Every lane of a group of LANES neighbours ends with the group's X results.
+template <typename Op, int X, int LANES = WARP>
+__device__ __forceinline__ void warp_reduce(float (&value)[X]) {
+#pragma unroll
+    for (int distance = LANES / 2; distance > 0; distance /= 2) {
+        float other[X];
+#pragma unroll
+        for (int i = 0; i < X; i++) other[i] = __shfl_xor_sync(ALL_LANES, value[i], distance);
+#pragma unroll
+        for (int i = 0; i < X; i++) value[i] = Op::of(value[i], other[i]);
+    }
+}
+
+// Every thread of a block of whole warps ends with the block's X results. ``scratch`` is shared memory of
+// [X][WARP] floats; a second call needs another scratch or a barrier in between.
+template <typename Op, int X>
+__device__ __forceinline__ void block_reduce(float (&value)[X], float (*scratch)[WARP]) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, num_warps = blockDim.x / WARP;
+    warp_reduce<Op, X>(value);
+    if (num_warps == 1) return;
+    if (lane == 0) {
+#pragma unroll
+        for (int i = 0; i < X; i++) scratch[i][warp] = value[i];
+    }
+    __syncthreads();
+    // Each warp reduces the partial results itself: no second barrier.
+#pragma unroll
+    for (int i = 0; i < X; i++) value[i] = lane < num_warps ? scratch[i][lane] : Op::NEUTRAL;
+    warp_reduce<Op, X>(value);
+}
+
+// ---- dependent launch ------------------------------------------------------------------------------------------
+
+// Every kernel waits before it touches what an earlier one wrote or may still read, so that a graph may turn an edge
+// into a programmatic one; where the launch is a plain one, this is free.
+__device__ __forceinline__ void wait_for_earlier_kernels() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel's blocks start; they wait for this one's end before they touch its results.
+__device__ __forceinline__ void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace headrace

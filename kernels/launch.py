@@ -1,0 +1,145 @@
+"""Launches: checked, prepared, asynchronous, on torch's current stream. The only place that knows pointers.
+
+A wrapper gets a kernel once per specialisation and calls it with tensors and numbers::
+
+    scale = load("scale", "scale", "PPif", torch.device("cuda", 0), DTYPE="float")
+    scale((num_blocks,), (256,), out, x, x.numel(), 2.0)
+
+Launches may be captured in torch's CUDA graphs. Wrappers check shapes and dtypes; kernels check nothing.
+"""
+
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.errors import KernelError
+from headrace.kernels.build import Macro, Target, cubin
+from headrace.kernels.device import Device, open_device
+
+Argument = Tensor | int | float | None
+Extent = tuple[int] | tuple[int, int] | tuple[int, int, int]
+
+_LETTERS = frozenset("PiIqQf")
+
+
+class Kernel:
+    """A loaded kernel of one device, ready to be launched.
+
+    Attributes:
+        device: where it runs.
+        num_registers: a thread's.
+        local_bytes: a thread's spilled or indexed memory; nought in a kernel that is as it should be.
+        max_threads: of a block.
+    """
+
+    def __init__(self, function: Any, params: str, device: Device, name: str, shared_bytes: int) -> None:
+        self.device = device
+        self.num_registers: int = function.num_regs
+        self.local_bytes: int = function.local_size_bytes
+        self.max_threads: int = function.max_threads_per_block
+        self._name = name
+        self._shared_bytes = shared_bytes
+        self._params = params
+        self._function = function.prepare(params)
+
+    def __call__(self, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
+        """Launch on torch's current stream; the caller keeps tensors alive as with any of torch's operations.
+
+        The thread must have used torch on the device before, which makes its context current there.
+
+        Args:
+            grid: blocks; a grid with no blocks launches nothing.
+            block: threads of a block.
+            arguments: a tensor or None where the signature says ``P``, else a number.
+            shared_bytes: dynamic shared memory, at most what ``load`` was told.
+
+        Raises:
+            KernelError: an argument does not fit the signature or lies elsewhere, or the launch was refused.
+        """
+        if 0 in grid:
+            return
+        values = self._values(arguments)
+        if shared_bytes > self._shared_bytes:
+            raise KernelError(
+                f"{self._name} was loaded for {self._shared_bytes} bytes of shared memory, not {shared_bytes}"
+            )
+        index = self.device.index
+        if torch.cuda.current_device() != index:
+            with torch.cuda.device(index):
+                self._launch(grid, block, values, shared_bytes)
+        else:
+            self._launch(grid, block, values, shared_bytes)
+
+    def _launch(self, grid: Extent, block: Extent, values: list[int | float], shared_bytes: int) -> None:
+        import pycuda.driver
+
+        handle = torch.cuda.current_stream(self.device.index).cuda_stream
+        try:
+            with self.device.launched_on(handle) as stream:
+                self._function.prepared_async_call(grid, block, stream, *values, shared_size=shared_bytes)
+        except (pycuda.driver.Error, struct.error, OverflowError) as error:
+            raise KernelError(f"{self._name} was not launched on {grid} blocks of {block}: {error}") from error
+
+    def _values(self, arguments: tuple[Argument, ...]) -> list[int | float]:
+        if len(arguments) != len(self._params):
+            raise KernelError(f"{self._name} takes {len(self._params)} arguments, not {len(arguments)}")
+        values: list[int | float] = []
+        for letter, argument in zip(self._params, arguments, strict=True):
+            if letter != "P":
+                if not isinstance(argument, int | float):
+                    raise KernelError(f"{self._name} wants a number where it was given {type(argument).__name__}")
+                values.append(argument)
+            elif argument is None:
+                values.append(0)
+            elif isinstance(argument, Tensor) and argument.device.index == self.device.index and argument.is_cuda:
+                values.append(argument.data_ptr())
+            else:
+                where = argument.device if isinstance(argument, Tensor) else type(argument).__name__
+                raise KernelError(f"{self._name} wants a tensor on cuda:{self.device.index}, not {where}")
+        return values
+
+
+def load(
+    source: str, entry: str, params: str, device: torch.device, *, shared_bytes: int = 0, **defines: Macro
+) -> Kernel:
+    """Compile (or find in the cache) and load a kernel; the caller keeps it.
+
+    Args:
+        source: a file in ``cuda/``, without its ending.
+        entry: the kernel's name there; it is declared ``extern "C"``.
+        params: a letter each parameter: P a pointer, i and I 32 bits with and without sign, q and Q 64 bits, f a float.
+        device: a CUDA device; without an index, torch's current one.
+        shared_bytes: the most dynamic shared memory that a launch will ask for.
+        defines: macros.
+
+    Raises:
+        ConfigurationError: no compiler, no PyCUDA, no such GPU.
+        KernelError: the source does not compile, or the signature or shared memory is impossible.
+    """
+    if unknown := set(params) - _LETTERS:
+        raise KernelError(f"unknown parameter letters {sorted(unknown)} in {params!r}")
+    if device.type != "cuda":
+        raise KernelError(f"{entry} runs on a GPU, not on {device}")
+    opened = open_device(torch.cuda.current_device() if device.index is None else device.index)
+    if shared_bytes > opened.shared_bytes:
+        raise KernelError(
+            f"{entry} wants {shared_bytes} bytes of shared memory a block; there are {opened.shared_bytes}"
+        )
+    module = opened.load(cubin(Target.of(source, opened.arch, defines)))
+    return _prepared(module, opened, entry, params, shared_bytes)
+
+
+def _prepared(module: Any, device: Device, entry: str, params: str, shared_bytes: int) -> Kernel:
+    import pycuda.driver
+
+    with device.entered():
+        try:
+            function = module.get_function(entry)
+            if shared_bytes:
+                attribute = pycuda.driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
+                function.set_attribute(attribute, shared_bytes)
+        except pycuda.driver.Error as error:
+            raise KernelError(f"{entry} cannot be prepared: {error}") from error
+        return Kernel(function, params, device, entry, shared_bytes)
