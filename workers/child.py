@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from headrace.errors import ConfigurationError
 
-logger = logging.getLogger(__name__)
+# Both files speak as one.
+logger = logging.getLogger("headrace.workers.supervisor")
 
 #: The exit status of a child that has said on stderr which setting is wrong: a restart would only say it again.
 CONFIGURATION_EXIT = 2
