@@ -21,7 +21,7 @@ Verb = Literal["chunk", "renew", "yield", "lost", "stop", "length", "expired", "
 #: Ids or rows in one call: a script holds the server for its whole run (a row of ``admit`` costs it 30 us).
 MAX_ADMIT_ENTRIES = 64
 MAX_EMIT_ROWS = 256
-#: When reap looks again at a request that waits in a stream.
+#: When reap looks again at a request that waits in its stream, and takes back a batch that no worker took.
 RECHECK_MS = 60_000
 
 ReplyT = TypeVar("ReplyT", covariant=True)

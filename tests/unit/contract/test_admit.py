@@ -127,6 +127,13 @@ def test_a_cancellation_that_comes_first_waits_for_its_request(actors: Actors) -
     assert actors.client.pttl("hr:{test}:request:a") <= 60_000
 
 
+def test_a_cancellation_makes_room_for_the_entries_behind_it(actors: Actors) -> None:
+    actors.limit(max_queued_requests=1)
+    actors.queued("a")
+    actors.xadd_cancel("a"), actors.xadd("b")
+    assert actors.admit() == ["cancelled", "queued"]
+
+
 def test_a_cancellation_sent_twice_leaves_one_tombstone(actors: Actors) -> None:
     actors.xadd_cancel("a"), actors.xadd_cancel("a")
     actors.admit()

@@ -47,6 +47,14 @@ def test_a_terminal_chunk_sent_again_is_refused_and_published_once(actors: Actor
     assert published(actors) == [("2-0", (0, 1))]
 
 
+def test_an_end_does_not_pass_for_a_chunk_that_reached_as_far(actors: Actors) -> None:
+    (held,) = actors.running("a")
+    stale = replace(held)
+    actors.wrote(held, "chunk", 1)
+    assert actors.emit(stale.emit("stop", 1)).refused == {"a"}
+    assert actors.state("a") == "running"
+
+
 @pytest.mark.parametrize("sizes", [(4,), (1,), (2, 1)])
 def test_a_chunk_cut_anew_is_not_published_wherever_it_is_cut(actors: Actors, sizes: tuple[int, ...]) -> None:
     # [0,1,2] published, its answer lost, and then sent as [0,1,2,3], as [0], or as [0,1],[2]. Only the very last of
