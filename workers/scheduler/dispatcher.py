@@ -49,13 +49,16 @@ class Dispatcher:
         return num_sent
 
     def cut(self, ready: Sequence[ReadyRequest]) -> list[list[ReadyRequest]]:
-        """Partition ready requests; batches come in the order of their most urgent member.
+        """Partition ready requests; batches come in the order of their most urgent member, suspects before all others.
 
-        A request with a strike travels alone, so that if it kills its worker again nobody else is suspected.
+        A request with a strike travels alone, so that if it kills its worker again nobody else is suspected. It travels
+        first, because then the first token that a worker streams after a loss is a suspect's, which clears it: were
+        suspects behind the rows that resume, workers that are killed from outside as soon as they stream would take the
+        same innocent down every time.
         """
         position = {request.request_id: index for index, request in enumerate(ready)}
         sound = [request for request in ready if request.strikes == 0]
         items = [Item(request.prompt_tokens + request.num_tokens, request.cost_tokens) for request in sound]
         batches = [[sound[index] for index in batch] for batch in partition(items, self._table, self._limits)]
-        batches += [[request] for request in ready if request.strikes > 0]
-        return sorted(batches, key=lambda batch: position[batch[0].request_id])
+        batches.sort(key=lambda batch: position[batch[0].request_id])
+        return [[request] for request in ready if request.strikes > 0] + batches

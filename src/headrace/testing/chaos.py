@@ -81,7 +81,8 @@ def kill_while_streaming(
         collector.wait(_BATCH_TIMEOUT_S)
         for name, found, wanted in zip(ids, outcomes(collector, ids), expected, strict=True):
             if found != wanted:
-                raise ContractBrokenError(f"{name}: {found} is not the undisturbed {wanted}")
+                done = collector.transcripts[name].done
+                raise ContractBrokenError(f"{name}: {found} is not the undisturbed {wanted}; it ended with {done}")
         batch += 1
     load = fleet.broker.load()
     if any(load.values()):
