@@ -5,10 +5,10 @@ from typing import Any
 
 import fakeredis
 import pytest
-from tests.servers import Kind, Server
 
 from headrace.broker import Broker
 from headrace.config import Settings
+from headrace.testing.servers import Kind, Server
 
 #: A lease short enough to run out in a test, and long enough for two busy cores.
 LEASE_MS = 1_000

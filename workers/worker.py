@@ -64,12 +64,13 @@ def run(settings: Settings) -> int:
             log_level=settings.log_level,
         )
         environ = settings.to_environ()
+        of_engine = environ | _QUIET_OPENMP | {ENVIRONMENT_VARIABLE: engine.to_json()}
+        of_courier = environ | {SOCKET_VARIABLE: socket_path}
+        drain_s = (settings.drain_ms + settings.lease_ms) / 1000 + _COURIER_MARGIN_S
         stages = [
-            [_child("engine", "headrace.workers.engine.process", environ | _QUIET_OPENMP | {ENVIRONMENT_VARIABLE: engine.to_json()},
-                    _ENGINE_GRACE_S)],
-            [_child("courier", "headrace.workers.courier", environ | {SOCKET_VARIABLE: socket_path},
-                    settings.drain_ms / 1000 + settings.lease_ms / 1000 + _COURIER_MARGIN_S)],
-        ]  # fmt: skip
+            [_child("engine", "headrace.workers.engine.process", of_engine, _ENGINE_GRACE_S)],
+            [_child("courier", "headrace.workers.courier", of_courier, drain_s)],
+        ]
         return Supervisor(stages, settings.restart_ms / 1000).run()
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.conftest import fast_settings
-from tests.servers import Kind, Server
 from tests.unit.contract.fuzz import Fuzz, Fuzzed
 
 from headrace.broker import Broker
 from headrace.testing.rows import Report, arguments
+from headrace.testing.servers import Kind, Server
 
 KINDS: tuple[Kind, ...] = ("redis", "valkey")
 

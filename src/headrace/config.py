@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     # The worker
     device: Literal["cpu"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    num_threads: Annotated[int, Field(ge=0)] = Field(0, description="of an engine's products; 0: what cores there are to spare")
+    num_threads: Annotated[int, Field(ge=0)] = Field(0, description="of an engine's products; 0: the cores to spare")
     max_rows: Positive = Field(32, description="requests in one worker's running batch")
     kv_tokens: Positive = Field(32_768, description="tokens in one worker's key-value memory")
     step_tokens: Positive = Field(512, description="tokens of one step, decoding rows and prefill together")

@@ -10,7 +10,8 @@ A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share
 ``request:<id>``           hash: a request's state, without its body. No time to live until it is done. Fields below.
 ``job:<id>``               string: the canonical job (``headrace.job``). Deleted when the request is done.
 ``ready``                  sorted set: admitted ids by score, the order in which they are considered.
-``due``                    sorted set: every live id by the next moment (ms) at which ``reap`` must look at it.
+``due``                    sorted set: every live id by the next moment (ms) at which ``reap`` must look at it; half a
+                           millisecond on top marks a lease that an amnesty has spared once.
 ``batches``                stream, no group: a batch an entry (``ids``, ``solo``, ``v``). Deleted by ``claim``.
 ``wake``                   stream of one entry: rung whenever a batch was taken or a row handed back, so that a
                            scheduler that waits for requests also hears of room.
@@ -19,8 +20,9 @@ A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share
 ``reply:<name>``           stream: chunks of all requests whose ``reply_to`` is ``<name>``, an entry a flush, trimmed to
                            seconds; field ``<id>``, value the chunk.
 ``load``                   hash: totals over live requests, ``queued, queued_tokens, running, running_tokens``, the
-                           virtual time ``v``, and the reaper's clock. Changed only inside moves.
-``tenants``                hash: tenant -> the virtual time at which its last admitted request ends.
+                           virtual time ``v``, the reaper's clock, and ``t_known``, when a request last came twice.
+                           Changed only inside moves.
+``tenants``                hash: ``<lane>:<tenant>`` -> the virtual time at which that flow's last request ends.
 ``leader``                 string with a time to live: the scheduler that works while others stand by. Efficiency only.
 ``worker:<w>``             hash: the last claim's nonce and answer, and the heartbeat. Lives a few leases.
 ``workers``                sorted set: workers by the time (ms) of their last heartbeat.

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
-from tests.servers import Server
 
 from headrace.config import Settings
 from headrace.testing.fleet import Fleet
+from headrace.testing.servers import Server
 from headrace.workers.model_store.store import ModelFolder, default_cache_dir, pull
 
 MODEL = "smollm2-135m"

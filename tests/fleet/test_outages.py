@@ -7,7 +7,6 @@ import time
 
 import pytest
 from tests.fleet.conftest import LEASE_MS, fleet_settings
-from tests.servers import Server, free_port
 
 from headrace.errors import OverloadedError
 from headrace.keys import RequestStream
@@ -15,6 +14,7 @@ from headrace.moves import SubmitCall
 from headrace.testing.chaos import prompts, submit
 from headrace.testing.collector import Collector, outcomes
 from headrace.testing.fleet import Fleet
+from headrace.testing.servers import Server, free_port
 from headrace.workers.model_store.store import ModelFolder
 
 LEASE_S = LEASE_MS / 1000

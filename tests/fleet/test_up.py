@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.fleet.traces import MARK, processes_with, short_folder, until, user_environ
-from tests.servers import Server, free_port
 
+from headrace.testing.servers import Server, free_port
 from headrace.workers.embedded_broker import check_port
 from headrace.workers.model_store.store import ModelFolder
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from tests.conftest import fast_settings
-from tests.servers import Server
 from tests.unit.producer.blocking import BlockingClient
 from tests.unit.producer.stub_fleet import PROMPT_TOKENS, StubFleet, text_of, token
 
@@ -27,6 +26,7 @@ from headrace.producer import AsyncClient, Client, reading
 from headrace.producer.async_handle import AsyncHandle
 from headrace.producer.handle import Handle
 from headrace.producer.submission import Via
+from headrace.testing.servers import Server
 from headrace.wire import Chunk, Usage
 
 AnyClient = Client | BlockingClient

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from tests.conftest import fast_settings
-from tests.servers import Server, free_port
 from tests.unit.producer.blocking import BlockingClient
 from tests.unit.producer.stub_fleet import StubFleet, text_of
 
@@ -14,6 +13,7 @@ from headrace.config import Settings
 from headrace.errors import CancelledError, ConfigurationError
 from headrace.keys import Keys, RequestStream
 from headrace.producer import Client
+from headrace.testing.servers import Server, free_port
 
 KINDS = pytest.mark.parametrize("kind", [Client, BlockingClient])
 TENANT_RULES = (

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 import redis
 from tests.conftest import fast_settings
-from tests.servers import Server
 from tests.unit.contract.actors import Actors
 from tests.unit.contract.audit import check
 
 from headrace.async_broker import AsyncBroker
 from headrace.broker import Broker
 from headrace.errors import OverloadedError
+from headrace.testing.servers import Server
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import redis
 from tests.conftest import fast_settings
-from tests.servers import Server
 from tests.unit.contract.actors import Actors, Holding
 
 from headrace.broker import Broker
@@ -14,6 +13,7 @@ from headrace.connection import translated
 from headrace.errors import ConfigurationError
 from headrace.keys import RequestStream
 from headrace.moves import AdmitCall, CancelCall, ClaimCall, DispatchCall, EmitCall, HeartbeatCall, ReapCall, SubmitCall
+from headrace.testing.servers import Server
 
 STREAM = RequestStream("normal", "t1")
 #: What every script may call; a script's commands and keys are checked against its caller.

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import redis
 from tests.conftest import fast_settings
-from tests.servers import Kind, MissingServerError, Server, free_port, program
 
 from headrace.broker import Broker
 from headrace.errors import BrokerUnavailableError
+from headrace.testing.servers import Kind, MissingServerError, Server, free_port, program
 
 
 def test_a_broker_connects_to_both_servers(broker: Broker) -> None:
@@ -57,7 +57,7 @@ def test_a_missing_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_server_dies_with_the_process_that_started_it() -> None:
     code = (
-        "import signal, sys; from tests.servers import Server; s = Server('redis').start();"
+        "import signal, sys; from headrace.testing.servers import Server; s = Server('redis').start();"
         "print(s.pid, s.folder, flush=True); signal.pause()"
     )
     root = str(Path(__file__).parents[2])

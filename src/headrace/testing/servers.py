@@ -17,6 +17,8 @@ import redis
 Kind = Literal["redis", "valkey"]
 
 _START_TIMEOUT_S = 20.0
+_FOLDERS = Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
+_PREFIX = "hr-test-"
 # The kernel kills a server whose maker dies, even by SIGKILL. The check closes the gap before the call.
 _TIED_TO_PARENT = """
 import ctypes, os, signal, sys
@@ -56,6 +58,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _sweep() -> None:
+    """Remove folders whose makers were killed before they could."""
+    for folder in _FOLDERS.glob(_PREFIX + "*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 class Server:
     """A server with nothing on disk but what ``options`` ask for; use it in a ``with``, or ``start`` and ``close`` it.
 
@@ -67,8 +77,10 @@ class Server:
         self.kind: Kind = kind
         self.options = tuple(options)
         self.port = port
+        self._program = program(kind)
+        _sweep()
         # Short, because a socket's path has at most 108 bytes.
-        self.folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp" if os.path.isdir("/tmp") else None))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_FOLDERS))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -84,7 +96,7 @@ class Server:
 
     def start(self) -> Self:
         """Start it and wait until it answers."""
-        command = [program(self.kind), "--dir", str(self.folder), "--logfile", str(self.folder / "log"), "--save", "",
+        command = [self._program, "--dir", str(self.folder), "--logfile", str(self.folder / "log"), "--save", "",
                    "--appendonly", "no", "--bind", "127.0.0.1", "--port", str(self.port or 0)]  # fmt: skip
         if self.port is None:
             command += ["--unixsocket", str(self.folder / "s")]

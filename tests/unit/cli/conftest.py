@@ -8,13 +8,13 @@ from typing import Any
 import msgpack
 import pytest
 from tests.conftest import fast_settings
-from tests.servers import Server
 from tests.unit.producer.stub_fleet import StubFleet
 from typer.testing import CliRunner
 
 from headrace.broker import Broker
 from headrace.cli.app import app
 from headrace.producer import reading
+from headrace.testing.servers import Server
 
 #: Exit status, stdout, stderr.
 Outcome = tuple[int, str, str]

@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from tests.servers import free_port
 from tests.unit.cli.conftest import Headrace
 
 import headrace as package
+from headrace.testing.servers import free_port
 
 
 def test_the_version_is_the_packages(headrace: Headrace) -> None:

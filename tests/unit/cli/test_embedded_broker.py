@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import redis
-from tests.servers import Server, free_port
 
 from headrace.errors import ConfigurationError
+from headrace.testing.servers import Server, free_port
 from headrace.workers.embedded_broker import EmbeddedBroker, default_data_dir
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 from tests.conftest import fast_settings
-from tests.servers import Server
 from tests.unit.contract.actors import Actors
 from tests.unit.contract.audit import check
 
 from headrace.broker import Broker
+from headrace.testing.servers import Server
 
 
 @pytest.fixture(params=["fake", "redis", "valkey"])

@@ -106,7 +106,7 @@ def test_messagepack_is_answered_in_messagepack(admitter: Admitter) -> None:
         ({"prompt": ""}, "prompt", "empty"),
         ({}, "prompt", "exactly one"),
         ({"prompt": "one", "v": 2}, "v", "1"),
-        ({"prompt": "a\ud800b"}, "body", "surrogates"),
+        ({"prompt": "a\ud800b"}, "prompt", "surrogate"),
     ],
 )
 def test_a_refusal_names_the_field_and_the_limit(
