@@ -69,7 +69,9 @@ class Run:
     def close(self) -> None:
         """Leave nothing behind."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        if self.process.stdout is not None:  # not read to its end: a child that wrongly lived would hold it open
+            self.process.stdout.close()
 
 
 Start = Callable[..., Run]
