@@ -15,8 +15,6 @@ from headrace.errors import ConfigurationError
 # Both files speak as one.
 logger = logging.getLogger("headrace.workers.supervisor")
 
-#: The exit status of a child that has said on stderr which setting is wrong: a restart would only say it again.
-CONFIGURATION_EXIT = 2
 _MAX_PAUSE_S = 5.0
 #: A child that lived this long did start; the next pause is short again.
 _LIVED_S = 5.0

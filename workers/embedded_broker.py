@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from headrace.errors import ConfigurationError
-from headrace.workers.child import CONFIGURATION_EXIT, ChildSpec
+from headrace.errors import CONFIGURATION_STATUS, ConfigurationError
+from headrace.workers.child import ChildSpec
 
 _HOST = "127.0.0.1"
 _MIN_FREE_BYTES = 64 << 20
@@ -200,7 +200,7 @@ def main() -> None:
         _become(EmbeddedBroker(int(port), Path(data_dir)), server)
     except ConfigurationError as error:
         print(f"headrace: {error}", file=sys.stderr)
-        sys.exit(CONFIGURATION_EXIT)
+        sys.exit(CONFIGURATION_STATUS)
 
 
 if __name__ == "__main__":

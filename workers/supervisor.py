@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from headrace.workers.child import CONFIGURATION_EXIT, Child, ChildSpec, describe
-
-__all__ = ["CONFIGURATION_EXIT", "ChildSpec", "Supervisor"]
+from headrace.errors import CONFIGURATION_STATUS
+from headrace.workers.child import Child, ChildSpec, describe
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class Supervisor:
         for child in (child for stage in self._started for child in stage):
             status = child.exit_status()
             if status is not None:
-                if status == CONFIGURATION_EXIT or not child.spec.restart:
+                if status == CONFIGURATION_STATUS or not child.spec.restart:
                     logger.info("%s: %s; everything stops", child.spec.name, describe(status))
                     self._outcome = status if status >= 0 else 128 - status
                 else:

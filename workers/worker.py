@@ -56,7 +56,7 @@ def run(settings: Settings) -> int:
             model_dir=str(folder.path),
             revision=folder.revision,
             dtype=settings.dtype,
-            num_threads=settings.num_threads or _spare_cores(settings.workers),
+            num_threads=settings.num_threads or spare_cores(settings.workers),
             max_rows=settings.max_rows,
             kv_tokens=settings.kv_tokens,
             step_tokens=settings.step_tokens,
@@ -74,7 +74,7 @@ def run(settings: Settings) -> int:
         return Supervisor(stages, settings.restart_ms / 1000).run()
 
 
-def _spare_cores(num_workers: int) -> int:
+def spare_cores(num_workers: int) -> int:
     """Threads for one engine of a machine's ``num_workers``, one core left to broker, scheduler and couriers.
 
     Threads that share a core wait for each other at the end of every product: with as many as there are cores, a busy

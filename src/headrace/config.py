@@ -36,7 +36,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     # What is served, and where
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="server; rediss:// for TLS, unix:// for a socket")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6380/0",
+        description="rediss:// for TLS, unix:// for a socket",
+    )
     redis_password_file: Path | None = Field(None, description="file holding the password, so that no URL has to")
     model: str = Field("smollm2-135m", description="catalogue name, folder, .gguf file, or hub id org/name")
     queue: str = Field("", description="tag of the queue's keys; empty: derived from the model")

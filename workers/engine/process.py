@@ -18,11 +18,10 @@ from pathlib import Path
 
 import torch
 
-from headrace.errors import ConfigurationError, DecodeError, HeadraceError, InvalidRequestError
+from headrace.errors import CONFIGURATION_STATUS, ConfigurationError, DecodeError, HeadraceError, InvalidRequestError
 from headrace.kernels import reference
 from headrace.logs import configure
 from headrace.workers.channel import Add, Drop, Message, Ready, Tokens
-from headrace.workers.child import CONFIGURATION_EXIT
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.lifetime import end_with_parent, exit_on_sigterm, is_orphan
 from headrace.workers.engine.link import CourierGoneError, CourierLink
@@ -131,7 +130,7 @@ def main() -> None:
         serve(settings)
     except HeadraceError as error:
         logger.error("%s", error)
-        sys.exit(CONFIGURATION_EXIT)
+        sys.exit(CONFIGURATION_STATUS)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The processes of ``headrace up`` and of the demo, as stages for the supervisor."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ class Fleet:
         if not is_url_given(settings):
             return cls.with_own_broker(settings)
         Broker.connect(settings).close()
-        return cls(_with_threads(settings), None)
+        return cls(settings, None)
 
     @classmethod
     def with_own_broker(cls, settings: Settings) -> "Fleet":
@@ -49,7 +48,7 @@ class Fleet:
         broker = EmbeddedBroker(settings.port or free_port(), data_dir.expanduser())
         broker.check()
         update = {"redis_url": broker.url, "port": broker.port, "redis_password_file": None}
-        return cls(_with_threads(settings).model_copy(update=update), broker)
+        return cls(settings.model_copy(update=update), broker)
 
     def stages(self) -> list[list[ChildSpec]]:
         """Broker, then scheduler and workers; they stop in the reverse order."""
@@ -64,14 +63,6 @@ class Fleet:
         last = f"worker {settings.workers}"
         processes.append(headrace_child(last, ["worker"], settings, worker_grace_s, ready=watch))
         return [[self.broker.spec()], processes] if self.broker else [processes]
-
-
-def _with_threads(settings: Settings) -> Settings:
-    """Share the cores among the workers: each would take all of them, and they would wait for each other."""
-    if settings.num_threads or settings.workers == 1:
-        return settings
-    share = max(1, (os.cpu_count() or 1) // settings.workers)
-    return settings.model_copy(update={"num_threads": share})
 
 
 class WorkerWatch:

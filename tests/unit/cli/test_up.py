@@ -1,6 +1,5 @@
 """What ``headrace up`` decides and says, without starting anything."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -37,13 +36,6 @@ def test_a_named_server_is_used_as_it_is(queue: Broker) -> None:
 def test_a_named_server_that_is_away_is_said_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(BrokerUnavailableError):
         Fleet.plan(_settings(redis_url=f"unix://{tmp_path}/none"))
-
-
-def test_workers_share_the_cores_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for given, num_threads in (({"workers": 4}, 2), ({"workers": 16}, 1), ({"workers": 4, "num_threads": 3}, 3)):
-        fleet = Fleet.plan(_settings(port=0, data_dir=tmp_path / "data", **given))
-        assert fleet.settings.num_threads == num_threads
 
 
 def test_a_worker_gets_its_drain_time_before_it_is_killed(tmp_path: Path) -> None:

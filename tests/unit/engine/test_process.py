@@ -10,9 +10,9 @@ from typing import Self
 
 import pytest
 
+from headrace.errors import CONFIGURATION_STATUS
 from headrace.job import SamplingParams
 from headrace.workers.channel import Add, Decoder, Drop, Message, Ready, Tokens, encode
-from headrace.workers.child import CONFIGURATION_EXIT
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
 
@@ -171,6 +171,6 @@ def test_a_process_that_cannot_serve_says_so_and_fails(text: str | None) -> None
     if text is not None:
         environment[ENVIRONMENT_VARIABLE] = text
     ended = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == CONFIGURATION_EXIT
+    assert ended.returncode == CONFIGURATION_STATUS
     assert "Traceback" not in ended.stderr
     assert "nowhere" in ended.stderr or ENVIRONMENT_VARIABLE in ended.stderr
