@@ -17,6 +17,8 @@ from headrace.job import SamplingParams
 
 _LENGTH = struct.Struct(">I")
 MAX_FRAME_BYTES = 256 << 20
+#: Where a worker tells its courier on which socket its engine listens.
+SOCKET_VARIABLE = "HEADRACE_ENGINE_SOCKET"
 
 Finish = Literal["", "stop", "length", "error"]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from headrace.config import Settings
 from headrace.errors import ConfigurationError
+from headrace.workers.channel import SOCKET_VARIABLE
 from headrace.workers.child import ChildSpec
-from headrace.workers.courier.__main__ import SOCKET_VARIABLE
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
 from headrace.workers.model_store.store import default_cache_dir, resolve
 from headrace.workers.supervisor import Supervisor
@@ -26,6 +26,8 @@ from headrace.workers.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 _FOLDER_PREFIX = "headrace-worker-"
+#: A Unix socket's path has at most 103 characters on macOS, 107 on Linux; ours adds some 40 to its root.
+_MAX_ROOT_CHARS = 60
 _ENGINE_GRACE_S = 5.0
 #: What a courier needs behind its drain time to hand rows back.
 _COURIER_MARGIN_S = 5.0
@@ -92,6 +94,8 @@ def _child(name: str, module: str, environ: dict[str, str], grace_s: float) -> C
 def _meeting_folder() -> Iterator[Path]:
     """A folder for the socket, gone afterwards; those of workers that were killed are swept away first."""
     root = Path(tempfile.gettempdir())
+    if len(str(root)) > _MAX_ROOT_CHARS:
+        root = Path("/tmp")
     for left in root.glob(f"{_FOLDER_PREFIX}*"):
         pid = left.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir():

@@ -182,6 +182,12 @@ class Broker:
             except redis.OutOfMemoryError:
                 return True  # a full server takes no name, and only requests that go on to their end make room
 
+    def leader(self) -> str:
+        """Name of the scheduler that leads, ``<host>-<pid>-<random>``; "" if there is none."""
+        with translated(self.settings):
+            name = self.client.get(self.keys.leader)
+        return name.decode() if name else ""
+
     def resign(self, scheduler: str) -> None:
         """Let another scheduler lead at once."""
         with translated(self.settings):

@@ -174,7 +174,8 @@ class Settings(BaseSettings):
 
 
 def redact(url: str) -> str:
-    """A URL fit for a log: without its password."""
+    """A URL fit for a log: without its password, be it in front of the host or in the query."""
+    url = re.sub(r"([?&]password=)[^&]*", r"\1***", url)
     parts = urlsplit(url)
     if not parts.password:
         return url

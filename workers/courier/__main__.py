@@ -9,11 +9,10 @@ from headrace.async_broker import AsyncBroker
 from headrace.config import Settings
 from headrace.errors import HeadraceError, exit_status
 from headrace.logs import configure
+from headrace.workers.channel import SOCKET_VARIABLE
 from headrace.workers.courier.courier import Courier
 from headrace.workers.model_store.store import default_cache_dir, resolve
 from headrace.workers.text.tokenizer import Tokenizer
-
-SOCKET_VARIABLE = "HEADRACE_ENGINE_SOCKET"
 
 
 async def serve(settings: Settings, socket_path: str) -> None:

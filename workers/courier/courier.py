@@ -59,6 +59,7 @@ class Courier:
         self._urgent = asyncio.Event()
         self._stir = asyncio.Event()
         self._signalled = asyncio.Event()
+        self._linked = asyncio.Event()
 
     def stop(self) -> None:
         """Drain: claim no more, let rows end for a while, hand the rest back; called twice, hand back now."""
@@ -85,6 +86,7 @@ class Courier:
             link = await EngineLink.connect(self._socket_path)
             log.info("engine %d: %d rows, %d tokens", link.ready.pid, link.ready.max_rows, link.ready.kv_tokens)
             self._link = link
+            self._linked.set()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._take_in(link))
                 async for message in link.messages:
@@ -272,7 +274,9 @@ class Courier:
                 }
                 with contextlib.suppress(BrokerUnavailableError):
                     await self._broker.heartbeat(self.name, details, life_ms=6 * self._settings.lease_ms)
-            await asyncio.sleep(interval_s)
+            # A fleet that starts waits for the first beat: it comes as soon as there is an engine.
+            await self._wait(self._linked, interval_s)
+            self._linked.clear()
 
     async def _drain(self) -> None:
         """After ``stop``: wait for rows to end, hand back those that do not, and leave the list of workers."""

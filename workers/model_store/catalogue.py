@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+CONVERTER_VERSION = 1
+"""Raised whenever the same GGUF file would give another folder than before."""
+
 
 @dataclass(frozen=True, slots=True)
 class CatalogueModel:

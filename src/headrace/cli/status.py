@@ -7,7 +7,6 @@ from typing import Any
 from headrace.broker import Broker, WorkerInfo
 from headrace.cli.options import Json, Model, Port, Queue, RedisUrl, Set, load_settings
 from headrace.config import Settings, redact
-from headrace.connection import translated
 from headrace.keys import LANES, RequestStream
 
 #: A worker that has been silent for so many leases is not listed.
@@ -43,18 +42,12 @@ class Status:
         return cls(
             redact(settings.redis_url),
             settings.queue_name,
-            _leader(broker, settings),
+            broker.leader(),
             broker.load(),
             broker.stream_lengths(streams),
             tuple(broker.workers(settings.lease_ms * _WORKER_LIFE_LEASES)),
             broker.now_ms(),
         )
-
-
-def _leader(broker: Broker, settings: Settings) -> str:
-    with translated(settings):
-        name: bytes | None = broker.client.get(broker.keys.leader)
-    return name.decode() if name else ""
 
 
 def status(

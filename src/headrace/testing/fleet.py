@@ -99,8 +99,8 @@ class Fleet:
         if part == "supervisor":
             return [self._process.pid] if self._process is not None else []
         if part == "scheduler":
-            leader = self.broker.client.get(self.broker.keys.leader)
-            found = [int(leader.decode().rsplit("-", 2)[1])] if leader else []
+            leader = self.broker.leader()
+            found = [int(leader.rsplit("-", 2)[1])] if leader else []
         else:
             workers = self.broker.workers(max_age_ms=self.settings.lease_ms)
             found = [int(worker.details[f"{part}_pid"]) for worker in workers]

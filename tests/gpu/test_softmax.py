@@ -1,0 +1,53 @@
+import pytest
+import torch
+from tests.gpu.tolerance import assert_fair, poisoned
+
+from headrace.kernels import reference_fused as reference
+from headrace.kernels.softmax import softmax
+
+SHAPES = [
+    (1, 1, 1, 1),
+    (2, 3, 5, 7),
+    (1, 2, 113, 203),
+    (3, 4, 10, 512),
+    (64, 16, 8, 40),
+    (2, 1, 3, 5000),
+    (1, 1, 2, 40001),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["none", "seen", "added", "causal"])
+def test_softmax_errs_as_little_as_torch(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int, int], kind: str
+) -> None:
+    batch, _, queries, length = shape
+    scores = torch.randn(shape, device=device, dtype=dtype) * 4
+    mask = None
+    if kind == "seen":
+        mask = torch.rand(batch, 1, 1, length, device=device) < 0.7
+        mask[..., 0] = True
+    elif kind == "added":
+        mask = torch.randn(1, shape[1], queries, length, device=device, dtype=dtype)
+    elif kind == "causal":
+        mask = torch.ones(queries, length, device=device, dtype=torch.bool).tril(length - queries)
+        mask = mask[None, None]
+    wide = mask.double() if mask is not None and mask.dtype == dtype else mask
+    truth = reference.softmax(scores.double(), wide, scale=0.3)
+    peer = reference.softmax(scores, mask, scale=0.3)
+    assert_fair(softmax(scores, mask, scale=0.3, out=poisoned(scores)), truth, peer)
+
+
+@pytest.mark.parametrize("length", [3, 700, 9000, 50000])
+def test_a_row_that_sees_nothing_becomes_zeros(device: torch.device, length: int) -> None:
+    scores = torch.randn(2, 1, 3, length, device=device)
+    mask = torch.ones(2, 1, 3, length, device=device, dtype=torch.bool)
+    mask[1, 0, 2] = False
+    out = softmax(scores, mask)
+    assert not out[1, 0, 2].any()
+    assert torch.allclose(out.sum(dim=-1).flatten()[:5], torch.ones(5, device=device))
+
+
+def test_large_scores_do_not_overflow(device: torch.device) -> None:
+    scores = torch.randn(1, 1, 4, 300, device=device) + 3e4
+    assert_fair(softmax(scores), reference.softmax(scores.double()), reference.softmax(scores))

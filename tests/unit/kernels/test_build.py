@@ -1,0 +1,146 @@
+import hashlib
+import multiprocessing
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace.errors import ConfigurationError, KernelError
+from headrace.kernels import build
+from headrace.kernels.device import open_device
+from headrace.kernels.launch import load
+
+TARGET = build.Target.of("thing", "sm_90a", {"B": 2, "A": "float"})
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of sources, and an nvcc that only has a version."""
+    folder = tmp_path / "cuda"
+    folder.mkdir()
+    (folder / "thing.cu").write_text("source")
+    (folder / "common.cuh").write_text("header")
+    monkeypatch.setattr(build, "CUDA_DIR", folder)
+    monkeypatch.setattr(build, "nvcc_version", lambda: "13.0")
+    return folder
+
+
+def compile_slowly(target: build.Target) -> bytes:
+    log = Path(os.environ["COMPILED"])
+    with log.open("a") as file:
+        file.write("once\n")
+    time.sleep(0.3)
+    return b"machine code " * 1000
+
+
+def ask(cache: Path) -> bytes:
+    return build.cubin(TARGET, cache)
+
+
+def test_many_processes_compile_once(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_compile", compile_slowly)
+    monkeypatch.setenv("COMPILED", str(tmp_path / "log"))
+    with multiprocessing.get_context("fork").Pool(6) as pool:
+        found = pool.map(ask, [tmp_path / "cache"] * 6)
+    assert set(found) == {b"machine code " * 1000}
+    assert (tmp_path / "log").read_text() == "once\n"
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_a_damaged_file_is_compiled_again(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_compile", lambda target: b"good")
+    build.cubin(TARGET, tmp_path)
+    (path,) = tmp_path.glob("*.cubin")
+    for damaged in (b"", b"half", hashlib.sha256(b"other").digest() + b"good"):
+        path.write_bytes(damaged)
+        assert build.cubin(TARGET, tmp_path) == b"good"
+        assert path.read_bytes().endswith(b"good")
+
+
+def test_all_that_matters_changes_the_key(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [build._key(TARGET)]
+    keys.append(build._key(build.Target.of("thing", "sm_80", {"A": "float", "B": 2})))
+    keys.append(build._key(build.Target.of("thing", "sm_90a", {"A": "float", "B": 3})))
+    (sources / "thing.cu").write_text("source of another kind")
+    keys.append(build._key(TARGET))
+    (sources / "common.cuh").write_text("another header")
+    keys.append(build._key(TARGET))
+    monkeypatch.setattr(build, "nvcc_version", lambda: "13.1")
+    keys.append(build._key(TARGET))
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_order_of_macros_does_not_matter() -> None:
+    assert build.Target.of("thing", "sm_90a", {"A": "float", "B": 2}) == TARGET
+    assert TARGET.flags[-2:] == ["-DA=float", "-DB=2"]
+
+
+def test_a_compiler_that_fails_leaves_nothing_and_frees_the_lock(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(target: build.Target) -> bytes:
+        raise KernelError("no")
+
+    monkeypatch.setattr(build, "_compile", fail)
+    for _ in range(2):
+        with pytest.raises(KernelError, match="no"):
+            build.cubin(TARGET, tmp_path)
+    assert not list(tmp_path.glob("*.cubin"))
+
+
+def test_architectures_are_named() -> None:
+    named = [build.architecture(capability) for capability in ((8, 0), (8, 9), (9, 0), (12, 0))]
+    assert named == ["sm_80", "sm_89", "sm_90a", "sm_120"]
+    with pytest.raises(ConfigurationError, match=r"8\.0 or newer"):
+        build.architecture((7, 5))
+
+
+def test_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    build.nvcc_version.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="nvcc is not on the PATH"):
+        build.nvcc_version()
+
+
+def test_a_missing_pycuda_is_told(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("pycuda", "pycuda.compiler", "pycuda.driver"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigurationError, match="PyCUDA cannot be imported"):
+        build.cubin(TARGET, tmp_path)
+    open_device.cache_clear()
+    with pytest.raises(ConfigurationError, match="PyCUDA cannot be imported"):
+        open_device(0)
+
+
+def test_a_missing_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = types.ModuleType("pycuda.driver")
+    package = types.ModuleType("pycuda")
+    package.driver = driver  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    open_device.cache_clear()
+    with pytest.raises(ConfigurationError, match="torch finds no CUDA device"):
+        open_device(0)
+
+
+def test_signatures_and_devices_are_checked_before_anything_is_opened() -> None:
+    with pytest.raises(KernelError, match="letters"):
+        load("rms_norm", "rms_norm", "PX", torch.device("cuda", 0))
+    with pytest.raises(KernelError, match="runs on a GPU"):
+        load("rms_norm", "rms_norm", "P", torch.device("cpu"))
+
+
+def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE_DIR", "/chosen")
+    assert build.default_cache_dir() == Path("/chosen/kernels")
+    monkeypatch.delenv("HEADRACE_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert build.default_cache_dir() == Path("/xdg/headrace/kernels")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/one")
+    assert build.default_cache_dir() == Path("/home/one/.cache/headrace/kernels")
