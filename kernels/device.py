@@ -39,6 +39,11 @@ class Device:
     context: Any
     _streams: dict[int, Any] = field(default_factory=dict)
     _modules: list[Any] = field(default_factory=list)
+    _detour: torch.cuda.ExternalStream = field(init=False)
+
+    def __post_init__(self) -> None:
+        # It stands in for all foreign streams: work that meets there is in order, which is never wrong.
+        self._detour = self.new_stream()
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -80,7 +85,7 @@ class Device:
             yield self._streams[handle]
         else:
             foreign = _as_torch(handle, self.index)
-            own = _detour(self)
+            own = self._detour
             own.wait_event(foreign.record_event())
             yield self._streams[own.cuda_stream]
             foreign.wait_event(own.record_event())
@@ -134,9 +139,3 @@ def _driver() -> ModuleType:
 def _as_torch(handle: int, index: int) -> torch.cuda.ExternalStream:
     stream: torch.cuda.ExternalStream = torch.cuda.ExternalStream(handle, device=index)  # type: ignore[no-untyped-call]
     return stream
-
-
-@functools.cache
-def _detour(device: Device) -> torch.cuda.ExternalStream:
-    """The stream of ours that stands in for foreign ones; work that meets there is in order, which is never wrong."""
-    return device.new_stream()

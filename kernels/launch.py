@@ -8,7 +8,6 @@ A wrapper gets a kernel once per specialisation and calls it with tensors and nu
 Launches may be captured in torch's CUDA graphs. Wrappers check shapes and dtypes; kernels check nothing.
 """
 
-import struct
 from typing import Any
 
 import torch
@@ -73,13 +72,15 @@ class Kernel:
             self._launch(grid, block, values, shared_bytes)
 
     def _launch(self, grid: Extent, block: Extent, values: list[int | float], shared_bytes: int) -> None:
+        import pycuda._pvt_struct  # PyCUDA packs arguments with a struct module of its own
         import pycuda.driver
 
         handle = torch.cuda.current_stream(self.device.index).cuda_stream
+        block = (*block, 1, 1)[:3]  # PyCUDA takes a shorter grid, but not a shorter block
         try:
             with self.device.launched_on(handle) as stream:
                 self._function.prepared_async_call(grid, block, stream, *values, shared_size=shared_bytes)
-        except (pycuda.driver.Error, struct.error, OverflowError) as error:
+        except (pycuda.driver.Error, pycuda._pvt_struct.error, OverflowError) as error:
             raise KernelError(f"{self._name} was not launched on {grid} blocks of {block}: {error}") from error
 
     def _values(self, arguments: tuple[Argument, ...]) -> list[int | float]:

@@ -115,11 +115,11 @@ struct Max {
     static __device__ __forceinline__ float of(float a, float b) { return fmaxf(a, b); }
 };
 
-// Every lane of a group of LANES neighbours ends with the group's X results.
-template <typename Op, int X, int LANES = WARP>
+// Every lane of a group of SPAN neighbours ends with the group's X results.
+template <typename Op, int X, int SPAN = WARP>
 __device__ __forceinline__ void warp_reduce(float (&value)[X]) {
 #pragma unroll
-    for (int distance = LANES / 2; distance > 0; distance /= 2) {
+    for (int distance = SPAN / 2; distance > 0; distance /= 2) {
         float other[X];
 #pragma unroll
         for (int i = 0; i < X; i++) other[i] = __shfl_xor_sync(ALL_LANES, value[i], distance);

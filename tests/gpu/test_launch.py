@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ extern "C" __global__ void scale(float* out, const float* x, int count, float by
 
 
 @pytest.fixture
-def scale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: torch.device) -> Iterator[Kernel]:
+def scale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: torch.device) -> Kernel:
     """A kernel from a folder of its own, cached in another."""
     cuda = tmp_path / "cuda"
     cuda.mkdir()
@@ -27,7 +26,7 @@ def scale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: torch.device)
     (cuda / "common.cuh").write_text((build.CUDA_DIR / "common.cuh").read_text())
     monkeypatch.setattr(build, "CUDA_DIR", cuda)
     monkeypatch.setenv("HEADRACE_CACHE_DIR", str(tmp_path / "cache"))
-    yield load("scale", "scale", "PPif", device)
+    return load("scale", "scale", "PPif", device)
 
 
 def run(scale: Kernel, x: torch.Tensor, by: float) -> torch.Tensor:
@@ -39,9 +38,10 @@ def run(scale: Kernel, x: torch.Tensor, by: float) -> torch.Tensor:
 def test_a_kernel_runs_on_every_kind_of_stream_in_order(scale: Kernel, device: torch.device) -> None:
     x = torch.randn(1 << 20, device=device)
     torch.cuda.synchronize()
-    for stream in (torch.cuda.default_stream(), torch.cuda.Stream(), open_device(scale.device.index).new_stream()):
+    foreign = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    for stream in (torch.cuda.default_stream(), foreign, open_device(scale.device.index).new_stream()):
         with torch.cuda.stream(stream):
-            torch.cuda._sleep(10_000_000)
+            torch.cuda._sleep(10_000_000)  # type: ignore[no-untyped-call]
             late = x * 3
             out = run(scale, run(scale, late, 2.0), 0.5)
             again = out + 1
@@ -52,7 +52,8 @@ def test_a_kernel_runs_on_every_kind_of_stream_in_order(scale: Kernel, device: t
 @pytest.mark.parametrize("ours", [False, True])
 def test_launches_are_captured_in_torch_s_graphs(scale: Kernel, device: torch.device, ours: bool) -> None:
     x = torch.zeros(1000, device=device)
-    stream = open_device(scale.device.index).new_stream() if ours else torch.cuda.Stream()
+    foreign = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = open_device(scale.device.index).new_stream() if ours else foreign
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):

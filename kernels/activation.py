@@ -1,0 +1,98 @@
+"""SwiGLU, GeGLU and GELU with a bias: ``cuda/activation.cu``."""
+
+import functools
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from headrace.errors import KernelError
+from headrace.kernels.checks import element_type, require
+from headrace.kernels.device import open_device
+from headrace.kernels.launch import Kernel, load
+from headrace.kernels.rows import vector
+from headrace.kernels.stretches import Stretches, stretch
+
+Gelu = Literal["erf", "tanh"]
+Layout = Literal["halves", "alternating"]
+
+_SILU = 0
+_GELU: dict[Gelu, int] = {"erf": 1, "tanh": 2}
+_BIASED = 0
+_GATED: dict[Layout, int] = {"halves": 1, "alternating": 2}
+
+
+def swiglu(gate_up: Tensor, *, layout: Layout = "halves", out: Tensor | None = None) -> Tensor:
+    """Compute ``silu(gate) * up``.
+
+    Args:
+        gate_up: fp32, fp16 or bf16 ``[num_tokens, 2 * inner]``, contiguous.
+        layout: ``halves``: gate before up; ``alternating``: g0, u0, g1, u1, …, which shards at any even column.
+        out: where to. Default: a new tensor.
+
+    Returns:
+        ``[num_tokens, inner]``.
+
+    Raises:
+        KernelError: shapes, dtypes or devices do not fit.
+    """
+    return _gated(gate_up, _SILU, layout, out)
+
+
+def geglu(gate_up: Tensor, *, gelu: Gelu = "tanh", layout: Layout = "halves", out: Tensor | None = None) -> Tensor:
+    """Compute ``gelu(gate) * up``; arguments as ``swiglu``, and which form of GELU is meant."""
+    return _gated(gate_up, _GELU[gelu], layout, out)
+
+
+def bias_gelu(x: Tensor, bias: Tensor | None, *, gelu: Gelu = "erf", out: Tensor | None = None) -> Tensor:
+    """Compute ``gelu(x + bias)``.
+
+    Args:
+        x: fp32, fp16 or bf16 ``[num_tokens, inner]``, contiguous.
+        bias: ``[inner]``, or None.
+        gelu: which form.
+        out: where to; may be x. Default: a new tensor.
+
+    Raises:
+        KernelError: shapes, dtypes or devices do not fit.
+    """
+    out = torch.empty_like(x) if out is None else out
+    require(x, "x", x.shape, x.dtype)
+    require(bias, "bias", (x.shape[1],), x.dtype)
+    _launch(out, x, bias, _GELU[gelu], _BIASED)
+    return out
+
+
+def _gated(gate_up: Tensor, function: int, layout: Layout, out: Tensor | None) -> Tensor:
+    num_tokens, both = gate_up.shape
+    if both % 2:
+        raise KernelError(f"gate_up has {both} columns, which is not twice anything")
+    out = gate_up.new_empty(num_tokens, both // 2) if out is None else out
+    require(gate_up, "gate_up", gate_up.shape, gate_up.dtype)
+    _launch(out, gate_up, None, function, _GATED[layout])
+    return out
+
+
+def _launch(out: Tensor, x: Tensor, bias: Tensor | None, function: int, form: int) -> None:
+    num_rows, width = x.shape[0], out.shape[1]
+    require(out, "out", (num_rows, x.shape[1] if form == _BIASED else x.shape[1] // 2), x.dtype)
+    vec = vector(width, x.element_size())
+    shape = stretch(width // vec, num_rows, open_device(x.get_device()).num_sms)
+    kernel = _kernel(x.device, element_type(x, "x"), vec, shape, function, form)
+    kernel((shape.num_stretches, min(num_rows, 65535)), (shape.threads,), out, x, bias, num_rows, width)
+
+
+@functools.cache
+def _kernel(device: torch.device, element: str, vec: int, shape: Stretches, function: int, form: int) -> Kernel:
+    return load(
+        "activation",
+        "activation",
+        "PPPqi",
+        device,
+        DTYPE=element,
+        VEC=vec,
+        VECS=shape.vecs,
+        THREADS=shape.threads,
+        FUNCTION=function,
+        FORM=form,
+    )

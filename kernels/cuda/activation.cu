@@ -1,0 +1,85 @@
+// SwiGLU and GeGLU [1] of a gate and an up half, GELU [2] of x + bias: elementwise, one read and one write.
+//
+// A block works on a stretch of one row, so that no thread divides to find its column.
+//
+// Macros: DTYPE, VEC (elements of a vector of the result), VECS (of a thread), THREADS, FUNCTION (0: SiLU, 1: GELU by
+// erf, 2: GELU by tanh), FORM (0: x + bias, 1: gate before up in a row, 2: gate and up alternate).
+//
+// [1] N. Shazeer. GLU variants improve transformer. arXiv:2002.05202.
+// [2] D. Hendrycks, K. Gimpel. Gaussian error linear units. arXiv:1606.08415.
+#include "common.cuh"
+
+using namespace headrace;
+
+// The 16-bit types take the hardware's approximations, whose errors are a hundredth of theirs.
+template <typename T>
+__device__ __forceinline__ float logistic(float x) {
+    if (sizeof(T) == 4) return 1.f / (1.f + expf(-x));
+    return __fdividef(1.f, 1.f + __expf(-x));
+}
+
+// erf for 16-bit results: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26; absolute error 1.5e-7.
+__device__ __forceinline__ float erf_roughly(float x) {
+    const float z = fabsf(x), t = __fdividef(1.f, 1.f + 0.3275911f * z);
+    const float sum =
+        t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    return copysignf(1.f - sum * __expf(-z * z), x);
+}
+
+template <typename T>
+__device__ __forceinline__ float activated(float x) {
+#if FUNCTION == 0
+    return x * logistic<T>(x);
+#elif FUNCTION == 1
+    const float root = x * 0.70710678118654752f;
+    return 0.5f * x * (1.f + (sizeof(T) == 4 ? erff(root) : erf_roughly(root)));
+#else
+    // (1 + tanh(y)) / 2 is the logistic function of 2y.
+    return x * logistic<T>(1.5957691216057308f * (x + 0.044715f * x * x * x));
+#endif
+}
+
+template <typename T>
+__device__ __forceinline__ Vec<T, VEC> at(const T* x, const T* bias, int64_t row, int width, int column) {
+    Vec<T, VEC> y;
+#if FORM == 0
+    Vec<T, VEC> in = load_once<T, VEC>(x + row * width + column), b{};
+    if (bias) b = load<T, VEC>(bias + column);
+#pragma unroll
+    for (int e = 0; e < VEC; e++) y.set(e, activated<T>(in.get(e) + b.get(e)));
+#else
+    const T* from = x + row * 2 * width;
+    Vec<T, VEC> half[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        half[h] = load_once<T, VEC>(from + (FORM == 1 ? int64_t(h) * width + column : 2 * int64_t(column) + h * VEC));
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+        const float gate = FORM == 1 ? half[0].get(e) : half[2 * e / VEC].get(2 * e % VEC);
+        const float up = FORM == 1 ? half[1].get(e) : half[(2 * e + 1) / VEC].get((2 * e + 1) % VEC);
+        y.set(e, activated<T>(gate) * up);
+    }
+#endif
+    return y;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    activation(DTYPE* out, const DTYPE* x, const DTYPE* bias, int64_t num_rows, int width) {
+    using T = DTYPE;
+    const int first = (blockIdx.x * VECS * THREADS + threadIdx.x) * VEC;
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    for (int64_t row = blockIdx.y; row < num_rows; row += gridDim.y) {
+        Vec<T, VEC> y[VECS];
+#pragma unroll
+        for (int i = 0; i < VECS; i++) {
+            const int column = first + i * THREADS * VEC;
+            if (column < width) y[i] = at<T>(x, bias, row, width, column);
+        }
+#pragma unroll
+        for (int i = 0; i < VECS; i++) {
+            const int column = first + i * THREADS * VEC;
+            if (column < width) store<T, VEC>(out + row * width + column, y[i]);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+// Moving pages of keys and values, and the page tables that name them.
+//
+// page_copy copies whole pages, all layers in one launch. No page may be both a source and a target: the copies have
+// no order. renumber puts the new numbers into page tables.
+//
+// Macros: THREADS, VECS (16-byte vectors of a thread).
+#include "common.cuh"
+
+using namespace headrace;
+
+using Wide = Vec<float, 4>;
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    page_copy(char* pages, const int2* moves, int64_t layer_stride, int64_t page_stride, int num_vecs) {
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const int2 move = moves[blockIdx.y];  // from, to
+    if (move.x < 0) return;               // a place in the list that is not used
+    char* layer = pages + blockIdx.z * layer_stride;
+    const float* from = reinterpret_cast<const float*>(layer + move.x * page_stride);
+    float* to = reinterpret_cast<float*>(layer + move.y * page_stride);
+    const int first = blockIdx.x * VECS * THREADS + threadIdx.x;
+    Wide held[VECS];
+#pragma unroll
+    for (int i = 0; i < VECS; i++)
+        if (first + i * THREADS < num_vecs) held[i] = load_once<float, 4>(from + int64_t(first + i * THREADS) * 4);
+#pragma unroll
+    for (int i = 0; i < VECS; i++)
+        if (first + i * THREADS < num_vecs) store_once<float, 4>(to + int64_t(first + i * THREADS) * 4, held[i]);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) renumber(int* page_table, const int* new_numbers, int64_t count) {
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const int64_t at = int64_t(blockIdx.x) * THREADS + threadIdx.x;
+    if (at < count && page_table[at] >= 0) page_table[at] = new_numbers[page_table[at]];
+}

@@ -1,0 +1,158 @@
+// Between the product that makes queries, keys and values and attention: RMSNorm of each head (optional), rotary
+// position embedding [1], and the write of keys and values into pages. One read and one write of each.
+//
+// LANES neighbouring threads own a head, each VEC pairs of dimensions that rotate together, so that neither norm nor
+// rotation leaves the group. A group takes several heads of one token and loads the token's angles once.
+//
+// Macros: DTYPE, HEAD_DIM, ROTARY_DIM (of the head's first dimensions; 0: none), INTERLEAVED (0: the first half rotates
+// against the second, as in Llama's Hugging Face weights; 1: neighbours, as in GPT-J), VEC, LANES, THREADS,
+// POSITION (type of positions), NORMED (0 or 1).
+//
+// [1] J. Su et al. RoFormer: enhanced transformer with rotary position embedding. arXiv:2104.09864.
+#include "common.cuh"
+
+using namespace headrace;
+
+constexpr int HALF = ROTARY_DIM / 2, TAIL = (HEAD_DIM - ROTARY_DIM) / 2, GROUPS = THREADS / LANES;
+static_assert(HALF % VEC == 0 && TAIL % VEC == 0 && HEAD_DIM / 2 <= LANES * VEC && WARP % LANES == 0, "impossible head");
+
+struct Pairs {
+    int first, second;  // where the thread's two vectors lie in a head
+    bool rotates, held;
+
+    __device__ __forceinline__ Pairs(int lane) {
+        const int pair = lane * VEC;
+        rotates = pair < HALF;
+        held = pair < HEAD_DIM / 2;
+        if (!rotates) {
+            first = ROTARY_DIM + pair - HALF;
+            second = first + TAIL;
+        } else {
+            first = INTERLEAVED ? 2 * pair : pair;
+            second = first + (INTERLEAVED ? VEC : HALF);
+        }
+    }
+};
+
+template <typename T>
+__device__ __forceinline__ void read(float (&value)[2 * VEC], const T* head, const Pairs& pairs) {
+    const Vec<T, VEC> first = load<T, VEC>(head + pairs.first), second = load<T, VEC>(head + pairs.second);
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+        value[e] = first.get(e);
+        value[VEC + e] = second.get(e);
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void write(T* head, const float (&value)[2 * VEC], const Pairs& pairs) {
+    Vec<T, VEC> first, second;
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+        first.set(e, value[e]);
+        second.set(e, value[VEC + e]);
+    }
+    store<T, VEC>(head + pairs.first, first);
+    store<T, VEC>(head + pairs.second, second);
+}
+
+#if ROTARY_DIM
+__device__ __forceinline__ void rotate(float (&value)[2 * VEC], const float (&cosine)[VEC], const float (&sine)[VEC]) {
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+        const int a = INTERLEAVED ? 2 * e : e, b = INTERLEAVED ? 2 * e + 1 : VEC + e;
+        const float x = value[a], y = value[b];
+        value[a] = x * cosine[e] - y * sine[e];
+        value[b] = y * cosine[e] + x * sine[e];
+    }
+}
+#endif
+
+struct Pages {
+    DTYPE *keys, *values;
+    int64_t page_stride, head_stride, slot_stride;  // elements; the same for keys and values
+    const int* table;                               // [rows, max_pages]
+    int max_pages, page_size;
+
+    // Where a position's first head lies.
+    __device__ __forceinline__ int64_t at(int64_t row, int64_t position) const {
+        const int64_t page = table[row * max_pages + position / page_size];
+        return page * page_stride + position % page_size * slot_stride;
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    rotary_kv(DTYPE* query, int64_t query_stride, const DTYPE* qkv, int64_t qkv_stride, int num_heads, int num_kv_heads,
+              const float* cosines, const float* sines, const DTYPE* query_norm, const DTYPE* key_norm, float eps,
+              const POSITION* positions, const int* rows, DTYPE* key_pages, DTYPE* value_pages, int64_t page_stride,
+              int64_t head_stride, int64_t slot_stride, const int* page_table, int max_pages, int page_size) {
+    using T = DTYPE;
+    const Pages pages{key_pages,   value_pages, page_stride, head_stride,
+                      slot_stride, page_table,  max_pages,   page_size};
+    const int group = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+    const int64_t token = blockIdx.x;
+    const Pairs pairs(lane);
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const int64_t position = positions[token];
+    const bool kept = position >= 0;  // padding has no place in the pages
+    const int64_t place = kept ? pages.at(rows ? rows[token] : token, position) : 0;
+#if ROTARY_DIM
+    alignas(16) float cosine[VEC], sine[VEC];
+    constexpr int WIDE = VEC < 4 ? VEC : 4;  // 16 bytes of angles
+    if (pairs.rotates) {
+#pragma unroll
+        for (int e = 0; e < VEC; e += WIDE) {
+            const int64_t at = token * HALF + lane * VEC + e;
+            reinterpret_cast<Vec<float, WIDE>&>(cosine[e]) = load<float, WIDE>(cosines + at);
+            reinterpret_cast<Vec<float, WIDE>&>(sine[e]) = load<float, WIDE>(sines + at);
+        }
+    }
+#endif
+    const int num_slots = num_heads + 2 * num_kv_heads, step = gridDim.y * GROUPS;
+    // Whole warps go round together, because the norm's reduction needs all lanes.
+    for (int base = blockIdx.y * GROUPS; base < num_slots; base += step) {
+        const int slot = base + group;
+        const bool works = slot < num_slots && pairs.held;
+        float value[2 * VEC] = {};
+        if (works) read<T>(value, qkv + token * qkv_stride + int64_t(slot) * HEAD_DIM, pairs);
+#if NORMED
+        float squares[1] = {0.f};
+#pragma unroll
+        for (int e = 0; e < 2 * VEC; e++) squares[0] += value[e] * value[e];
+        warp_reduce<Sum, 1, LANES>(squares);
+        if (works && slot < num_heads + num_kv_heads) {
+            float weight[2 * VEC];
+            read<T>(weight, slot < num_heads ? query_norm : key_norm, pairs);
+            const float scale = rsqrtf(squares[0] / HEAD_DIM + eps);
+#pragma unroll
+            for (int e = 0; e < 2 * VEC; e++) value[e] *= scale * weight[e];
+        }
+#endif
+        if (!works) continue;
+#if ROTARY_DIM
+        if (pairs.rotates && slot < num_heads + num_kv_heads) rotate(value, cosine, sine);
+#endif
+        if (slot < num_heads) {
+            write<T>(query + token * query_stride + int64_t(slot) * HEAD_DIM, value, pairs);
+        } else if (kept) {
+            const bool is_key = slot < num_heads + num_kv_heads;
+            const int head = slot - num_heads - (is_key ? 0 : num_kv_heads);
+            write<T>((is_key ? pages.keys : pages.values) + place + head * head_stride, value, pairs);
+        }
+    }
+}
+
+// cos and sin of position * frequency, fp32, once a step for all layers. ``scale`` multiplies both (YaRN).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    rotary_table(float* cosines, float* sines, const POSITION* positions, const float* frequencies, int64_t count,
+                 int half, float scale) {
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const int64_t at = int64_t(blockIdx.x) * THREADS + threadIdx.x;
+    if (at >= count) return;
+    float sine, cosine;
+    sincosf(float(positions[at / half]) * frequencies[at % half], &sine, &cosine);
+    cosines[at] = cosine * scale;
+    sines[at] = sine * scale;
+}

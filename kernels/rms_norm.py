@@ -1,0 +1,68 @@
+"""RMSNorm with the residual addition and a bias fused in: ``cuda/rms_norm.cu``."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.checks import element_type, require
+from headrace.kernels.device import open_device
+from headrace.kernels.launch import Kernel, load
+from headrace.kernels.rows import RowPlan, plan_rows, round_rows
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    *,
+    residual: Tensor | None = None,
+    input_bias: Tensor | None = None,
+    update_residual: bool = True,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Normalise ``x + input_bias + residual`` by the root mean square over the last dimension, and scale.
+
+    Sums are rounded to the dtype one by one, as separate operations would; the rest is fp32.
+
+    Args:
+        x: fp32, fp16 or bf16 ``[num_rows, width]``, contiguous.
+        weight: ``[width]``.
+        eps: added to the mean square.
+        residual: ``[num_rows, width]``, added; the sum replaces it unless ``update_residual`` is False.
+        input_bias: ``[width]``, added to x.
+        update_residual: whether the sum is written back.
+        out: where to; may be x. Default: a new tensor.
+
+    Returns:
+        ``[num_rows, width]``.
+
+    Raises:
+        KernelError: shapes, dtypes or devices do not fit.
+    """
+    num_rows, width = x.shape
+    out = torch.empty_like(x) if out is None else out
+    for name, tensor in (("x", x), ("residual", residual), ("out", out)):
+        require(tensor, name, (num_rows, width), x.dtype)
+    for name, tensor in (("weight", weight), ("input_bias", input_bias)):
+        require(tensor, name, (width,), x.dtype)
+    plan = plan_rows(width, round_rows(num_rows), x.element_size(), open_device(x.get_device()).num_sms)
+    use = 0 if residual is None else 1 if update_residual else 2
+    kernel = _kernel(x.device, element_type(x, "x"), plan, use, input_bias is not None)
+    grid, block = (plan.num_blocks(num_rows),), (plan.threads,)
+    kernel(grid, block, out, x, residual, input_bias, weight, num_rows, width, eps)
+    return out
+
+
+@functools.cache
+def _kernel(device: torch.device, element: str, plan: RowPlan, residual: int, biased: bool) -> Kernel:
+    return load(
+        "rms_norm",
+        "rms_norm",
+        "PPPPPqif",
+        device,
+        DTYPE=element,
+        RESIDUAL=residual,
+        BIASED=int(biased),
+        **plan.macros,
+    )

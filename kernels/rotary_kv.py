@@ -1,0 +1,241 @@
+"""QK-norm, rotary embedding and the write of keys and values into pages, in one kernel: ``cuda/rotary_kv.cu``."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headrace.errors import KernelError
+from headrace.kernels.checks import element_type, integer_type, require
+from headrace.kernels.device import open_device
+from headrace.kernels.launch import Kernel, load
+from headrace.kernels.rows import vector
+
+_WARP = 32
+_THREADS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class KVPages:
+    """A layer's memory of keys and values, and who owns which page.
+
+    Attributes:
+        keys: ``[num_pages, num_kv_heads, page_size, head_dim]``; strides are free but the last, which is 1, so that
+            keys and values may be views of one tensor ``[num_pages, 2, …]``.
+        values: the same, with the same strides.
+        page_table: int32 ``[num_rows, max_pages]``, contiguous: a row's pages in order.
+    """
+
+    keys: Tensor
+    values: Tensor
+    page_table: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Angles of a step's tokens, from ``rotary_table``, and how heads are rotated.
+
+    Attributes:
+        cosines: fp32 ``[num_tokens, rotary_dim / 2]``.
+        sines: the same.
+        interleaved: whether neighbours rotate against each other, else the first half against the second.
+    """
+
+    cosines: Tensor
+    sines: Tensor
+    interleaved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """RMSNorm of each query and key head, before the rotation.
+
+    Attributes:
+        query: ``[head_dim]``.
+        key: ``[head_dim]``.
+        eps: added to the mean square.
+    """
+
+    query: Tensor
+    key: Tensor
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """A specialisation, but for the dtype."""
+
+    head_dim: int
+    rotary_dim: int
+    interleaved: bool
+    normed: bool
+    vec: int
+    lanes: int
+
+
+def rotary_table(positions: Tensor, inv_freq: Tensor, *, scale: float = 1.0, interleaved: bool = False) -> Rotary:
+    """Make the step's rotations, once for all layers.
+
+    Args:
+        positions: int32 or int64 ``[num_tokens]``.
+        inv_freq: fp32 ``[rotary_dim / 2]``, radians a token.
+        scale: multiplies cosines and sines (YaRN's attention factor).
+        interleaved: kept with them, for ``rotary_kv``.
+
+    Raises:
+        KernelError: shapes, dtypes or devices do not fit.
+    """
+    (num_tokens,) = positions.shape
+    half = inv_freq.numel()
+    require(positions, "positions", (num_tokens,), positions.dtype, alignment=positions.element_size())
+    require(inv_freq, "inv_freq", (half,), torch.float32, alignment=4)
+    cosines, sines = (inv_freq.new_empty(num_tokens, half) for _ in range(2))
+    count = num_tokens * half
+    kernel = _table_kernel(positions.device, integer_type(positions, "positions"))
+    kernel((-(-count // _THREADS),), (_THREADS,), cosines, sines, positions, inv_freq, count, half, scale)
+    return Rotary(cosines, sines, interleaved)
+
+
+def rotary_kv(
+    qkv: Tensor,
+    positions: Tensor,
+    pages: KVPages,
+    *,
+    num_heads: int,
+    rotary: Rotary | None = None,
+    norm: HeadNorm | None = None,
+    rows: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Norm and rotate queries and keys; write keys and values into their pages.
+
+    Args:
+        qkv: fp32, fp16 or bf16 ``[num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]``: query heads, key heads,
+            value heads; contiguous.
+        positions: int32 or int64 ``[num_tokens]``, each token's place in its own row; a negative one marks padding,
+            whose key and value are not written.
+        pages: where to; every other position's page must be in the table.
+        num_heads: query heads.
+        rotary: angles; None for models without rotation.
+        norm: weights of the heads' norms; None for models without.
+        rows: int32 ``[num_tokens]``, each token's row of the page table; None: token i is row i.
+        out: queries, ``[num_tokens, num_heads, head_dim]``. Default: a new tensor.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        KernelError: shapes, dtypes or devices do not fit, or the head cannot be split over threads.
+    """
+    num_tokens = qkv.shape[0]
+    num_kv_heads, page_size, head_dim = pages.keys.shape[1:]
+    num_slots = num_heads + 2 * num_kv_heads
+    out = qkv.new_empty(num_tokens, num_heads, head_dim) if out is None else out
+    heads = _heads(head_dim, rotary, norm is not None, qkv.element_size())
+    require(qkv, "qkv", (num_tokens, num_slots * head_dim), qkv.dtype)
+    require(out, "out", (num_tokens, num_heads, head_dim), qkv.dtype)
+    _check_tokens(num_tokens, positions, rows, pages.page_table, rotary)
+    _check_heads(qkv.dtype, pages, norm, heads.vec)
+    kernel = _kernel(qkv.device, element_type(qkv, "qkv"), integer_type(positions, "positions"), heads)
+    groups = _THREADS // heads.lanes
+    # Few tokens: a head a group, so that they fill the device; many: a block a token, which loads its angles once.
+    num_parts = -(-num_slots // groups) if num_tokens < 4 * open_device(qkv.get_device()).num_sms else 1
+    kernel(
+        (num_tokens, num_parts),
+        (_THREADS,),
+        out,
+        num_heads * head_dim,
+        qkv,
+        num_slots * head_dim,
+        num_heads,
+        num_kv_heads,
+        None if rotary is None else rotary.cosines,
+        None if rotary is None else rotary.sines,
+        None if norm is None else norm.query,
+        None if norm is None else norm.key,
+        0.0 if norm is None else norm.eps,
+        positions,
+        rows,
+        pages.keys,
+        pages.values,
+        *pages.keys.stride()[:3],
+        pages.page_table,
+        pages.page_table.shape[1],
+        page_size,
+    )
+    return out
+
+
+def _check_tokens(
+    num_tokens: int, positions: Tensor, rows: Tensor | None, page_table: Tensor, rotary: Rotary | None
+) -> None:
+    require(positions, "positions", (num_tokens,), positions.dtype, alignment=positions.element_size())
+    require(rows, "rows", (num_tokens,), torch.int32, alignment=4)
+    require(page_table, "page_table", page_table.shape, torch.int32, alignment=4)
+    if rows is None and page_table.shape[0] < num_tokens:
+        raise KernelError(f"the page table has {page_table.shape[0]} rows for {num_tokens} tokens")
+    if rotary is not None:
+        for name, table in (("cosines", rotary.cosines), ("sines", rotary.sines)):
+            require(table, name, (num_tokens, rotary.cosines.shape[1]), torch.float32)
+
+
+def _check_heads(dtype: torch.dtype, pages: KVPages, norm: HeadNorm | None, vec: int) -> None:
+    keys, values = pages.keys, pages.values
+    if norm is not None:
+        for name, weight in (("norm.query", norm.query), ("norm.key", norm.key)):
+            require(weight, name, (keys.shape[3],), dtype)
+    if keys.dtype != dtype or values.dtype != dtype or keys.shape != values.shape:
+        raise KernelError(f"pages are {keys.dtype} {tuple(keys.shape)} and {values.dtype} {tuple(values.shape)}")
+    if keys.stride() != values.stride() or keys.stride(3) != 1:
+        raise KernelError("keys and values have different strides, or heads that are not contiguous")
+    vec_bytes = vec * keys.element_size()
+    places = (keys.data_ptr(), values.data_ptr(), *(stride * keys.element_size() for stride in keys.stride()[:3]))
+    if any(place % vec_bytes for place in places):
+        raise KernelError(f"a head's keys or values do not begin at a multiple of {vec_bytes} bytes")
+
+
+@functools.cache
+def _split(head_dim: int, rotary_dim: int, interleaved: bool, normed: bool, element_bytes: int) -> _Heads:
+    half, tail = rotary_dim // 2, (head_dim - rotary_dim) // 2
+    if not 0 <= rotary_dim <= head_dim or rotary_dim % 2 or head_dim % 2:
+        raise KernelError(f"{rotary_dim} dimensions of a head of {head_dim} cannot be rotated in pairs")
+    vec = min(vector(part, element_bytes) for part in (half, tail) if part)
+    lanes = 1 << (-(-head_dim // 2 // vec) - 1).bit_length()
+    if lanes > _WARP:
+        raise KernelError(f"a head of {head_dim}, {rotary_dim} of it rotated, does not fit a warp")
+    return _Heads(head_dim, rotary_dim, interleaved, normed, vec, lanes)
+
+
+def _heads(head_dim: int, rotary: Rotary | None, normed: bool, element_bytes: int) -> _Heads:
+    if rotary is None:
+        return _split(head_dim, 0, False, normed, element_bytes)
+    return _split(head_dim, 2 * rotary.cosines.shape[1], rotary.interleaved, normed, element_bytes)
+
+
+@functools.cache
+def _kernel(device: torch.device, element: str, position: str, heads: _Heads) -> Kernel:
+    return load(
+        "rotary_kv",
+        "rotary_kv",
+        "PqPqiiPPPPfPPPPqqqPii",
+        device,
+        DTYPE=element,
+        HEAD_DIM=heads.head_dim,
+        ROTARY_DIM=heads.rotary_dim,
+        INTERLEAVED=int(heads.interleaved),
+        NORMED=int(heads.normed),
+        VEC=heads.vec,
+        LANES=heads.lanes,
+        THREADS=_THREADS,
+        POSITION=position,
+    )
+
+
+@functools.cache
+def _table_kernel(device: torch.device, position: str) -> Kernel:
+    # The file's other kernel wants a head: any will do.
+    shape = {"HEAD_DIM": 2, "ROTARY_DIM": 2, "INTERLEAVED": 0, "NORMED": 0, "VEC": 1, "LANES": 1}
+    return load(
+        "rotary_kv", "rotary_table", "PPPPqif", device, DTYPE="float", THREADS=_THREADS, POSITION=position, **shape
+    )

@@ -1,0 +1,94 @@
+"""How the rows of a reduction are spread over threads: one plan for norms and softmax. Pure arithmetic."""
+
+import functools
+from dataclasses import dataclass
+
+_WARP = 32
+_MAX_THREADS = 1024
+# More vectors a thread would not fit the registers of 1,024 threads.
+_MAX_VECS = 4
+# Blocks a multiprocessor should have for the memory never to wait, by experience.
+_WAVES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """A launch, in the kernels' macros (``cuda/norm.cuh``).
+
+    Attributes:
+        vec: elements of a vector.
+        vecs: vectors of a thread; 0: the row does not fit in registers and is read once more per pass.
+        rows: reduced together by a warp or a block.
+        warp_a_row: a warp owns a row, else a block.
+        threads: of a block.
+    """
+
+    vec: int
+    vecs: int
+    rows: int
+    warp_a_row: bool
+    threads: int
+
+    def num_blocks(self, num_rows: int) -> int:
+        """Blocks that ``num_rows`` rows need."""
+        rows_a_block = self.rows * (self.threads // _WARP if self.warp_a_row else 1)
+        return -(-num_rows // rows_a_block)
+
+    @property
+    def macros(self) -> dict[str, int]:
+        """What the sources are specialised by."""
+        return {
+            "VEC": self.vec,
+            "VECS": self.vecs,
+            "ROWS": self.rows,
+            "WARP_A_ROW": int(self.warp_a_row),
+            "THREADS": self.threads,
+        }
+
+
+def vector(width: int, element_bytes: int) -> int:
+    """Elements that move together: as many as divide ``width``, at most 16 bytes."""
+    vec = 16 // element_bytes
+    while width % vec:
+        vec //= 2
+    return vec
+
+
+@functools.cache
+def plan_rows(width: int, num_rows: int, element_bytes: int, num_sms: int, max_vecs: int = _MAX_VECS) -> RowPlan:
+    """Choose a plan; many rows get fewer threads each, and short ones share a warp's reductions.
+
+    Args:
+        width: elements of a row.
+        num_rows: how many there are, rounded as the caller likes: it is a key of the cache.
+        element_bytes: size of an element.
+        num_sms: of the device.
+        max_vecs: vectors that the kernel can hold in a thread.
+    """
+    vec = vector(width, element_bytes)
+    num_vecs = -(-width // vec)
+    many = num_rows >= _WAVES * num_sms * 4
+    if num_vecs <= _WARP * max_vecs and (many or num_vecs <= _WARP):
+        vecs = _power(num_vecs, _WARP)
+        rows = max(1, max_vecs // vecs) if many else 1
+        return RowPlan(vec, vecs, rows, True, 128 if many else 32)
+    if num_vecs > _MAX_THREADS * max_vecs:
+        return RowPlan(vec, 0, 1, False, _MAX_THREADS)
+    vecs = _power(num_vecs, 256 if many else 512)
+    while vecs > max_vecs:
+        vecs //= 2
+    threads = min(_MAX_THREADS, -(-num_vecs // (vecs * _WARP)) * _WARP)
+    return RowPlan(vec, vecs, 1, False, threads)
+
+
+def _power(count: int, threads: int) -> int:
+    """The least power of two that many vectors a thread, for ``threads`` of them to hold ``count``."""
+    vecs = 1
+    while vecs * threads < count:
+        vecs *= 2
+    return vecs
+
+
+def round_rows(num_rows: int) -> int:
+    """Round up to a power of two: few plans, and few kernels, serve all batch sizes."""
+    return 1 << max(0, num_rows - 1).bit_length()

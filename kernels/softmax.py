@@ -1,0 +1,58 @@
+"""Masked softmax over the last dimension: ``cuda/softmax.cu``."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from headrace.errors import KernelError
+from headrace.kernels.checks import element_type, require
+from headrace.kernels.device import open_device
+from headrace.kernels.launch import Kernel, load
+from headrace.kernels.rows import RowPlan, plan_rows, round_rows
+
+# The values are held in fp32: half as many vectors fit as of 16-bit values held as they are.
+_MAX_VECS = 2
+
+
+def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, out: Tensor | None = None) -> Tensor:
+    """Compute ``softmax(scores * scale + mask)``; a row that sees nothing becomes zeros, where torch gives NaN.
+
+    Args:
+        scores: fp32, fp16 or bf16 ``[batch, heads, queries, length]``, contiguous.
+        mask: broadcast over the first three dimensions; bool, True where a query sees a key, or of the scores' dtype,
+            added. Its last dimension is ``length``, contiguous.
+        scale: multiplies the scores.
+        out: where to; may be ``scores``. Default: a new tensor.
+
+    Returns:
+        ``[batch, heads, queries, length]``.
+
+    Raises:
+        KernelError: shapes, dtypes or devices do not fit.
+    """
+    batch, heads, queries, length = scores.shape
+    out = torch.empty_like(scores) if out is None else out
+    require(scores, "scores", scores.shape, scores.dtype)
+    require(out, "out", scores.shape, scores.dtype)
+    num_rows = batch * heads * queries
+    kind, strides = 0, (0, 0, 0)
+    if mask is not None:
+        if mask.dtype not in (torch.bool, scores.dtype):
+            raise KernelError(f"mask has dtype {mask.dtype}; it should be bool or {scores.dtype}")
+        spread = mask.expand(scores.shape)
+        if spread.stride(3) != 1 and length > 1:
+            raise KernelError("the mask's last dimension is not contiguous")
+        kind = 1 if mask.dtype == torch.bool else 2
+        strides = (spread.stride(0), spread.stride(1), spread.stride(2))
+    num_sms = open_device(scores.get_device()).num_sms
+    plan = plan_rows(length, round_rows(num_rows), scores.element_size(), num_sms, _MAX_VECS)
+    kernel = _kernel(scores.device, element_type(scores, "scores"), plan, kind)
+    grid, block = (plan.num_blocks(num_rows),), (plan.threads,)
+    kernel(grid, block, out, scores, mask, num_rows, length, scale, heads, queries, *strides)
+    return out
+
+
+@functools.cache
+def _kernel(device: torch.device, element: str, plan: RowPlan, mask: int) -> Kernel:
+    return load("softmax", "softmax", "PPPqifiiqqq", device, DTYPE=element, MASK=mask, **plan.macros)

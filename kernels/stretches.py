@@ -1,0 +1,29 @@
+"""How rows that need no reduction are cut into stretches, one a block. Pure arithmetic."""
+
+from dataclasses import dataclass
+
+_WARP = 32
+_MAX_THREADS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Stretches:
+    """A launch.
+
+    Attributes:
+        vecs: vectors of a thread.
+        threads: of a block.
+        num_stretches: blocks that share a row.
+    """
+
+    vecs: int
+    threads: int
+    num_stretches: int
+
+
+def stretch(num_vecs: int, num_rows: int, num_sms: int) -> Stretches:
+    """Cut rows of ``num_vecs`` vectors: two vectors a thread where there is much to do, one where there is little."""
+    much = num_vecs * num_rows >= num_sms * 2048 * 4
+    vecs = 2 if much and num_vecs >= 2 * _WARP else 1
+    threads = min(_MAX_THREADS, -(-num_vecs // (vecs * _WARP)) * _WARP)
+    return Stretches(vecs, threads, -(-num_vecs // (vecs * threads)))

@@ -1,0 +1,50 @@
+"""How long the device takes for an operation, with nothing of it in the cache."""
+
+import statistics
+from collections.abc import Callable, Sequence
+
+import torch
+
+_FLUSH_BYTES = 256 << 20  # several times any card's second-level cache
+
+
+class Timer:
+    """Times operations in turn, so that a drift of the clocks meets all of them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._flushed = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device)
+
+    def medians_us(self, operations: Sequence[Callable[[], object]], repetitions: int = 30) -> list[float]:
+        """Median time of each operation, in microseconds.
+
+        Before each run the cache is overwritten; that takes the device longer than the host needs to queue the
+        operation, so that launches are not part of the time, but gaps between an operation's own kernels are.
+        """
+        times: list[list[float]] = [[] for _ in operations]
+        for operation in operations:
+            operation()
+        for _ in range(repetitions):
+            events = []
+            for operation in operations:
+                begin, end = _event(), _event()
+                self._flushed.zero_()
+                begin.record()
+                operation()
+                end.record()
+                events.append((begin, end))
+            torch.cuda.synchronize()
+            for taken, (begin, end) in zip(times, events, strict=True):
+                taken.append(begin.elapsed_time(end) * 1e3)
+        return [statistics.median(taken) for taken in times]
+
+    def copy_gb_per_s(self, num_bytes: int = 1 << 30) -> float:
+        """What the card copies, bytes read and bytes written counted: the limit of all that moves memory."""
+        source = torch.empty(num_bytes, dtype=torch.int8, device=self._flushed.device).random_(-128, 127)
+        target = torch.empty_like(source)
+        (time_us,) = self.medians_us([lambda: target.copy_(source)], 20)
+        return 2 * num_bytes / time_us / 1e3
+
+
+def _event() -> torch.cuda.Event:
+    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return event
