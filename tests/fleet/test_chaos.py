@@ -12,10 +12,8 @@ PARTS: tuple[Part, ...] = ("courier", "engine", "scheduler", "worker")
 
 @pytest.mark.timeout(400)
 def test_texts_survive_the_death_of_every_part(fleet: Fleet) -> None:
-    lease_s = fleet.settings.lease_ms / 1000
     num_dead = fleet.broker.load()["dead"]
     kills = list(kill_while_streaming(fleet, PARTS, prompts(NUM_REQUESTS, NUM_TOKENS)))
     assert [kill.part for kill in kills] == list(PARTS)
-    for kill in kills:
-        assert kill.silence_s < lease_s + 5, kill
+    # How long each silence was is for scripts/bench/chaos.py: a time on a busy machine proves nothing.
     assert fleet.broker.load()["dead"] == num_dead, "a request that made progress was taken for poison"
