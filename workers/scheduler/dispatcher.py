@@ -49,16 +49,19 @@ class Dispatcher:
         return num_sent
 
     def cut(self, ready: Sequence[ReadyRequest]) -> list[list[ReadyRequest]]:
-        """Partition ready requests; batches come in the order of their most urgent member, suspects before all others.
+        """Partition ready requests; batches come in the order of their most urgent member, one suspect before them.
 
-        A request with a strike travels alone, so that if it kills its worker again nobody else is suspected. It travels
-        first, because then the first token that a worker streams after a loss is a suspect's, which clears it: were
-        suspects behind the rows that resume, workers that are killed from outside as soon as they stream would take the
-        same innocent down every time.
+        A request with a strike travels alone, so that if it kills its worker again nobody else is suspected. One such
+        suspect travels first, because then the first token that a worker streams after a loss is a suspect's, which
+        clears it: were all suspects behind the rows that resume, workers that are killed from outside as soon as they
+        stream would take the same innocent down every time. The other suspects come behind, so that a loss of many
+        rows does not silence those that resume until each suspect has had its turn; since every round cuts anew,
+        suspects and others alternate.
         """
         position = {request.request_id: index for index, request in enumerate(ready)}
         sound = [request for request in ready if request.strikes == 0]
         items = [Item(request.prompt_tokens + request.num_tokens, request.cost_tokens) for request in sound]
         batches = [[sound[index] for index in batch] for batch in partition(items, self._table, self._limits)]
         batches.sort(key=lambda batch: position[batch[0].request_id])
-        return [[request] for request in ready if request.strikes > 0] + batches
+        suspects = [[request] for request in ready if request.strikes > 0]
+        return suspects[:1] + batches + suspects[1:]

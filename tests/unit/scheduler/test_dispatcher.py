@@ -19,10 +19,12 @@ def test_batches_leave_in_the_order_of_their_most_urgent_member(fake_broker: Bro
     assert ids(batches) == [["long"], ["a", "b"]]
 
 
-def test_a_request_with_a_strike_travels_alone_and_first(fake_broker: Broker) -> None:
+def test_requests_with_a_strike_travel_alone_and_one_of_them_first(fake_broker: Broker) -> None:
     dispatcher = Dispatcher(fake_broker, fake_broker.settings)
-    batches = dispatcher.cut([ready("a", 4), ready("suspect", 4, strikes=1), ready("b", 4)])
-    assert ids(batches) == [["suspect"], ["a", "b"]]
+    batches = dispatcher.cut(
+        [ready("a", 4), ready("suspect", 4, strikes=1), ready("b", 4), ready("other suspect", 4, strikes=2)]
+    )
+    assert ids(batches) == [["suspect"], ["a", "b"], ["other suspect"]]
 
 
 def test_a_resumed_request_counts_with_the_tokens_it_has_written(fake_broker: Broker) -> None:
