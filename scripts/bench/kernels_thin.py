@@ -1,0 +1,67 @@
+"""Thin products beside cuBLAS, on every shape of Llama-3-8B (L8B) and Qwen3-0.6B (Q06).
+
+bf16, random numbers; every launch reads another copy of the weight, and the copies are larger than the cache. ``time``
+is of a launch among launches in a graph, ``time_dependent`` of one that may begin before the one before it has ended,
+as in the engine's graph; cuBLAS, which does not wait for the one before it, cannot be launched so and stands beside
+both.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.thin_product import MOST_TOKENS, ThinProduct
+from headrace.testing.graph_timing import GraphTimer, Operation
+from headrace.testing.rows import Report, arguments
+
+DEVICE = torch.device("cuda", 0)
+COPIES_BYTES = 400 << 20
+NUM_TOKENS = (1, 2, 4, 8, 12, MOST_TOKENS)
+SHAPES = {
+    "L8B_qkv": (6144, 4096),
+    "L8B_out": (4096, 4096),
+    "L8B_gate_up": (28672, 4096),
+    "L8B_down": (4096, 14336),
+    "L8B_head": (128256, 4096),
+    "Q06_qkv": (4096, 1024),
+    "Q06_out": (1024, 2048),
+    "Q06_gate_up": (6144, 1024),
+    "Q06_down": (1024, 3072),
+    "Q06_head": (151936, 1024),
+}
+
+
+def weights(out_features: int, in_features: int) -> list[Tensor]:
+    copies = max(2, COPIES_BYTES // (2 * out_features * in_features))
+    shape = (out_features, in_features)
+    return [torch.empty(shape, device=DEVICE, dtype=torch.bfloat16).normal_(0, 0.02) for _ in range(copies)]
+
+
+def launches(num_tokens: int, products: list[ThinProduct]) -> Iterator[tuple[Operation, Operation]]:
+    out_features, in_features = products[0].weight.shape
+    x = torch.randn(num_tokens, in_features, device=DEVICE, dtype=torch.bfloat16)
+    out = x.new_empty(num_tokens, out_features)
+    for product in products:
+        yield partial(product, x, out), partial(torch.mm, x, product.weight.t(), out=out)
+
+
+def main() -> None:
+    wanted = arguments(__doc__ or "")
+    report, timer = Report("scripts/bench/kernels_thin.py"), GraphTimer(DEVICE)
+    for name, (out_features, in_features) in SHAPES.items():
+        products = [ThinProduct(weight) for weight in weights(out_features, in_features)]
+        for num_tokens in NUM_TOKENS:
+            ours, theirs = zip(*launches(num_tokens, products), strict=True)
+            case = f"kernel/thin_product/{name}_{num_tokens}"
+            time_us, peer_us = timer.medians_us([ours, theirs])
+            (dependent_us,) = timer.medians_us([ours], programmatic=True)
+            report.add(case, "time", time_us, "us", peer="cuBLAS", peer_value=peer_us)
+            report.add(case, "time_dependent", dependent_us, "us", peer="cuBLAS", peer_value=peer_us)
+            report.add(case, "bandwidth", products[0].weight.nbytes / time_us / 1e3, "GB/s")
+    report.finish(save=wanted.save)
+
+
+if __name__ == "__main__":
+    main()

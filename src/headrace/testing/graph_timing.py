@@ -1,0 +1,113 @@
+"""How long the device takes for one of many launches that follow each other in a graph: no host in the time.
+
+For what a step runs a hundred times: unlike ``gpu_timing`` it counts the gap to the next launch, and it can make the
+launches dependent in the way in which an engine's graph does.
+"""
+
+import ctypes
+import statistics
+from collections.abc import Callable, Sequence
+
+import torch
+
+from headrace.kernels.device import open_device
+
+_KERNEL_NODE_PORT_PROGRAMMATIC = 1
+_DEPENDENCY_TYPE_PROGRAMMATIC = 1
+_LEAST_US = 3000.0
+
+Operation = Callable[[], object]
+
+
+class GraphTimer:
+    """Times operations in turn, each in a graph of its own that repeats it over different memory.
+
+    Args:
+        device: a GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = open_device(device.index or 0).new_stream()
+
+    def medians_us(
+        self, operations: Sequence[Sequence[Operation]], repetitions: int = 5, *, programmatic: bool = False
+    ) -> list[float]:
+        """Median time of one launch of each operation, in microseconds.
+
+        Args:
+            operations: each as one callable for every copy of its data; together the copies are larger than the cache.
+            repetitions: replays of each graph.
+            programmatic: whether launches may begin before the one before them has ended; only for kernels that wait
+                for it themselves.
+        """
+        graphs = [self._capture(copies, programmatic) for copies in operations]
+        times: list[list[float]] = [[] for _ in graphs]
+        for repetition in range(repetitions + 1):
+            for (graph, count), taken in zip(graphs, times, strict=True):
+                time_us = self._replay_us(graph) / count
+                if repetition:
+                    taken.append(time_us)
+        return [statistics.median(taken) for taken in times]
+
+    def _capture(self, copies: Sequence[Operation], programmatic: bool) -> tuple[torch.cuda.CUDAGraph, int]:
+        with torch.cuda.stream(self._stream):
+            for operation in copies[:2]:
+                operation()
+            begin, end = _event(), _event()
+            begin.record(self._stream)
+            copies[-1]()
+            end.record(self._stream)
+        torch.cuda.synchronize()
+        count = max(len(copies), int(_LEAST_US / max(begin.elapsed_time(end) * 1e3, 3.0)) + 1)
+        graph = torch.cuda.CUDAGraph(keep_graph=True)
+        with torch.cuda.graph(graph, stream=self._stream):
+            for index in range(count):
+                copies[index % len(copies)]()
+        if programmatic:
+            _make_programmatic(graph.raw_cuda_graph())
+        graph.instantiate()
+        return graph, count
+
+    def _replay_us(self, graph: torch.cuda.CUDAGraph) -> float:
+        begin, end = _event(), _event()
+        with torch.cuda.stream(self._stream):
+            begin.record(self._stream)
+            graph.replay()
+            end.record(self._stream)
+        torch.cuda.synchronize()
+        return float(begin.elapsed_time(end)) * 1e3
+
+
+class _EdgeData(ctypes.Structure):
+    _fields_ = (
+        ("from_port", ctypes.c_ubyte),
+        ("to_port", ctypes.c_ubyte),
+        ("type", ctypes.c_ubyte),
+        ("reserved", ctypes.c_ubyte * 5),
+    )
+
+
+def _make_programmatic(raw_graph: int) -> None:
+    """Turn every edge of a graph of kernels into a programmatic one."""
+    driver, graph, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p(raw_graph), ctypes.c_size_t(0)
+    _call(driver, "cuGraphGetEdges_v2", graph, None, None, None, ctypes.byref(count))
+    if count.value == 0:
+        return
+    nodes = ctypes.c_void_p * count.value
+    sources, targets, edges = nodes(), nodes(), (_EdgeData * count.value)()
+    _call(driver, "cuGraphGetEdges_v2", graph, sources, targets, edges, ctypes.byref(count))
+    _call(driver, "cuGraphRemoveDependencies_v2", graph, sources, targets, edges, count)
+    for edge in edges:
+        edge.from_port, edge.type = _KERNEL_NODE_PORT_PROGRAMMATIC, _DEPENDENCY_TYPE_PROGRAMMATIC
+    _call(driver, "cuGraphAddDependencies_v2", graph, sources, targets, edges, count)
+
+
+def _call(driver: ctypes.CDLL, name: str, *arguments: object) -> None:
+    status = getattr(driver, name)(*arguments)
+    if status:
+        raise RuntimeError(f"{name} failed with CUDA error {status}")
+
+
+def _event() -> torch.cuda.Event:
+    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return event

@@ -1,0 +1,126 @@
+import pytest
+import torch
+from tests.gpu.tolerance import assert_fair, poisoned
+from torch import Tensor
+from torch.nn import functional
+
+from headrace.errors import KernelError
+from headrace.kernels.device import open_device
+from headrace.kernels.thin_product import FEW_TOKENS, MOST_TOKENS, ThinProduct, Tiling, beats_cublas, choose
+
+# Rows and columns of the weight: a tile's and a piece's borders, fewer rows than a tile, fewer columns than a group.
+WEIGHTS = [(1, 8), (15, 24), (16, 1024), (17, 1000), (33, 2056), (1000, 3072), (4097, 1032), (257, 4096), (100, 14336)]
+TILINGS = [
+    Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1),
+    Tiling(8, 256, 2, 4, x_in_shared=False),
+    Tiling(16, 1024, 2, 8, x_in_shared=False),
+    Tiling(16, 512, 6, 4, x_in_shared=True),
+    Tiling(16, 2048, 1, 8, x_in_shared=True),
+    Tiling(32, 512, 3, 8, x_in_shared=True),
+    Tiling(32, 1024, 2, 8, x_in_shared=False),
+]
+
+
+@pytest.fixture(autouse=True)
+def _hopper(device: torch.device) -> None:
+    if not open_device(device.index).arch.startswith("sm_9"):
+        pytest.skip("thin products need Hopper's bulk copies")
+
+
+@pytest.fixture(params=[torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    found: torch.dtype = request.param
+    return found
+
+
+def normal(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Rows of a wider tensor, whose other numbers are none."""
+    wide = torch.full((*shape[:-1], shape[-1] + 16), torch.nan, device=device, dtype=dtype)
+    wide[..., : shape[-1]].normal_()
+    return wide[..., : shape[-1]]
+
+
+def check(num_tokens: int, weight: Tensor, *, full: bool, tiling: Tiling | None = None) -> None:
+    out_features, in_features = weight.shape
+    x = normal(num_tokens, in_features, device=weight.device, dtype=weight.dtype)
+    bias, residual = (
+        (
+            torch.randn(out_features, device=weight.device, dtype=weight.dtype),
+            normal(num_tokens, out_features, device=weight.device, dtype=weight.dtype),
+        )
+        if full
+        else (None, None)
+    )
+    out = poisoned(x.new_empty(num_tokens, out_features))
+    ThinProduct(weight, bias)(x, out, residual=residual, tiling=tiling)
+    truth = functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    peer = functional.linear(x, weight, bias)
+    if residual is not None:
+        truth, peer = truth + residual.double(), peer + residual
+    assert_fair(out, truth, peer)
+
+
+@pytest.mark.parametrize(("out_features", "in_features"), WEIGHTS)
+@pytest.mark.parametrize("num_tokens", [*range(1, 10), 13, 16])
+def test_products_err_as_little_as_torch(
+    device: torch.device, dtype: torch.dtype, num_tokens: int, out_features: int, in_features: int
+) -> None:
+    weight = normal(out_features, in_features, device=device, dtype=dtype)
+    check(num_tokens, weight, full=num_tokens % 2 == 0)
+
+
+@pytest.mark.parametrize("tiling", TILINGS, ids=str)
+@pytest.mark.parametrize(("out_features", "in_features"), [(15, 24), (1000, 2056), (5000, 1024)])
+@pytest.mark.parametrize("num_tokens", [1, 8, 11])
+def test_products_are_right_however_they_are_cut(
+    device: torch.device, tiling: Tiling, num_tokens: int, out_features: int, in_features: int
+) -> None:
+    check(num_tokens, normal(out_features, in_features, device=device, dtype=torch.bfloat16), full=True, tiling=tiling)
+
+
+def test_a_residual_may_be_added_in_place(device: torch.device, dtype: torch.dtype) -> None:
+    weight, x = (normal(n, 1024, device=device, dtype=dtype) for n in (300, 5))
+    residual = torch.randn(5, 300, device=device, dtype=dtype)
+    out = residual.clone()
+    ThinProduct(weight)(x, out, residual=out)
+    truth = residual.double() + x.double() @ weight.double().T
+    assert_fair(out, truth, residual + x @ weight.T)
+
+
+def test_a_token_has_the_same_bits_beside_up_to_seven_others(device: torch.device) -> None:
+    product = ThinProduct(torch.randn(500, 1024, device=device, dtype=torch.bfloat16))
+    x = torch.randn(8, 1024, device=device, dtype=torch.bfloat16)
+    together, alone = (x.new_empty(8, 500) for _ in range(2))
+    product(x, together)
+    for token in range(8):
+        product(x[token : token + 1], alone[token : token + 1])
+    assert torch.equal(together, alone)
+
+
+def test_every_size_has_a_tiling_that_fits(device: torch.device) -> None:
+    limit = open_device(device.index).shared_bytes
+    for num_tokens in range(1, MOST_TOKENS + 1):
+        for out_features in (1, 2048, 4096, 20000, 200000):
+            for in_features in (8, 1024, 3072, 4096, 8192, 14336, 65536):
+                tiling = choose(num_tokens, out_features, in_features, limit)
+                assert tiling.shared_bytes(num_tokens, in_features) <= limit
+    assert beats_cublas(FEW_TOKENS, 28672, 4096)
+    assert not beats_cublas(MOST_TOKENS + 1, 4096, 4096)
+
+
+def test_what_does_not_fit_is_refused(device: torch.device) -> None:
+    weight = torch.randn(64, 128, device=device, dtype=torch.bfloat16)
+    x, out = weight[:3].clone(), weight.new_empty(3, 64)
+    product = ThinProduct(weight)
+    with pytest.raises(KernelError, match="fp16"):
+        ThinProduct(weight.float())
+    with pytest.raises(KernelError, match="multiple of 8"):
+        ThinProduct(weight[:, 1:])
+    with pytest.raises(KernelError, match="bias"):
+        ThinProduct(weight, weight[0])
+    with pytest.raises(KernelError, match="x is"):
+        product(weight[:17].clone(), out)
+    with pytest.raises(KernelError, match="out is"):
+        product(x, out[:, 1:])
+    with pytest.raises(KernelError, match="x is"):
+        product(x.half(), out.half())
