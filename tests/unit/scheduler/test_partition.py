@@ -32,9 +32,13 @@ def set_partitions(indices: list[int]) -> Iterator[list[list[int]]]:
 
 @st.composite
 def monotone_tables(draw: st.DrawFn) -> CostTable:
-    """Tables that do not decrease with length; over batch sizes they may do what they like."""
+    """Tables that do not decrease with length; over batch sizes they may do what they like.
+
+    They cover every batch size that is asked for: beyond its last cell a table goes on as a straight line, and two such
+    lines may cross.
+    """
     lengths = sorted(draw(st.sets(st.integers(1, 60), min_size=1, max_size=4)))
-    sizes = sorted(draw(st.sets(st.integers(1, 9), min_size=1, max_size=4)))
+    sizes = sorted({1, 9} | draw(st.sets(st.integers(2, 8), max_size=3)))
     rows: list[tuple[float, ...]] = []
     for _ in lengths:
         below = rows[-1] if rows else tuple(1.0 for _ in sizes)
