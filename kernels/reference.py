@@ -4,6 +4,7 @@ Shapes and dtypes are in ``table.Operations``, which this module fulfils; here a
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -49,16 +50,30 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None =
     return functional.rms_norm(x, weight.shape, weight, eps)
 
 
-def rotary_table(positions: Tensor, inv_freq: Tensor, result: torch.dtype) -> tuple[Tensor, Tensor]:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
+    """Normalise, after adding into the residual stream where there is one."""
+    if residual is not None:
+        x = residual.add_(x)
+    return functional.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def head_norm(x: Tensor, weight: Tensor, eps: float) -> None:
+    """Normalise heads in place."""
+    x.copy_(functional.rms_norm(x, weight.shape, weight, eps))
+
+
+def rotary_table(
+    positions: Tensor, inv_freq: Tensor, result: torch.dtype, *, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Compute angles for the step's tokens alone: no table bounds how long a row may become."""
     angles = (positions.to(torch.float32)[:, None] * inv_freq)[:, None, :]
-    return angles.cos().to(result), angles.sin().to(result)
+    return angles.cos().mul_(scale).to(result), angles.sin().mul_(scale).to(result)
 
 
 def rotary(x: Tensor, table: tuple[Tensor, Tensor]) -> None:
     """Rotate in place."""
     cos, sin = table
-    first, second = x.chunk(2, dim=-1)
+    first, second = x[..., : 2 * cos.shape[-1]].chunk(2, dim=-1)
     rotated = torch.mul(first, cos).addcmul_(second, sin, value=-1)
     second.mul_(cos).addcmul_(first, sin)
     first.copy_(rotated)
@@ -78,12 +93,27 @@ def segment(views: Sequence[tuple[Tensor, Tensor]], *, first_query: int, num_que
     return Segment(first_query, num_queries, tuple(views), mask)
 
 
-def attention(query: Tensor, layer: int, batch: Ragged) -> Tensor:
+def band_mask(num_queries: int, num_context: int, window: int) -> Tensor:
+    """Say who sees whom through a window: bool ``[num_queries, num_context]``; queries are the context's last tokens.
+
+    Query ``i`` stands at position ``num_context - num_queries + i`` and sees itself and ``window - 1`` tokens before.
+    """
+    first = num_context - num_queries
+    return torch.ones(num_queries, num_context, dtype=torch.bool).tril_(first).triu_(first - window + 1)
+
+
+def attention(query: Tensor, layer: int, batch: Ragged, *, window: int | None = None) -> Tensor:
     """Attend row by row on views of the memory: no padding and no copy of keys or values."""
     num_tokens, num_kv_heads, group, head_dim = query.shape
     pieces = []
     for row in batch.segments:
         keys, values = row.views[layer]
+        mask = row.mask
+        if window is not None and window < keys.shape[2]:
+            # What lies before the first query's window is not even read.
+            seen_tokens = min(keys.shape[2], window + row.num_queries - 1)
+            keys, values = keys[:, :, -seen_tokens:], values[:, :, -seen_tokens:]
+            mask = band_mask(row.num_queries, seen_tokens, window)
         queries = query[row.first_query : row.first_query + row.num_queries]
         if row.num_queries == 1:
             # One query sees everything, so a group's heads may stand where queries do.
@@ -91,7 +121,7 @@ def attention(query: Tensor, layer: int, batch: Ragged) -> Tensor:
             continue
         heads = queries.flatten(1, 2).transpose(0, 1).unsqueeze(0)
         seen = functional.scaled_dot_product_attention(
-            heads, keys, values, attn_mask=row.mask, is_causal=row.mask is None, enable_gqa=True
+            heads, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
         pieces.append(seen[0].transpose(0, 1).reshape(row.num_queries, num_kv_heads, group, head_dim))
     return torch.cat(pieces).view(num_tokens, num_kv_heads * group * head_dim)
@@ -101,6 +131,16 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     """Gate."""
     gate, up = gate_up.chunk(2, dim=-1)
     return functional.silu(gate).mul_(up)
+
+
+def gelu(x: Tensor, approximate: Literal["none", "tanh"]) -> Tensor:
+    """Apply; torch has no operation in place."""
+    return functional.gelu(x, approximate=approximate)
+
+
+def add(x: Tensor, y: Tensor) -> None:
+    """Add in place."""
+    x.add_(y)
 
 
 def select(x: Tensor, indices: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ decodes brings one token, a row that prefills a chunk of its prompt.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, dtype
 
@@ -96,23 +96,54 @@ class Operations(Protocol):
             ``[num_tokens, hidden]``.
         """
 
-    def rotary_table(self, positions: Tensor, inv_freq: Tensor, result: dtype) -> tuple[Tensor, Tensor]:
+    def layer_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, residual: Tensor | None = None
+    ) -> Tensor:
+        """Normalise to mean 0 and variance 1 over the last dimension, scale and shift.
+
+        Args:
+            x: ``[num_tokens, hidden]``.
+            weight: ``[hidden]``.
+            bias: ``[hidden]``.
+            eps: added to the variance, which is the biased one (its divisor is ``hidden``).
+            residual: ``[num_tokens, hidden]``; if given, ``x`` is added into it in place and the sum is normalised.
+
+        Returns:
+            ``[num_tokens, hidden]``.
+        """
+
+    def head_norm(self, x: Tensor, weight: Tensor, eps: float) -> None:
+        """Normalise each head for itself in place, as ``rms_norm`` does a token.
+
+        Args:
+            x: ``[num_tokens, num_heads, head_dim]``, may be a view.
+            weight: ``[head_dim]``, the same for all heads.
+            eps: added to the mean square.
+        """
+
+    def rotary_table(
+        self, positions: Tensor, inv_freq: Tensor, result: dtype, *, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Make the step's rotations, once for all layers.
 
         Args:
             positions: int64 ``[num_tokens]``.
-            inv_freq: fp32 ``[head_dim / 2]``, radians a token.
+            inv_freq: fp32 ``[rotary_dim / 2]``, radians a token.
             result: dtype of the result; angles are computed in fp32 in any case.
+            scale: multiplies cosines and sines.
 
         Returns:
-            Cosines and sines, both ``[num_tokens, 1, head_dim / 2]``.
+            Cosines and sines, both ``[num_tokens, 1, rotary_dim / 2]``.
         """
 
     def rotary(self, x: Tensor, table: tuple[Tensor, Tensor]) -> None:
-        """Rotate heads in place, halves against each other (the layout of Hugging Face's Llama weights).
+        """Rotate the first ``rotary_dim`` numbers of each head in place; the others stay.
+
+        The two halves of what is rotated turn against each other: number ``i`` with ``i + rotary_dim / 2``, the
+        layout of Hugging Face's Llama weights. A model whose weights pair neighbours reorders them when it loads.
 
         Args:
-            x: ``[num_tokens, num_heads, head_dim]``, may be a view.
+            x: ``[num_tokens, num_heads, head_dim]``, may be a view; ``rotary_dim <= head_dim``.
             table: from ``rotary_table``.
         """
 
@@ -125,13 +156,14 @@ class Operations(Protocol):
             batch: says which slots.
         """
 
-    def attention(self, query: Tensor, layer: int, batch: Ragged) -> Tensor:
+    def attention(self, query: Tensor, layer: int, batch: Ragged, *, window: int | None = None) -> Tensor:
         """Let every token see its own row's context up to itself; scores are scaled by ``head_dim ** -0.5``.
 
         Args:
             query: ``[num_tokens, num_kv_heads, group, head_dim]``; the group shares one head of keys and values.
             layer: whose keys and values, written before.
             batch: says which tokens belong to which row.
+            window: tokens that a token sees at most, itself among them, >= 1: the last ones; None for all.
 
         Returns:
             ``[num_tokens, num_kv_heads * group * head_dim]``.
@@ -139,6 +171,18 @@ class Operations(Protocol):
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """Gate: from ``[num_tokens, 2 * inner]``, gate before up, make ``silu(gate) * up [num_tokens, inner]``."""
+
+    def gelu(self, x: Tensor, approximate: Literal["none", "tanh"]) -> Tensor:
+        """Apply the Gaussian error linear unit to ``x [num_tokens, inner]``; may overwrite it.
+
+        Args:
+            x: any shape.
+            approximate: "none" for ``x * Phi(x)``; "tanh" for
+                ``x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))``.
+        """
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add ``y`` into ``x`` in place, both ``[num_tokens, hidden]``."""
 
     def select(self, x: Tensor, indices: Tensor) -> Tensor:
         """Pick rows ``indices``, int64 ``[num_sampled]``, of ``x [num_tokens, hidden]``."""

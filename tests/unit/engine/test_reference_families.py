@@ -1,0 +1,107 @@
+"""The operations that only some families need."""
+
+import pytest
+import torch
+
+from headrace.kernels import reference
+from headrace.kernels.table import Ragged, Segment
+from headrace.memory.extents import Extent
+from headrace.memory.kv_cache import KVCache
+
+KV_HEADS, GROUP, HEAD_DIM = 2, 3, 8
+
+
+def test_a_layer_norm_adds_into_the_residual_stream_centres_scales_and_shifts() -> None:
+    torch.manual_seed(0)
+    x, residual, weight, bias = torch.randn(3, 16), torch.randn(3, 16), torch.randn(16), torch.randn(16)
+    total = (x + residual).double()
+    normed = reference.layer_norm(x, weight, bias, 1e-5, residual=residual)
+    centred = total - total.mean(dim=-1, keepdim=True)
+    expected = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() * weight + bias
+    assert torch.equal(residual.double(), total)
+    assert torch.allclose(normed.double(), expected, atol=1e-5)
+
+
+def test_a_layer_norm_without_a_residual_leaves_its_input() -> None:
+    x = torch.randn(3, 16)
+    kept = x.clone()
+    normed = reference.layer_norm(x, torch.ones(16), torch.zeros(16), 0.0)
+    assert torch.equal(x, kept)
+    assert normed.mean(dim=-1).abs().max() < 1e-6
+
+
+def test_a_head_norm_takes_each_head_for_itself_and_touches_no_other() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(4, 5, HEAD_DIM), torch.randn(HEAD_DIM)
+    kept = x.clone()
+    reference.head_norm(x[:, 1:3], weight, 1e-6)
+    expected = kept / (kept.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * weight
+    assert torch.allclose(x[:, 1:3], expected[:, 1:3], atol=1e-5)
+    assert torch.equal(x[:, [0, 3, 4]], kept[:, [0, 3, 4]])
+
+
+def test_a_rotation_turns_the_first_numbers_of_a_head_and_leaves_the_others() -> None:
+    torch.manual_seed(0)
+    x, positions, inv_freq = torch.randn(3, 2, HEAD_DIM), torch.tensor([0, 5, 900]), torch.tensor([1.0, 0.03])
+    kept = x.clone()
+    reference.rotary(x, reference.rotary_table(positions, inv_freq, torch.float32))
+    for token, position in enumerate(positions.tolist()):
+        for pair, frequency in enumerate(inv_freq.tolist()):
+            turned = torch.view_as_complex(torch.stack((kept[token, :, pair], kept[token, :, pair + 2]), dim=-1))
+            turned = turned * torch.polar(torch.tensor(1.0), torch.tensor(position * frequency))
+            assert torch.allclose(x[token, :, pair], turned.real, atol=1e-5)
+            assert torch.allclose(x[token, :, pair + 2], turned.imag, atol=1e-5)
+    assert torch.equal(x[..., 4:], kept[..., 4:])
+
+
+def test_a_rotation_is_scaled_where_the_table_is() -> None:
+    x, positions, inv_freq = torch.randn(3, 2, 4), torch.tensor([0, 5, 9]), torch.tensor([1.0, 0.03])
+    scaled = x.clone()
+    reference.rotary(x, reference.rotary_table(positions, inv_freq, torch.float32))
+    reference.rotary(scaled, reference.rotary_table(positions, inv_freq, torch.float32, scale=1.5))
+    assert torch.allclose(scaled, 1.5 * x, atol=1e-6)
+
+
+def test_gelu_is_the_exact_one_or_its_approximation_as_asked() -> None:
+    x = torch.linspace(-4, 4, 101, dtype=torch.float64)
+    normal = torch.distributions.Normal(torch.tensor(0.0).double(), torch.tensor(1.0).double())
+    tanh = x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+    assert torch.allclose(reference.gelu(x.clone(), "none"), x * normal.cdf(x), atol=1e-12)
+    assert torch.allclose(reference.gelu(x.clone(), "tanh"), tanh, atol=1e-12)
+    assert (tanh - x * normal.cdf(x)).abs().max() > 1e-4, "the two would be the same"
+
+
+def test_adding_is_done_in_place() -> None:
+    x, y = torch.randn(3, 4), torch.randn(3, 4)
+    expected = x + y
+    reference.add(x, y)
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 9, 14, 15, 100])
+def test_attention_through_a_window_sees_the_last_tokens_of_each_row_and_no_others(window: int) -> None:
+    torch.manual_seed(1)
+    cache = KVCache(num_layers=1, num_tokens=64, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=torch.float32)
+    cache.storage.normal_()
+    # (extent, tokens new, tokens in all): decoding, a first chunk, a later chunk, a first token.
+    rows = [(Extent(40, 12), 1, 9), (Extent(3, 7), 6, 6), (Extent(12, 20), 4, 15), (Extent(60, 2), 1, 1)]
+    segments: list[Segment] = []
+    num_tokens = 0
+    for extent, num_new, num_context in rows:
+        views = cache.views(extent, num_context)
+        segments.append(reference.segment(views, first_query=num_tokens, num_queries=num_new, num_context=num_context))
+        num_tokens += num_new
+    nothing = torch.empty(0, dtype=torch.int64)
+    batch = Ragged(nothing, nothing, nothing, nothing, tuple(segments))
+    query = torch.randn(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
+    seen = reference.attention(query, 0, batch, window=window).view(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
+
+    token = 0
+    for extent, num_new, num_context in rows:
+        for position in range(num_context - num_new, num_context):
+            first = max(0, position - window + 1)
+            keys, values = cache.layer(0)[:, extent.start + first : extent.start + position + 1].double()
+            for head in range(KV_HEADS):
+                weights = (query[token, head].double() @ keys[:, head].T / HEAD_DIM**0.5).softmax(dim=-1)
+                assert torch.allclose(seen[token, head].double(), weights @ values[:, head], atol=1e-5)
+            token += 1
