@@ -10,11 +10,8 @@ import torch
 from headrace.errors import ModelError
 from headrace.kernels.table import Operations
 from headrace.workers.engine.checkpoint import Checkpoint
-from headrace.workers.engine.models.llama import Llama
-from headrace.workers.engine.models.llama_config import LlamaConfig
-
-# By the name that config.json gives under "architectures".
-_FAMILIES = {"LlamaForCausalLM": (LlamaConfig, Llama)}
+from headrace.workers.engine.models.families import FAMILIES
+from headrace.workers.engine.models.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,7 @@ class LoadedModel:
         eos_ids: token ids that end a text, possibly none.
     """
 
-    model: Llama
+    model: Model
     eos_ids: frozenset[int]
 
 
@@ -44,13 +41,12 @@ def load(folder: Path, operations: Operations, dtype: torch.dtype) -> LoadedMode
     """
     config = _read_json(folder / "config.json")
     architectures = config.get("architectures") or ["none"]
-    family = _FAMILIES.get(architectures[0])
-    if family is None:
-        known = ", ".join(sorted(_FAMILIES))
+    build = FAMILIES.get(architectures[0])
+    if build is None:
+        known = ", ".join(sorted(FAMILIES))
         raise ModelError(f"{folder}: architecture {architectures[0]!r} is not supported; supported are: {known}")
-    parse, build = family[0].parse, family[1]
     with Checkpoint(folder) as checkpoint:
-        return LoadedModel(build(parse(config), checkpoint, operations, dtype), _eos_ids(folder, config))
+        return LoadedModel(build(config, checkpoint, operations, dtype), _eos_ids(folder, config))
 
 
 def _eos_ids(folder: Path, config: dict[str, Any]) -> frozenset[int]:

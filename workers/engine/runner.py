@@ -9,7 +9,7 @@ import torch
 from headrace.kernels.table import Operations, Ragged, Segment
 from headrace.memory.kv_cache import KVCache
 from headrace.workers.engine.fusion import Chunk, Plan
-from headrace.workers.engine.models.llama import Llama
+from headrace.workers.engine.models.model import Model
 from headrace.workers.engine.sampling import sample
 from headrace.workers.engine.sequence import Sequence
 
@@ -40,7 +40,7 @@ class Runner:
         operations: the table that the model is written over.
     """
 
-    def __init__(self, model: Llama, kv_cache: KVCache, operations: Operations) -> None:
+    def __init__(self, model: Model, kv_cache: KVCache, operations: Operations) -> None:
         self._model = model
         self._kv_cache = kv_cache
         self._operations = operations

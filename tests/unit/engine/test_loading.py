@@ -23,13 +23,15 @@ def write(folder: Path, model_dir: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"architectures": ["OtherForCausalLM"]}, "OtherForCausalLM.*supported are: LlamaForCausalLM"),
+        (
+            {"architectures": ["OtherForCausalLM"]},
+            "OtherForCausalLM.*supported are: GPT2LMHeadModel, ",
+        ),
         ({"architectures": []}, "supported are"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn'"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "'llama3' lacks 'low_freq_factor'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "rope parameters: 'low_freq_factor' is missing"),
         ({"rope_interleaved": True}, "rope_interleaved"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"num_key_value_heads": 3}, "4 heads cannot share 3"),

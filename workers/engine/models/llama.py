@@ -1,4 +1,4 @@
-"""The Llama family: Llama 2 and 3, SmolLM2, and whatever else calls itself LlamaForCausalLM."""
+"""Llama, and with it Mistral, Qwen2 and Qwen3, which differ from it in what ``LlamaConfig`` says."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,16 @@ from headrace.kernels.table import Linear, Operations, Ragged
 from headrace.memory.kv_cache import KVCache
 from headrace.workers.engine.checkpoint import Checkpoint
 from headrace.workers.engine.models.llama_config import LlamaConfig
+from headrace.workers.engine.models.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One block's weights; norms are ``[hidden]``."""
+    """One block's weights; norms are ``[hidden]``, those of heads ``[head_dim]``."""
 
     attention_norm: Tensor
     qkv: Linear  # q heads, then k heads, then v heads
+    head_norms: tuple[Tensor, Tensor] | None  # of queries, of keys
     out: Linear
     mlp_norm: Tensor
     gate_up: Linear  # gate, then up
@@ -42,41 +44,32 @@ class Llama:
         self._ops = operations
         self._inv_freq = config.rope.inv_freq()
         vocab, hidden = config.vocab_size, config.hidden_size
-        self._embedding = checkpoint.tensor("model.embed_tokens.weight", (vocab, hidden), dtype)
-        self._layers = [self._load_layer(checkpoint, index) for index in range(config.num_layers)]
-        self._norm = checkpoint.tensor("model.norm.weight", (hidden,), dtype)
-        head = self._embedding if config.tied else checkpoint.tensor("lm_head.weight", (vocab, hidden), dtype)
+        weights = Weights(checkpoint, operations, dtype)
+        self._embedding = weights.tensor("model.embed_tokens.weight", vocab, hidden)
+        self._layers = [self._load_layer(weights.under(f"model.layers.{index}.")) for index in range(config.num_layers)]
+        self._norm = weights.tensor("model.norm.weight", hidden)
+        head = self._embedding if config.tied else weights.tensor("lm_head.weight", vocab, hidden)
         self._head = operations.pack_linear(head, None)
 
-    def _load_layer(self, checkpoint: Checkpoint, index: int) -> _Layer:
+    def _load_layer(self, weights: Weights) -> _Layer:
         config = self.config
-        prefix = f"model.layers.{index}."
         hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
         queries, keys = config.num_heads * head_dim, config.num_kv_heads * head_dim
-
-        def linear(names: dict[str, int], num_inputs: int, has_bias: bool) -> Linear:
-            weights = [
-                checkpoint.tensor(f"{prefix}{name}.weight", (size, num_inputs), self.dtype)
-                for name, size in names.items()
-            ]
-            biases = [
-                checkpoint.tensor(f"{prefix}{name}.bias", (size,), self.dtype)
-                for name, size in names.items()
-                if has_bias
-            ]
-            return self._ops.pack_linear(_stack(weights), _stack(biases) if has_bias else None)
-
-        def norm(name: str) -> Tensor:
-            return checkpoint.tensor(f"{prefix}{name}.weight", (hidden,), self.dtype)
-
         qkv = {"self_attn.q_proj": queries, "self_attn.k_proj": keys, "self_attn.v_proj": keys}
+        head_norms = None
+        if config.head_norms:
+            head_norms = (
+                weights.tensor("self_attn.q_norm.weight", head_dim),
+                weights.tensor("self_attn.k_norm.weight", head_dim),
+            )
         return _Layer(
-            attention_norm=norm("input_layernorm"),
-            qkv=linear(qkv, hidden, config.attention_bias),
-            out=linear({"self_attn.o_proj": hidden}, queries, config.attention_bias),
-            mlp_norm=norm("post_attention_layernorm"),
-            gate_up=linear({"mlp.gate_proj": inner, "mlp.up_proj": inner}, hidden, config.mlp_bias),
-            down=linear({"mlp.down_proj": hidden}, inner, config.mlp_bias),
+            attention_norm=weights.tensor("input_layernorm.weight", hidden),
+            qkv=weights.linear(qkv, hidden, bias=config.qkv_bias),
+            head_norms=head_norms,
+            out=weights.linear({"self_attn.o_proj": hidden}, queries, bias=config.out_bias),
+            mlp_norm=weights.tensor("post_attention_layernorm.weight", hidden),
+            gate_up=weights.linear({"mlp.gate_proj": inner, "mlp.up_proj": inner}, hidden, bias=config.mlp_bias),
+            down=weights.linear({"mlp.down_proj": hidden}, inner, bias=config.mlp_bias),
         )
 
     def forward(self, batch: Ragged, kv_cache: KVCache) -> Tensor | None:
@@ -90,7 +83,7 @@ class Llama:
             Logits of the sampled tokens, fp32 ``[num_sampled, vocab]``; None where none are wanted.
         """
         ops, eps = self._ops, self.config.rms_norm_eps
-        table = ops.rotary_table(batch.positions, self._inv_freq, self.dtype)
+        table = ops.rotary_table(batch.positions, self._inv_freq, self.dtype, scale=self.config.rope.scale)
         residual = ops.embedding(batch.token_ids, self._embedding)
         x = ops.rms_norm(residual, self._layers[0].attention_norm, eps)
         for index, layer in enumerate(self._layers):
@@ -116,12 +109,12 @@ class Llama:
         config = self.config
         heads, kv_heads = config.num_heads, config.num_kv_heads
         qkv = self._ops.linear(x, layer.qkv).view(-1, heads + 2 * kv_heads, config.head_dim)
+        if layer.head_norms:
+            query_norm, key_norm = layer.head_norms
+            self._ops.head_norm(qkv[:, :heads], query_norm, config.rms_norm_eps)
+            self._ops.head_norm(qkv[:, heads : heads + kv_heads], key_norm, config.rms_norm_eps)
         self._ops.rotary(qkv[:, : heads + kv_heads], table)
         self._ops.write_kv(kv_cache.layer(index), qkv[:, heads:].view(-1, 2, kv_heads, config.head_dim), batch)
         query = qkv[:, :heads].view(-1, kv_heads, heads // kv_heads, config.head_dim)
-        return self._ops.linear(self._ops.attention(query, index, batch), layer.out)
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    """Put weights of one input under each other; a single one stays where the file is mapped."""
-    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+        seen = self._ops.attention(query, index, batch, window=config.windows[index])
+        return self._ops.linear(seen, layer.out)

@@ -1,4 +1,4 @@
-"""Our Llama against transformers', on tiny random models of every kind that the family has."""
+"""Our families against transformers', on tiny random models of every kind that each family has."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tests.model.tiny_models import KINDS, VOCAB, make_oracle
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headrace.job import SamplingParams
 from headrace.kernels import reference
@@ -19,52 +20,18 @@ from headrace.workers.engine.loading import LoadedModel, load
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.sequence import Sequence
 
-VOCAB = 307
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-KINDS: dict[str, dict[str, Any]] = {
-    "tied": {"tie_word_embeddings": True},
-    "untied": {"tie_word_embeddings": False},
-    "one head of keys for all": {"num_key_value_heads": 1},
-    "a head of keys each": {"num_key_value_heads": 6},
-    "heads wider than hidden": {"head_dim": 20},
-    "llama3 rope": {"rope_parameters": LLAMA3_ROPE},
-    "linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
-    "biases": {"attention_bias": True, "mlp_bias": True},
-}
 GREEDY = SamplingParams(16, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
 
 
 @pytest.fixture(scope="module", params=list(KINDS.values()), ids=list(KINDS))
-def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LlamaForCausalLM, Path]:
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
     torch.set_num_threads(1)
-    torch.manual_seed(17)
-    shape: dict[str, Any] = {
-        "vocab_size": VOCAB,
-        "hidden_size": 48,
-        "intermediate_size": 80,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-    }
-    oracle = LlamaForCausalLM(LlamaConfig(**(shape | request.param))).eval()
-    for parameter in oracle.parameters():
-        # The default spread makes a tiny model repeat itself whatever it reads.
-        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.15)
     folder = tmp_path_factory.mktemp("model")
-    oracle.save_pretrained(folder)
-    return oracle, folder
+    return make_oracle(request.param, folder), folder
 
 
 @pytest.fixture(scope="module")
-def loaded(models: tuple[LlamaForCausalLM, Path]) -> LoadedModel:
+def loaded(models: tuple[PreTrainedModel, Path]) -> LoadedModel:
     return load(models[1], reference, torch.float32)
 
 
@@ -99,7 +66,7 @@ def logits_in_chunks(loaded: LoadedModel, prompt: tuple[int, ...], lengths: list
 
 @pytest.mark.parametrize("lengths", [[120], [50, 1, 1, 40, 28], [1] * 10 + [110]])
 def test_prefill_logits_are_those_of_transformers_however_the_prompt_is_cut(
-    models: tuple[LlamaForCausalLM, Path], loaded: LoadedModel, lengths: list[int]
+    models: tuple[PreTrainedModel, Path], loaded: LoadedModel, lengths: list[int]
 ) -> None:
     (prompt,) = prompts(120)
     with torch.inference_mode():
@@ -110,7 +77,7 @@ def test_prefill_logits_are_those_of_transformers_however_the_prompt_is_cut(
 
 
 def test_greedy_tokens_of_fused_rows_are_those_of_transformers(
-    models: tuple[LlamaForCausalLM, Path], loaded: LoadedModel
+    models: tuple[PreTrainedModel, Path], loaded: LoadedModel
 ) -> None:
     """Prompts longer than a step's budget, more rows than may run at once, and one arrival a step."""
     engine = Engine(loaded, reference, max_rows=3, kv_tokens=300, step_tokens=24)
@@ -138,11 +105,11 @@ def collect(step: Callable[[], Any], tokens: list[list[int]]) -> None:
         tokens[row].append(token_id)
 
 
-def test_bf16_errs_at_most_twice_as_much_as_transformers_does(models: tuple[LlamaForCausalLM, Path]) -> None:
+def test_bf16_errs_at_most_twice_as_much_as_transformers_does(models: tuple[PreTrainedModel, Path]) -> None:
     (prompt,) = prompts(120)
     with torch.inference_mode():
         exact = models[0](torch.tensor([prompt])).logits[0, -1]
-        oracle = LlamaForCausalLM.from_pretrained(models[1], dtype=torch.bfloat16).eval()
+        oracle = AutoModelForCausalLM.from_pretrained(models[1], dtype=torch.bfloat16).eval()
         theirs = oracle(torch.tensor([prompt])).logits[0, -1].float()
     ours = logits_in_chunks(load(models[1], reference, torch.bfloat16), prompt, [70, 1, 49])[-1]
     assert ours.dtype == torch.float32
