@@ -1,124 +1,75 @@
-"""The Hugging Face ``config.json`` of a Llama-family GGUF file.
+"""The Hugging Face ``config.json`` of a model that came from a GGUF file."""
 
-Every ``llama.*`` key is either honoured or refused by name: an ignored one (a logit scale, a partial rotation) would
-give a model that runs and answers nonsense.
-"""
+from typing import Any
 
-from dataclasses import dataclass
-
-import numpy as np
-
-from headrace.errors import ModelError
-from headrace.workers.model_store.gguf_file import GgufFile
-
-_HONOURED = frozenset(
-    "llama." + key
-    for key in (
-        "block_count",
-        "context_length",
-        "embedding_length",
-        "feed_forward_length",
-        "vocab_size",
-        "attention.head_count",
-        "attention.head_count_kv",
-        "attention.key_length",
-        "attention.value_length",
-        "attention.layer_norm_rms_epsilon",
-        "rope.dimension_count",
-        "rope.freq_base",
-        "rope.scaling.type",
-        "rope.scaling.factor",
-        "rope.scale_linear",
-        "expert_count",
-        "expert_used_count",
-    )
-)
+from headrace.workers.model_store.gguf_shape import RopeScaling, Shape
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaConfig:
-    """The shape of a Llama model, in the names that Hugging Face's ``LlamaConfig`` gives its fields."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    max_position_embeddings: int
-    rms_norm_eps: float
-    rope_theta: float
-    rope_scaling: dict[str, str | float] | None
-    tie_word_embeddings: bool
-    bos_token_id: int | None
-    eos_token_id: int | None
-    architectures: tuple[str, ...] = ("LlamaForCausalLM",)
-    model_type: str = "llama"
-    hidden_act: str = "silu"
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    dtype: str = "float32"
-    torch_dtype: str = "float32"  # the older name of dtype
+def hugging_face_config(shape: Shape) -> dict[str, Any]:
+    """Write a shape in the names that its family's configuration has for it."""
+    common: dict[str, Any] = {
+        "vocab_size": shape.vocab_size,
+        "tie_word_embeddings": shape.tied,
+        "bos_token_id": shape.bos_token_id,
+        "eos_token_id": shape.eos_token_id,
+        "dtype": "float32",
+        "torch_dtype": "float32",  # the older name of dtype
+    }
+    if shape.architecture == "gpt2":
+        return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"} | common | _gpt(shape)
+    if shape.architecture == "gptj":
+        own = {"rotary_dim": shape.rotary_dim}
+        return {"architectures": ["GPTJForCausalLM"], "model_type": "gptj"} | common | _gpt(shape) | own
+    return common | _llama(shape)
 
 
-def read_config(file: GgufFile) -> LlamaConfig:
-    """Read a model's shape from its GGUF metadata.
-
-    Raises:
-        ModelError: another architecture, a key that is missing, or one whose meaning would be lost.
-    """
-    _refuse_what_would_be_lost(file)
-    shapes = {tensor.name: tensor.shape for tensor in file.tensors()}
-    if "token_embd.weight" not in shapes:
-        raise ModelError(f"{file.path} has no tensor token_embd.weight")
-    hidden_size = file.get("llama.embedding_length", int)
-    num_heads = file.get("llama.attention.head_count", int)
-    head_dim = file.find("llama.attention.key_length", int) or hidden_size // num_heads
-    for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
-        if file.find(key, int) not in (None, head_dim):
-            raise ModelError(f"{file.path}: {key} differs from the head size {head_dim}, which is not supported")
-    return LlamaConfig(
-        vocab_size=shapes["token_embd.weight"][0],
-        hidden_size=hidden_size,
-        intermediate_size=file.get("llama.feed_forward_length", int),
-        num_hidden_layers=file.get("llama.block_count", int),
-        num_attention_heads=num_heads,
-        num_key_value_heads=file.find("llama.attention.head_count_kv", int) or num_heads,
-        head_dim=head_dim,
-        max_position_embeddings=file.get("llama.context_length", int),
-        rms_norm_eps=_shortest(file.get("llama.attention.layer_norm_rms_epsilon", float)),
-        rope_theta=_shortest(file.find("llama.rope.freq_base", float) or 10_000.0),
-        rope_scaling=_rope_scaling(file),
-        tie_word_embeddings="output.weight" not in shapes,
-        bos_token_id=file.find("tokenizer.ggml.bos_token_id", int),
-        eos_token_id=file.find("tokenizer.ggml.eos_token_id", int),
-    )
+def _gpt(shape: Shape) -> dict[str, Any]:
+    return {
+        "n_embd": shape.hidden_size,
+        "n_inner": shape.intermediate_size,
+        "n_layer": shape.num_layers,
+        "n_head": shape.num_heads,
+        "n_positions": shape.context_length,
+        "layer_norm_epsilon": shape.norm_eps,
+        "activation_function": "gelu_new",
+    }
 
 
-def _refuse_what_would_be_lost(file: GgufFile) -> None:
-    architecture = file.get("general.architecture", str)
-    if architecture != "llama":
-        raise ModelError(f"{file.path} is of the architecture {architecture!r}; GGUF files of 'llama' can be converted")
-    unknown = sorted(key for key in file.metadata_keys() - _HONOURED if key.startswith("llama."))
-    if file.find("llama.expert_count", int):
-        unknown.append("llama.expert_count")
-    if unknown:
-        raise ModelError(f"{file.path} uses what cannot be converted: {', '.join(unknown)}")
+def _llama(shape: Shape) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": shape.context_length,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_theta": shape.rope_theta,
+        "rope_scaling": _scaling(shape.rope_scaling),
+        "hidden_act": "silu",
+    }
+    if shape.architecture == "qwen2":
+        return fields | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": False}
+    if shape.architecture == "qwen3":
+        own = {"attention_bias": False, "use_sliding_window": False}
+        return fields | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"} | own
+    if shape.window is not None:
+        # GGUF calls Mistral a llama; its window is all that tells it apart.
+        window = {"sliding_window": shape.window}
+        return fields | {"architectures": ["MistralForCausalLM"], "model_type": "mistral"} | window
+    biases = {"attention_bias": False, "mlp_bias": False}
+    return fields | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | biases
 
 
-def _rope_scaling(file: GgufFile) -> dict[str, str | float] | None:
-    kind = file.find("llama.rope.scaling.type", str)
-    factor = file.find("llama.rope.scaling.factor", float) or file.find("llama.rope.scale_linear", float)
-    if kind == "none" or (kind is None and factor is None):
+def _scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    if scaling is None:
         return None
-    if kind not in (None, "linear") or factor is None:
-        raise ModelError(
-            f"{file.path} scales its positions by llama.rope.scaling.type {kind!r}, which is not supported"
-        )
-    return {"rope_type": "linear", "factor": _shortest(factor)}
-
-
-def _shortest(value: float) -> float:
-    # GGUF holds float32: 9.999999747378752e-06 is the nearest one to 1e-05, which is what the model's maker wrote.
-    return float(str(np.float32(value)))
+    fields: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.original_context is not None:
+        fields["original_max_position_embeddings"] = scaling.original_context
+    if scaling.pair_factors:
+        # The only kind of Hugging Face's that holds a factor a pair. It has two sets, for short and long texts.
+        factors = list(scaling.pair_factors)
+        fields |= {"short_factor": factors, "long_factor": factors, "attention_factor": 1.0}
+    return fields

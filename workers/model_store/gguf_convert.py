@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from headrace.workers.model_store.catalogue import CONVERTER_VERSION
-from headrace.workers.model_store.gguf_config import read_config
+from headrace.workers.model_store.gguf_config import hugging_face_config
 from headrace.workers.model_store.gguf_file import GgufFile
+from headrace.workers.model_store.gguf_shape import read_shape
 from headrace.workers.model_store.gguf_tokenizer import build_tokenizer
 from headrace.workers.model_store.gguf_vocabulary import Vocabulary, read_vocabulary
 from headrace.workers.model_store.gguf_weights import weights_bytes, write_weights
@@ -21,7 +21,7 @@ def convert_gguf(
     """Write config, weights and tokenizer of ``gguf`` into the existing, empty ``folder``.
 
     Args:
-        gguf: a GGUF file of the architecture ``llama`` with a byte-level BPE vocabulary, in any quantisation.
+        gguf: a GGUF file of a known architecture, in any quantisation.
         folder: where config.json, generation_config.json, model.safetensors, tokenizer.json and
             tokenizer_config.json are written.
         on_progress: called with the bytes of weights written so far, and of all weights.
@@ -30,15 +30,15 @@ def convert_gguf(
         ModelError: the file is damaged, does not fit on the disk, or uses what cannot be converted (by name).
     """
     file = GgufFile(gguf)
-    config = read_config(file)
+    shape = read_shape(file)
     vocabulary = read_vocabulary(file)
     tokenizer = build_tokenizer(vocabulary)
     total_bytes = weights_bytes(file)
     require_free_space(folder, total_bytes)
 
-    _write_json(folder / "config.json", asdict(config))
+    _write_json(folder / "config.json", hugging_face_config(shape))
     _write_json(folder / "generation_config.json", _generation_config(vocabulary))
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(vocabulary, config.max_position_embeddings))
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(vocabulary, shape.context_length))
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
     done_bytes = 0
@@ -52,7 +52,7 @@ def convert_gguf(
         source_sha256 = hashlib.file_digest(source, "sha256").hexdigest()
     # The source's hash makes the revision change with any bit of the weights, though it reads only samples of them.
     metadata = {"format": "pt", "source_sha256": source_sha256, "converter": str(CONVERTER_VERSION)}
-    write_weights(file, config, folder / "model.safetensors", metadata, advance)
+    write_weights(file, shape, folder / "model.safetensors", metadata, advance)
 
 
 def _generation_config(vocabulary: Vocabulary) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The Hugging Face ``tokenizer.json`` of a byte-level BPE vocabulary."""
+"""The Hugging Face ``tokenizer.json`` of a GGUF file's vocabulary."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -7,7 +7,9 @@ from typing import Final
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from headrace.errors import ModelError
-from headrace.workers.model_store.gguf_vocabulary import TokenType, Vocabulary
+from headrace.workers.model_store.gguf_sentencepiece import build_sentencepiece
+from headrace.workers.model_store.gguf_vocabulary import Vocabulary
+from headrace.workers.model_store.token_type import TokenType
 
 # How words are cut, as the models' makers published it in their tokenizer.json.
 _LLAMA3_WORDS = (
@@ -15,14 +17,42 @@ _LLAMA3_WORDS = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2_WORDS = _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
+_TEKKEN_WORDS = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# These look a whole word up before they merge; the others have no such short cut.
+_WHOLE_WORDS = frozenset(("llama-bpe", "llama3", "llama-v3", "tekken"))
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     """Build the tokenizer that the vocabulary describes.
 
     Raises:
-        ModelError: its pre-tokenizer is not a known one, or its merges do not fit its tokens.
+        ModelError: its pre-tokenizer is not a known one, its merges do not fit its tokens, or a byte has no token.
     """
+    if vocabulary.kind == "sentencepiece":
+        tokenizer = build_sentencepiece(
+            vocabulary.tokens,
+            vocabulary.merges,
+            vocabulary.name_of(vocabulary.unk_token_id),
+            space_prefix=vocabulary.space_prefix,
+        )
+    else:
+        tokenizer = _byte_level(vocabulary)
+    if post_processor := _post_processor(vocabulary):
+        tokenizer.post_processor = post_processor
+    for token, token_type in zip(vocabulary.tokens, vocabulary.types, strict=True):
+        # One at a time and in the order of their ids, which are those of the vocabulary already.
+        if token_type in (TokenType.CONTROL, TokenType.UNKNOWN):
+            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        elif token_type is TokenType.USER_DEFINED:
+            tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
+    return tokenizer
+
+
+def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     make_pre_tokenizer = _PRE_TOKENIZERS.get(vocabulary.pre_tokenizer)
     if make_pre_tokenizer is None:
         raise ModelError(
@@ -33,19 +63,11 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = make_pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = _post_processor(vocabulary)
-    for token, token_type in zip(vocabulary.tokens, vocabulary.types, strict=True):
-        # One at a time and in the order of their ids, which are those of the vocabulary already.
-        if token_type in (TokenType.CONTROL, TokenType.UNKNOWN):
-            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        elif token_type is TokenType.USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
     return tokenizer
 
 
 def _model(vocabulary: Vocabulary) -> models.BPE:
-    # Llama 3 looks a whole word up before it merges; the others have no such short cut.
-    ignore_merges = vocabulary.pre_tokenizer == "llama-bpe"
+    ignore_merges = vocabulary.pre_tokenizer in _WHOLE_WORDS
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     for pair in vocabulary.merges:
         if any(part not in ids for part in (*pair, "".join(pair))):
@@ -53,8 +75,8 @@ def _model(vocabulary: Vocabulary) -> models.BPE:
     return models.BPE(vocab=ids, merges=list(vocabulary.merges), ignore_merges=ignore_merges)
 
 
-def _post_processor(vocabulary: Vocabulary) -> processors.PostProcessor:
-    byte_level = processors.ByteLevel(trim_offsets=False)
+def _post_processor(vocabulary: Vocabulary) -> processors.PostProcessor | None:
+    byte_level = processors.ByteLevel(trim_offsets=False) if vocabulary.kind == "byte-level" else None
     ids = [
         vocabulary.bos_token_id if vocabulary.add_bos_token else None,
         vocabulary.eos_token_id if vocabulary.add_eos_token else None,
@@ -67,7 +89,7 @@ def _post_processor(vocabulary: Vocabulary) -> processors.PostProcessor:
         pair=[name for name in (names[0], "$A", names[1], names[0], "$B:1", names[1]) if name],
         special_tokens=[(name, token_id) for name, token_id in zip(names, ids, strict=True) if name],
     )
-    return processors.Sequence([byte_level, template])
+    return processors.Sequence([byte_level, template]) if byte_level else template
 
 
 def _gpt2() -> pre_tokenizers.PreTokenizer:
@@ -92,6 +114,9 @@ _PRE_TOKENIZERS: Final[Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]]] 
         "default": _gpt2,
         "gpt-2": _gpt2,
         "llama-bpe": _words(_LLAMA3_WORDS),
+        "llama3": _words(_LLAMA3_WORDS),
+        "llama-v3": _words(_LLAMA3_WORDS),
         "qwen2": _words(_QWEN2_WORDS),
+        "tekken": _words(_TEKKEN_WORDS),
     }
 )

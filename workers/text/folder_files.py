@@ -42,7 +42,10 @@ def read_facts(folder: Path) -> ModelFacts:
     special_tokens = _read_if_there(folder / "special_tokens_map.json") | tokenizer_config
     return ModelFacts(
         vocab_size=_positive(folder, config, "vocab_size"),
-        context_length=_positive(folder, config, "max_position_embeddings"),
+        # GPT-2 and GPT-J have a name of their own for it.
+        context_length=_positive(
+            folder, config, "n_positions" if "n_positions" in config else "max_position_embeddings"
+        ),
         eos_token_ids=_eos_token_ids(folder, _read_if_there(folder / "generation_config.json"), config),
         special_tokens=MappingProxyType(
             {name: text for name in _SPECIAL_NAMES if (text := _token_text(special_tokens.get(name))) is not None}

@@ -122,9 +122,16 @@ def test_every_id_that_ends_a_turn_is_named_the_main_one_first(
     ("metadata", "named"),
     [
         ({"general.architecture": "mamba"}, "mamba"),
-        ({"tokenizer.ggml.pre": "tekken"}, "tekken"),
-        ({"tokenizer.ggml.model": "llama"}, "'llama'"),
-        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, "yarn"),
+        ({"tokenizer.ggml.pre": "deepseek-coder"}, "deepseek-coder"),
+        ({"tokenizer.ggml.model": "bert"}, "'bert'"),
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.scores is missing"),
+        (
+            {"tokenizer.ggml.model": "llama", "tokenizer.ggml.remove_extra_whitespaces": True},
+            "remove_extra_whitespaces",
+        ),
+        ({"tokenizer.ggml.add_space_prefix": True}, "add_space_prefix"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, "original_context_length"),
+        ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 4.0}, "longrope"),
         ({"llama.logit_scale": 0.5}, "llama.logit_scale"),
         ({"llama.expert_count": 8}, "llama.expert_count"),
         ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count"),
@@ -152,8 +159,8 @@ def test_a_missing_key_is_named(written: Write, recipe: GgufRecipe, folder: Path
 def test_tensors_that_would_be_lost_are_refused_and_missing_ones_are_named(
     written: Write, recipe: GgufRecipe, folder: Path
 ) -> None:
-    recipe.extra_tensors["rope_freqs.weight"] = np.ones(8, np.float32)
-    with pytest.raises(ModelError, match=r"rope_freqs\.weight"):
+    recipe.extra_tensors["blk.0.attn_q.bias"] = np.ones(64, np.float32)
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_q\.bias"):
         convert_gguf(written(recipe), folder)
     recipe.extra_tensors.clear()
     del recipe.weights["model.layers.1.mlp.up_proj.weight"]

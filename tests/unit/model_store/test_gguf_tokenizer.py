@@ -127,6 +127,7 @@ def test_special_tokens_in_a_text_are_parsed_and_are_not_decoded(tokenizer: Toke
         ("default", "ab 123's", ["ab", "Ġ123", "'s"]),
         ("llama-bpe", "ab 1234'S(x)\n", ["ab", "Ġ", "123", "4", "'S", "(x", ")Ċ"]),
         ("qwen2", "ab 12'S(x)\n", ["ab", "Ġ", "1", "2", "'S", "(x", ")Ċ"]),
+        ("tekken", "abCD XYz 12'S(x)/\n", ["ab", "CD", "ĠXYz", "Ġ", "1", "2", "'S", "(x", ")/Ċ"]),
     ],
 )
 def test_words_are_cut_as_the_named_rule_does(
@@ -146,10 +147,11 @@ def test_a_text_begins_and_ends_as_the_file_asks(written: Write, recipe: GgufRec
     assert tokenizer.encode(" abc", add_special_tokens=False).tokens == ["Ġabc"]
 
 
-def test_llama_3_files_begin_texts_even_where_they_do_not_say_so(
-    written: Write, recipe: GgufRecipe, tmp_path: Path
+@pytest.mark.parametrize("pre", ["llama-bpe", "tekken"])
+def test_some_files_begin_texts_even_where_they_do_not_say_so(
+    written: Write, recipe: GgufRecipe, tmp_path: Path, pre: str
 ) -> None:
-    recipe.metadata["tokenizer.ggml.pre"] = "llama-bpe"
+    recipe.metadata["tokenizer.ggml.pre"] = pre
     convert_gguf(written(recipe), tmp_path)
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("b").tokens == ["<|im_start|>", "b"]
 

@@ -15,7 +15,8 @@ TOKENS = (*SPECIAL, *sorted(ByteLevel.alphabet()), "Ġa", "bc", "Ġabc", "<tool>
 TYPES = (3,) * len(SPECIAL) + (1,) * (len(TOKENS) - len(SPECIAL) - 1) + (4,)
 
 Weights = dict[str, npt.NDArray[np.float32]]
-Metadata = dict[str, str | int | float | bool | list[str] | list[int]]
+Value = str | int | float | bool | list[str] | list[int] | list[float]
+Metadata = dict[str, Value]
 
 
 @dataclass
@@ -75,9 +76,7 @@ def write_gguf(path: Path, recipe: GgufRecipe) -> None:
     }
     architecture = str(metadata.pop("general.architecture", "llama"))
     writer = gguf.GGUFWriter(path, architecture)
-    for key, value in metadata.items():
-        if key not in recipe.without:
-            _add(writer, key, value)
+    add_metadata(writer, {key: value for key, value in metadata.items() if key not in recipe.without})
     stored = gguf.GGMLQuantizationType[recipe.quantisation]
     for name, values in recipe.weights.items():
         ordered = np.ascontiguousarray(_as_llama_cpp(name, values))
@@ -93,7 +92,13 @@ def write_gguf(path: Path, recipe: GgufRecipe) -> None:
     writer.close()
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: str | int | float | bool | list[str] | list[int]) -> None:
+def add_metadata(writer: gguf.GGUFWriter, metadata: Metadata) -> None:
+    """Add keys, each in the type that llama.cpp's converter gives it."""
+    for key, value in metadata.items():
+        _add(writer, key, value)
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

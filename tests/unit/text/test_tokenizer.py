@@ -49,6 +49,11 @@ def test_the_models_facts_are_read(tokenizer: Tokenizer) -> None:
     assert tokenizer.eos_token_ids == {0, 2}
 
 
+def test_the_context_length_is_read_by_gpt2s_name_as_well(copied: Path) -> None:
+    change(copied / "config.json", max_position_embeddings=None, n_positions=77)
+    assert Tokenizer.from_folder(copied).context_length == 77
+
+
 def test_generation_config_has_the_last_word_on_what_ends_a_text(copied: Path) -> None:
     assert Tokenizer.from_folder(copied).eos_token_ids == {2}
     (copied / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
