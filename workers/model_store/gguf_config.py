@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from headrace.workers.model_store.gguf_shape import RopeScaling, Shape
+from headrace.workers.model_store.gguf_rope import RopeScaling
+from headrace.workers.model_store.gguf_shape import Shape
 
 
 def hugging_face_config(shape: Shape) -> dict[str, Any]:

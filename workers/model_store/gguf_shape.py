@@ -9,13 +9,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-import numpy as np
-
 from headrace.errors import ModelError
-from headrace.workers.model_store.gguf_file import GgufFile, GgufTensor
-
-ROPE_FACTORS = "rope_freqs.weight"
-"""The tensor by which Llama 3 files stretch their rotations, a factor a pair; it says shape, not weights."""
+from headrace.workers.model_store.gguf_file import GgufFile
+from headrace.workers.model_store.gguf_rope import ROPE_FACTORS, RopeScaling, read_rope_scaling, shortest
 
 _SHARED = (
     "block_count",
@@ -47,23 +43,6 @@ _HONOURED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "gptj": frozenset((*_SHARED, "attention.layer_norm_epsilon", "rope.dimension_count", "use_parallel_residual")),
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """How positions are stretched, in Hugging Face's names.
-
-    Attributes:
-        kind: "linear", "yarn" or "longrope" (a factor a pair).
-        factor: by which all turns, or the slowest, are slowed; 1 where pairs have their own.
-        original_context: context length before stretching, None where it does not matter.
-        pair_factors: a factor a pair of a head's numbers; empty but for "longrope".
-    """
-
-    kind: str
-    factor: float
-    original_context: int | None = None
-    pair_factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +112,9 @@ def read_shape(file: GgufFile) -> Shape:
         num_kv_heads=_kv_heads(file, architecture, num_heads),
         head_dim=head_dim,
         context_length=file.get(f"{architecture}.context_length", int),
-        norm_eps=_shortest(file.get(f"{architecture}.attention.{norm}", float)),
-        rope_theta=_shortest(file.find(f"{architecture}.rope.freq_base", float) or 10_000.0),
-        rope_scaling=_rope_scaling(file, architecture, head_dim, tensors.get(ROPE_FACTORS)),
+        norm_eps=shortest(file.get(f"{architecture}.attention.{norm}", float)),
+        rope_theta=shortest(file.find(f"{architecture}.rope.freq_base", float) or 10_000.0),
+        rope_scaling=read_rope_scaling(file, architecture, head_dim, tensors.get(ROPE_FACTORS)),
         rotary_dim=_rotary_dim(file, architecture, head_dim),
         window=file.find(f"{architecture}.attention.sliding_window", int),
         tied="output.weight" not in tensors,
@@ -179,32 +158,3 @@ def _rotary_dim(file: GgufFile, architecture: str, head_dim: int) -> int:
                 f"{file.path}: {architecture}.{key} differs from the head size {head_dim}, which is not supported"
             )
     return head_dim
-
-
-def _rope_scaling(
-    file: GgufFile, architecture: str, head_dim: int, pair_factors: GgufTensor | None
-) -> RopeScaling | None:
-    prefix = f"{architecture}.rope.scaling"
-    kind = file.find(f"{prefix}.type", str)
-    factor = file.find(f"{prefix}.factor", float) or file.find(f"{architecture}.rope.scale_linear", float)
-    is_scaled = kind != "none" and (kind, factor) != (None, None)
-    if pair_factors is not None:
-        if is_scaled or pair_factors.shape != (head_dim // 2,):
-            raise ModelError(f"{file.path}: {ROPE_FACTORS} does not fit the heads, or {prefix}.type is given as well")
-        values = pair_factors.dequantise(np.arange(1))[0]
-        return RopeScaling(
-            "longrope", 1.0, file.get(f"{architecture}.context_length", int), tuple(map(_shortest, values))
-        )
-    if not is_scaled:
-        return None
-    if factor is None or kind not in (None, "linear", "yarn"):
-        raise ModelError(f"{file.path} scales its positions by {prefix}.type {kind!r}, which is not supported")
-    if kind == "yarn":
-        original = file.get(f"{prefix}.original_context_length", int)
-        return RopeScaling("yarn", _shortest(factor), original)
-    return RopeScaling("linear", _shortest(factor))
-
-
-def _shortest(value: float) -> float:
-    # GGUF holds float32: 9.999999747378752e-06 is the nearest one to 1e-05, which is what the model's maker wrote.
-    return float(str(np.float32(value)))

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from headrace.errors import ModelError
 from headrace.workers.model_store.gguf_file import GgufFile, GgufTensor
-from headrace.workers.model_store.gguf_shape import ROPE_FACTORS, Shape
+from headrace.workers.model_store.gguf_rope import ROPE_FACTORS
+from headrace.workers.model_store.gguf_shape import Shape
 from headrace.workers.model_store.gguf_tensors import ExpectedTensor, expected_tensors
 
 _BLOCK_VALUES = 8 << 20

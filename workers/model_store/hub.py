@@ -35,13 +35,19 @@ def pull_snapshot(repo_id: str, cache_dir: Path, link: Path, console: Console) -
 
     Raises:
         ModelError: the hub cannot be reached, does not have the model or does not give it to this user, the model has
-            no safetensors files, or the disk is too small.
+            no safetensors files or no tokenizer.json, or the disk is too small.
     """
     hub = cache_dir / "hub"
     listing = _ask(repo_id, cache_dir=hub, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED), dry_run=True)
     names = [file.filename for file in listing]
     if not any(name.endswith(".safetensors") for name in names):
         raise ModelError(f"{repo_id} on the Hugging Face hub has no safetensors files")
+    if "tokenizer.json" not in names:
+        # Said before gigabytes come that nobody could use.
+        raise ModelError(
+            f"{repo_id} on the Hugging Face hub has no tokenizer.json; where there is an older format, transformers "
+            "writes it: AutoTokenizer.from_pretrained(ID).save_pretrained(FOLDER), into a folder with the model"
+        )
     missing_bytes = sum(file.file_size or 0 for file in listing if file.will_download)
     commit = listing[0].commit_hash
     console.print(f"{repo_id}\n  from the Hugging Face hub, commit {commit}: {decimal(missing_bytes)} to download")

@@ -153,6 +153,14 @@ def test_a_repository_without_safetensors_is_refused(hub: Hub, tmp_path: Path) -
     assert hub.sent == []
 
 
+def test_a_repository_with_an_older_tokenizer_only_is_refused_before_anything_comes(hub: Hub, tmp_path: Path) -> None:
+    hub.files["tokenizer.model"] = hub.files.pop("tokenizer.json")
+    refused = run_pull(hub.url, tmp_path / "cache")
+    assert "ModelError: some-org/model on the Hugging Face hub has no tokenizer.json" in refused.stderr
+    assert "save_pretrained" in refused.stderr
+    assert hub.sent == []
+
+
 def test_a_dead_network_is_told_in_words(tmp_path: Path) -> None:
     dead = run_pull("http://127.0.0.1:9", tmp_path / "cache")
     assert "ModelError: cannot pull some-org/model from the Hugging Face hub: " in dead.stderr
