@@ -41,6 +41,7 @@ CASES = [
     "gpt2 untied",
     "gpt2 narrow inside",
     "gptj untied",
+    "gptj tied",
     "gptj whole heads rotated",
 ]
 
@@ -86,6 +87,7 @@ def test_a_model_that_went_through_gguf_computes_what_it_did(kind: Kind, tmp_pat
         ("qwen3 tied", lambda writer: writer.add_rope_dimension_count(4), "rope.dimension_count"),
         ("gpt2 tied", lambda writer: writer.add_rope_freq_base(1e6), "gpt2.rope.freq_base"),
         ("gptj untied", lambda writer: writer.add_parallel_residual(False), "gptj.use_parallel_residual"),
+        ("gptj untied", lambda writer: writer.add_tensor("rope_freqs.weight", np.ones(4, np.float32)), "rope_freqs"),
         ("llama tied", lambda writer: writer.add_tensor("rope_freqs.weight", np.ones(3, np.float32)), "rope_freqs"),
         (
             "llama linear rope",

@@ -50,6 +50,8 @@ def read_rope_scaling(
     factor = file.find(f"{prefix}.factor", float) or file.find(f"{architecture}.rope.scale_linear", float)
     is_scaled = kind != "none" and (kind, factor) != (None, None)
     if pair_factors is not None:
+        if architecture.startswith("gpt"):
+            raise ModelError(f"{file.path}: {ROPE_FACTORS} is not supported in a {architecture}")
         if is_scaled or pair_factors.shape != (head_dim // 2,):
             raise ModelError(f"{file.path}: {ROPE_FACTORS} does not fit the heads, or {prefix}.type is given as well")
         values = pair_factors.dequantise(np.arange(1))[0]
