@@ -81,7 +81,16 @@ class DecodeAttention:
             self.shape.segment_tiles,
         )
 
-    def run(self, out: Tensor, query: Tensor, pages: KVPages, lengths: Tensor, *, scale: float | None = None) -> None:
+    def run(
+        self,
+        out: Tensor,
+        query: Tensor,
+        pages: KVPages,
+        lengths: Tensor,
+        *,
+        scale: float | None = None,
+        old_is_settled: bool = False,
+    ) -> None:
         """Attend in one layer, on torch's current stream, after ``plan`` of the same lengths.
 
         Args:
@@ -91,6 +100,9 @@ class DecodeAttention:
                 pages that a row's length (and window) reaches are looked up.
             lengths: as given to ``plan``.
             scale: of scores; default: ``head_dim ** -0.5``.
+            old_is_settled: a promise that matters only in a programmatic launch, which may begin before the kernel
+                before it has ended: lengths, plan, page table, and all keys and values but each row's newest are
+                complete before any kernel still running was launched. They are then read before that one ends.
 
         Raises:
             KernelError: shapes, dtypes or layouts do not fit.
@@ -112,6 +124,7 @@ class DecodeAttention:
             *(num_rows, shape.num_kv_heads, shape.max_pages, shape.page_size // TILE_KEYS, shape.window or 0),
             *(query.stride(0), pages.keys.stride(0), pages.keys.stride(1)),
             (shape.head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
+            int(old_is_settled),
             shared_bytes=self._ring.shared_bytes(shape),
         )
 
@@ -161,7 +174,7 @@ def _kernel(index: int, dtype: torch.dtype, head_dim: int, group: int, ring: Rin
     return load(
         "decode_attention",
         "decode_attention",
-        "PPPPPPPPPiiiiiqqqf",
+        "PPPPPPPPPiiiiiqqqfi",
         torch.device("cuda", index),
         shared_bytes=open_device(index).shared_bytes,
         DTYPE=C_TYPES[dtype],

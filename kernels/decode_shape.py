@@ -123,7 +123,7 @@ def choose_ring(shape: DecodeShape, shared_bytes: int) -> Ring:
     Raises:
         KernelError: not even one warp's ring fits.
     """
-    for blocks, warps in ((3, 4), (3, 2), (2, 2), (1, 2), (1, 1)):
+    for blocks, warps in ((3, 4), (2, 4), (3, 2), (2, 2), (1, 2), (1, 1)):
         for stages in (4, 3, 2):
             ring = Ring(warps, stages)
             if blocks * (ring.shared_bytes(shape) + RESERVED_BYTES) <= shared_bytes + RESERVED_BYTES:

@@ -15,7 +15,7 @@ from headrace.kernels.build import C_TYPES
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
 
-#: Rows of x that the kernel takes, and up to which it beats cuBLAS at every shape measured.
+#: Rows of x that the kernel takes, and up to which it is the choice for every shape measured.
 MOST_TOKENS = 16
 FEW_TOKENS = 8
 
@@ -61,7 +61,7 @@ def x_pitch(in_features: int) -> int:
 
 
 class ThinProduct:
-    """``y = x W^T (+ bias) (+ residual)`` for one weight.
+    """``y = x W^T (+ bias) (+ residual)`` for one weight; a token's result does not depend on the tokens beside it.
 
     Args:
         weight: ``[out_features, in_features]``, bf16 or fp16, rows contiguous and 16-byte aligned, on a Hopper GPU;
@@ -118,13 +118,14 @@ class ThinProduct:
         num_sms = self._device.num_sms
         blocks_per_sm = (self._device.shared_bytes + _RESERVED_BYTES) // (shared + _RESERVED_BYTES)
         grid = min(-(-out_features // chosen.tile), num_sms * min(blocks_per_sm, chosen.blocks))
+        num_tiles = out_features // (grid * chosen.tile)
         kernel(
             (grid, 1),
             ((chosen.warps + 1) * 32, 1, 1),
             *(out, x, self.weight, self.bias, residual),
             *(num_tokens, out_features, in_features),
             *(out.stride(0), x.stride(0), self.weight.stride(0), 0 if residual is None else residual.stride(0)),
-            x_pitch(in_features),
+            *(x_pitch(in_features), num_tiles, -(-(out_features - num_tiles * grid * chosen.tile) // grid)),
             shared_bytes=shared,
         )
 
@@ -140,23 +141,28 @@ def choose(num_tokens: int, out_features: int, in_features: int, shared_bytes: i
         shared_bytes: the most that a block may have.
     """
     if in_features <= 2048:
-        # Small tiles finish early; x is small enough for the first-level cache.
+        # A row is soon read: several small blocks hide each other's beginnings and ends; x fits the first-level cache.
         if out_features <= 2048:
             return Tiling(16, 1024, 2, 8, x_in_shared=False)
-        return Tiling(16, 256 if out_features <= 16384 else 1024, 4 if out_features <= 16384 else 2, 4, False)
+        return Tiling(16, 256 if out_features <= 16384 else 512, 4, 4, x_in_shared=False)
     if in_features < 4096:
         wanted = Tiling(16, 1024, 3, 8, x_in_shared=True)
-    else:
+    elif num_tokens <= 4 or out_features >= 65536:
         # More in flight than this slows memory down.
         wanted = Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1)
-    fits = wanted.shared_bytes(num_tokens, in_features) <= shared_bytes
-    if fits and in_features <= 8192:
+    else:
+        wanted = Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1)
+    if in_features <= 8192 and wanted.shared_bytes(num_tokens, in_features) <= shared_bytes:
         return wanted
-    return Tiling(16, 1024, 2, 8, x_in_shared=False)
+    # x does not fit beside the ring: taller tiles fetch it less often.
+    return Tiling(32, 1024, 3, 8, x_in_shared=False)
 
 
 def beats_cublas(num_tokens: int, out_features: int, in_features: int) -> bool:
-    """Say whether a thin product was measured to be faster than cuBLAS at such a size (docs/bench/thin_product.md)."""
+    """Say whether a thin product, launched programmatically, was measured to be faster than cuBLAS at such a size.
+
+    Launched plainly, a few sizes are within 4 % of cuBLAS, on either side (docs/bench/thin_product.md).
+    """
     if num_tokens <= FEW_TOKENS:
         return True
     if num_tokens > MOST_TOKENS:
@@ -170,7 +176,7 @@ def _kernel(index: int, dtype: torch.dtype, token_tiles: int, tiling: Tiling) ->
     return load(
         "thin_product",
         "thin_product",
-        "PPPPPiiiqqqqi",
+        "PPPPPiiiqqqqiii",
         device,
         shared_bytes=open_device(index).shared_bytes,
         DTYPE=C_TYPES[dtype],

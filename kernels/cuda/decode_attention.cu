@@ -100,10 +100,13 @@ struct Feeder {
         if (walk.left > 0 && tile < walk.end) look_up(args);
     }
 
-    // One tile, or nothing if the share is at its end.
+    // One tile, or nothing if the share is at its end. FIRST: before the kernels before this one are known to have ended.
+    template <bool FIRST>
     __device__ __forceinline__ void feed(const Args& args, uint32_t stage) {
         while (walk.left > 0 && tile >= walk.end) walk.next(args), enter(args);
         if (walk.left > 0) {
+            // The row's newest key and value are the previous kernel's work.
+            if (FIRST && (tile + 1) * TILE_KEYS >= walk.length) wait_for_earlier_kernels();
             if (batch == WARP) look_up(args);
             const long long from = __shfl_sync(ALL_LANES, offset, batch++) + walk.head * args.head_stride;
             const int num_keys = min(walk.length - tile * TILE_KEYS, TILE_KEYS);
@@ -232,7 +235,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     decode_attention(DTYPE* out, const DTYPE* query, const DTYPE* keys, const DTYPE* values, const int* page_table,
                      const int* lengths, const int4* plan, float* slots, int* tickets, int num_rows, int num_kv_heads,
                      int max_pages, int page_tiles, int window, long long query_stride, long long page_stride,
-                     long long head_stride, float score_scale) {
+                     long long head_stride, float score_scale, int old_is_settled) {
     using namespace headrace;
     extern __shared__ __align__(128) unsigned char memory[];
     // the warps' rings, what fragments keep there, the meeting
@@ -243,10 +246,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     const Args args{out,      query,        keys,      values,     page_table, lengths,      plan,        slots,       tickets,
                     num_rows, num_kv_heads, max_pages, page_tiles, window,     query_stride, page_stride, head_stride, score_scale};
     let_next_kernel_start();
-    wait_for_earlier_kernels();
+    if (!old_is_settled) wait_for_earlier_kernels();
     Walk walk(args);
     Feeder feeder(args, walk);
-    for (int i = 0; i < STAGES; i++) feeder.feed(args, ring + i * 2 * TILE_BYTES);
+    for (int i = 0; i < STAGES; i++) feeder.feed<true>(args, ring + i * 2 * TILE_BYTES);
+    wait_for_earlier_kernels();
     for (int row = blockIdx.x; row < num_rows; row += gridDim.x)
         if (lengths[row] == 0)
             for (int i = threadIdx.x; i < num_kv_heads * GROUP * HEAD_DIM; i += THREADS)
@@ -264,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
             fragments.add(at, at + TILE_BYTES, window > 0 ? max(walk.length - window - first_key, 0) : 0,
                           min(walk.length - first_key, TILE_KEYS), score_scale, own);
             __syncwarp();
-            feeder.feed(args, at);
+            feeder.feed<false>(args, at);
             if (++stage == STAGES) stage = 0;
         }
         // Whoever is late with the last piece's sums is done with them.

@@ -2,8 +2,9 @@
 //
 //   x [m, k], weight [n, k], y [m, n]; rows contiguous, elements T, sums fp32.
 //
-// The blocks walk over the weight's rows side by side, a tile of TILE rows each at a time. (A run of rows of its own for
-// each block was 8 % slower, and equal shares to the row won nothing: memory serves whoever still asks.) A producer warp
+// The blocks walk over the weight's rows side by side, a tile of TILE rows each at a time, and share what is left at the
+// end, less than a tile a block, row by row: a small tile costs only what it reads. (A run of rows of its own for each
+// block was 8 % slower.) A producer warp
 // keeps a ring of STAGES pieces [TILE rows x PIECE columns] filled by the bulk copy engine, across the tiles' borders, so
 // that memory never waits for arithmetic. Each consumer warp takes every WARPS-th group of 32 columns of a piece to the tensor
 // cores, the weight's rows as the product's 16 rows and x's rows as its 8 columns; at the end of a tile the warps' sums
@@ -12,6 +13,9 @@
 // A lane reads 8 consecutive columns by one 16-byte load, of the weight and of x alike, and gives them to two products
 // as if they were columns 2t, 2t + 1, 2t + 8, 2t + 9: a sum over columns does not mind their order. The rows' pitch is
 // 64 bytes more than a multiple of 128, so that the 8 lanes that are served together use different banks.
+//
+// A warp's columns and their order depend on WARPS alone: a token's result has the same bits whatever tokens are beside
+// it, and whatever the other constants.
 //
 // X_IN_SHARED: the block keeps all of x, and begins when the first piece of it is there; otherwise lanes fetch their parts of x from the second-level cache piece by
 // piece, before they wait for the weight's piece.
@@ -39,7 +43,8 @@ __device__ __forceinline__ uint4 read_shared(uint32_t address) {
     uint4 value;
     asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "r"(address));
+                 : "r"(address)
+                 : "memory");
     return value;
 }
 
@@ -70,15 +75,30 @@ __device__ __forceinline__ uint4 zero_unless(bool wanted, uint4 value) {
     return wanted ? value : make_uint4(0, 0, 0, 0);
 }
 
+// The block's way over the rows. The host has divided: a division would stand before the first copy.
+struct Rows {
+    int n, num_tiles;  // the weight's rows; whole tiles a block
+    int last_rows;     // rows a block of what is left, at most
+
+    __device__ __forceinline__ int begin(int tile) const {
+        return tile < num_tiles ? (tile * gridDim.x + blockIdx.x) * TILE
+                                : num_tiles * gridDim.x * TILE + blockIdx.x * last_rows;
+    }
+    // Rows of the block's tile number ``tile``; 0 behind the last one.
+    __device__ __forceinline__ int count(int tile) const {
+        if (tile < num_tiles) return TILE;
+        return tile == num_tiles ? max(min(last_rows, n - begin(tile)), 0) : 0;
+    }
+};
+
 // Fills the ring, from the first tile's first piece to the last tile's last one.
-__device__ __forceinline__ void produce(const DTYPE* weight, int n, int k, long long weight_stride, uint32_t stages,
-                                        uint32_t full, uint32_t empty) {
+__device__ __forceinline__ void produce(const DTYPE* weight, const Rows& rows, int k, long long weight_stride,
+                                        uint32_t stages, uint32_t full, uint32_t empty) {
     const int lane = threadIdx.x % WARP;
     const uint64_t policy = evict_first_policy();
     int stage = 0, phase = 1;
-    for (int row = blockIdx.x * TILE; row < n; row += gridDim.x * TILE) {
-        const int num_rows = min(TILE, n - row);
-        const DTYPE* from = weight + static_cast<long long>(row + lane) * weight_stride;
+    for (int tile = 0; const int num_rows = rows.count(tile); tile++) {
+        const DTYPE* from = weight + static_cast<long long>(rows.begin(tile) + lane) * weight_stride;
         for (int column = 0; column < k; column += PIECE) {
             const uint32_t num_bytes = min(PIECE, k - column) * 2;
             barrier_wait(empty + stage * 8, phase);
@@ -164,7 +184,7 @@ __device__ __forceinline__ void consume(Sums& sums, const Lane& at, uint32_t sta
 
 // Adds up the warps' sums and writes the tile of y.
 __device__ __forceinline__ void finish(DTYPE* y, float* scratch, const Sums& sums,
-                                       const DTYPE* bias, const DTYPE* residual, int m, int row, int n,
+                                       const DTYPE* bias, const DTYPE* residual, int m, int row, int num_rows,
                                        long long y_stride, long long residual_stride) {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 #pragma unroll
@@ -177,7 +197,7 @@ __device__ __forceinline__ void finish(DTYPE* y, float* scratch, const Sums& sum
     asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS) : "memory");
     for (int i = threadIdx.x; i < TILE * m; i += CONSUMERS) {
         const int inner = i % TILE, token = i / TILE;
-        if (row + inner >= n) continue;
+        if (inner >= num_rows) continue;
         // Where the product's layout keeps this sum (tensor_core.cuh).
         const int at = (((inner / 16) * TOKEN_TILES + token / 8) * WARP + (inner % 8) * 4 + (token % 8) / 2) * 4 +
                        (inner / 8 % 2) * 2 + token % 2;
@@ -195,7 +215,7 @@ __device__ __forceinline__ void finish(DTYPE* y, float* scratch, const Sums& sum
 extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
     thin_product(DTYPE* y, const DTYPE* x, const DTYPE* weight, const DTYPE* bias, const DTYPE* residual, int m, int n,
                  int k, long long y_stride, long long x_stride, long long weight_stride, long long residual_stride,
-                 int x_pitch) {
+                 int x_pitch, int num_tiles, int last_rows) {
     using namespace headrace;
     extern __shared__ __align__(128) unsigned char memory[];
     // full [STAGES], empty [STAGES], x_full [X_PIECES]; two scratches, the ring, x
@@ -203,6 +223,7 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
     float* scratch = reinterpret_cast<float*>(memory + BARRIER_BYTES);
     const uint32_t stages = full + BARRIER_BYTES + 2 * WARPS * SUMS * 4, x_at = stages + STAGES * STAGE_BYTES;
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const Rows rows{n, num_tiles, last_rows};
     if (warp == WARPS) {
         if (lane < STAGES) barrier_init(full + lane * 8, 1), barrier_init(empty + lane * 8, WARPS);
         if (X_IN_SHARED && lane * PIECE < k) barrier_init(x_full + lane * 8, CONSUMERS);
@@ -212,7 +233,7 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
     let_next_kernel_start();
     if (warp == WARPS) {
         // The weight is never written by a kernel: its copies need not wait for earlier ones.
-        produce(weight, n, k, weight_stride, stages, full, empty);
+        produce(weight, rows, k, weight_stride, stages, full, empty);
         return;
     }
     wait_for_earlier_kernels();
@@ -228,11 +249,11 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
     }
     if (X_IN_SHARED) fetch_x(x, m, k, x_stride, x_at, x_pitch, x_full);
     int stage = 0, phase = 0, half = 0;
-    for (int row = blockIdx.x * TILE; row < n; row += gridDim.x * TILE) {
+    for (int tile = 0; const int num_rows = rows.count(tile); tile++) {
         Sums sums = {};
         for (int column = 0; column < k; column += PIECE) {
             const uint32_t piece = stages + stage * STAGE_BYTES;
-            if (X_IN_SHARED && row == blockIdx.x * TILE) barrier_wait(x_full + column / PIECE * 8, 0);
+            if (X_IN_SHARED && tile == 0) barrier_wait(x_full + column / PIECE * 8, 0);
             if (k - column >= PIECE)
                 consume<true>(sums, at, piece, x_shared, x_global, column, k, full + stage * 8, phase);
             else
@@ -241,7 +262,8 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
             if (lane == 0) barrier_arrive(empty + stage * 8);
             if (++stage == STAGES) stage = 0, phase ^= 1;
         }
-        finish(y, scratch + half * WARPS * SUMS, sums, bias, residual, m, row, n, y_stride, residual_stride);
+        finish(y, scratch + half * WARPS * SUMS, sums, bias, residual, m, rows.begin(tile), num_rows, y_stride,
+               residual_stride);
         half ^= 1;
     }
 }

@@ -74,8 +74,12 @@ def launches(case: Case) -> tuple[int, list[Operation], DecodeAttention]:
     found: list[Operation] = []
     for _ in range(max(2, COPIES_BYTES // moved)):
         memory = torch.randn(sum(per_row), *page, device=DEVICE, dtype=shape.dtype)
-        found.append(partial(attention.run, out, query, KVPages(memory[:, 0], memory[:, 1], table), lengths))
+        found.append(_launch(attention, out, query, KVPages(memory[:, 0], memory[:, 1], table), lengths))
     return moved, found, attention
+
+
+def _launch(attention: DecodeAttention, out: Tensor, query: Tensor, pages: KVPages, lengths: Tensor) -> Operation:
+    return partial(attention.run, out, query, pages, lengths, old_is_settled=True)
 
 
 def peers(case: Case, num_copies: int) -> list[list[Operation]]:

@@ -87,14 +87,20 @@ def test_a_residual_may_be_added_in_place(device: torch.device, dtype: torch.dty
     assert_fair(out, truth, residual + x @ weight.T)
 
 
-def test_a_token_has_the_same_bits_beside_up_to_seven_others(device: torch.device) -> None:
-    product = ThinProduct(torch.randn(500, 1024, device=device, dtype=torch.bfloat16))
-    x = torch.randn(8, 1024, device=device, dtype=torch.bfloat16)
-    together, alone = (x.new_empty(8, 500) for _ in range(2))
+@pytest.mark.parametrize(
+    ("out_features", "in_features"), [(500, 1024), (3000, 1032), (100, 3072), (80, 4096), (40, 14336)]
+)
+def test_a_token_has_the_same_bits_alone_and_among_others(
+    device: torch.device, out_features: int, in_features: int
+) -> None:
+    product = ThinProduct(torch.randn(out_features, in_features, device=device, dtype=torch.bfloat16))
+    x = torch.randn(MOST_TOKENS, in_features, device=device, dtype=torch.bfloat16)
+    together = x.new_empty(MOST_TOKENS, out_features)
     product(x, together)
-    for token in range(8):
-        product(x[token : token + 1], alone[token : token + 1])
-    assert torch.equal(together, alone)
+    for num_tokens in (1, 4, 5, 8):
+        fewer = poisoned(together[:num_tokens])
+        product(x[-num_tokens:], fewer)
+        assert torch.equal(fewer, together[-num_tokens:])
 
 
 def test_every_size_has_a_tiling_that_fits(device: torch.device) -> None:
