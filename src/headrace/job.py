@@ -4,7 +4,8 @@ The scheduler writes it, workers read it, and nobody changes it in between: a re
 to another is computed from the same token ids, the same parameters and the same seed.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from typing import Any, Self
 
 import msgpack
@@ -27,6 +28,13 @@ class SamplingParams:
         stop: strings that end the text; they are not part of it.
         stop_token_ids: ids that end the text, besides the model's own.
         ignore_eos: the model's own end of sequence does not end the text.
+        repetition_penalty: logits of tokens of prompt and output are divided by it where positive, else multiplied;
+            1 changes nothing, > 0.
+        presence_penalty: taken off the logits of tokens that the output holds.
+        frequency_penalty: taken off a token's logit as often as the output holds it.
+        logit_bias: token ids and what is added to their logits, before the penalties.
+        bad_words: token sequences that are never completed, within prompt and output; none is empty.
+        logprobs: how many of the most probable tokens to tell beside each chosen one; None tells nothing.
     """
 
     max_tokens: int
@@ -39,6 +47,12 @@ class SamplingParams:
     stop: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
     ignore_eos: bool
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,10 @@ class Job:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     revision: str
+
+    def of_child(self, index: int) -> Self:
+        """The job of one of several results: the same but for its random numbers. The first keeps the seed."""
+        return replace(self, params=replace(self.params, seed=child_seed(self.params.seed, index)))
 
     def encode(self) -> bytes:
         """Serialise for ``job:<id>``."""
@@ -72,3 +90,11 @@ class Job:
             return cls(fields["prompt_ids"], SamplingParams(**fields["params"]), fields["revision"])
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise DecodeError(f"not a job of this version: {error}") from error
+
+
+def child_seed(seed: int, index: int) -> int:
+    """The seed of the ``index``-th of several results; a hash, so that the results of neighbouring seeds differ."""
+    if index == 0:
+        return seed
+    digest = blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -8,15 +8,17 @@ A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share
                            ``normal``; ``requests:interactive`` and ``requests:bulk`` are the others, and
                            ``requests:<lane>:<tenant>`` a tenant's own. ``admit`` deletes in order; never trimmed.
 ``request:<id>``           hash: a request's state, without its body. No time to live until it is done. Fields below.
-``job:<id>``               string: the canonical job (``headrace.job``). Deleted when the request is done.
+``job:<id>``               string: the canonical job (``headrace.job``). Deleted when the request is done. Children
+                           have none of their own: they compute their parent's, with seeds of their own.
 ``ready``                  sorted set: admitted ids by score, the order in which they are considered.
 ``due``                    sorted set: every live id by the next moment (ms) at which ``reap`` must look at it; half a
                            millisecond on top marks a lease that an amnesty has spared once.
 ``batches``                stream, no group: a batch an entry (``ids``, ``solo``, ``v``). Deleted by ``claim``.
 ``wake``                   stream of one entry: rung whenever a batch was taken or a row handed back, so that a
                            scheduler that waits for requests also hears of room.
-``out:<id>``               stream: the chunks of a result, each entry's id the number of tokens written once it is in.
-                           Lives ``ttl`` after the end. Also a channel: the same chunk for those who subscribed early.
+``out:<id>``               stream: the chunks of a result, each entry's id the number of tokens written once it is in;
+                           before them entry ``0-1``, the echo or the names of the children, where there is one. Lives
+                           ``ttl`` after the end, a child's after its parent's. Also a channel: the same chunk for those who subscribed early.
 ``reply:<name>``           stream: chunks of all requests whose ``reply_to`` is ``<name>``, an entry a flush, trimmed to
                            seconds; field ``<id>``, value the chunk.
 ``load``                   hash: totals over live requests, ``queued, queued_tokens, running, running_tokens``, the
@@ -31,11 +33,14 @@ A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share
 ``dead``                   stream: requests given up as poison, with their jobs.
 =========================  ===========================================================================================
 
-Fields of ``request:<id>``: ``v`` version, ``state`` (submitted, queued, batched, running, done; tomb is a cancellation
-that came before its request), ``at`` = ``owner:epoch:n`` (the one fence: who may write, and behind which token), ``o``
+A request for n > 1 results forks into children ``<id>/0``, ``<id>/1``, …, each with hash and stream of its own.
+
+Fields of ``request:<id>``: ``v`` version, ``state`` (submitted, queued, batched, running, done; forked is a parent whose
+children run; tomb is a cancellation that came before its request), ``at`` = ``owner:epoch:n`` (the one fence: who may write, and behind which token), ``o``
 length of the text written, ``entry`` and ``lane`` (where it came in), ``tenant``, ``enc`` (json or mp), ``reply``,
 ``cost`` and ``prompt`` (tokens), ``deadline`` (ms, 0 none), ``ttl`` (ms), ``score``, ``start`` (virtual time),
-``strikes``, ``attempts``, ``n0`` (tokens at the last claim), ``batch`` (its entry), ``reason``, and times ``t_…`` (ms).
+``strikes``, ``attempts``, ``n0`` (tokens at the last claim), ``batch`` (its entry), ``reason``, and times ``t_…`` (ms). Of a parent: ``children`` and ``open`` (how many, and how many of
+them live), ``worst`` (reason) and ``spent`` (output tokens) of those that have ended.
 """
 
 import re
@@ -51,6 +56,8 @@ LANES: tuple[Lane, ...] = get_args(Lane)
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.@+=-]*"
 #: A request's id; ``/`` is kept for children, ``:`` divides a tenant from the rest.
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.@+=:-]{0,127}$"
+#: Names one result: a request's, or of a request for several, one child's.
+RESULT_ID_PATTERN = REQUEST_ID_PATTERN.removesuffix("$") + r"(/[0-9]{1,3})?$"
 _QUEUE_PATTERN = re.compile(rf"^{NAME_PATTERN}(/[0-9]+)?$")
 _TENANT_PATTERN = re.compile(rf"^{NAME_PATTERN}$")
 
@@ -68,6 +75,12 @@ class RequestStream:
         if self.tenant:
             return f"requests:{self.lane}:{self.tenant}"
         return "requests" if self.lane == "normal" else f"requests:{self.lane}"
+
+
+def child_index(request_id: str) -> int | None:
+    """Which of its request's results an id names; None where it is no child's."""
+    _, slash, index = request_id.partition("/")
+    return int(index) if slash else None
 
 
 class Keys:

@@ -115,6 +115,8 @@ class Admission:
         deadline_ms: after the entry's own time; 0 for none.
         reply_to: name of a reply stream, or "".
         ttl_ms: life of the result.
+        num_results: more than one become children, each a request of its own.
+        echo: the encoded chunk that heads every result, else b"".
     """
 
     entry: str
@@ -128,6 +130,8 @@ class Admission:
     deadline_ms: int
     reply_to: str
     ttl_ms: int
+    num_results: int = 1
+    echo: bytes = b""
 
 
 Admitted = Literal["queued", "invalid", "overloaded", "expired", "cancelled", "duplicate", "gone"]
@@ -151,7 +155,8 @@ class AdmitCall:
         ]  # fmt: skip
         for a in self.admissions:
             arguments += (a.entry, "cancel" if a.cancel else "request", a.request_id, a.encoding, a.refusal, a.job,
-                          a.cost_tokens, a.prompt_tokens, a.deadline_ms, a.reply_to, a.ttl_ms)  # fmt: skip
+                          a.cost_tokens, a.prompt_tokens, a.deadline_ms, a.reply_to, a.ttl_ms,
+                          a.num_results, a.echo)  # fmt: skip
         return arguments
 
     def read(self, reply: object) -> list[Admitted]:

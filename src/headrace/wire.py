@@ -45,16 +45,48 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What the last chunk of a result carries besides its tokens."""
+    """What the last chunk of a result carries besides its tokens.
+
+    Attributes:
+        reason: why it ended; of a request with several results, the worst of theirs.
+        usage: of a request with several results, the prompt once and the output of all.
+        error: why it failed.
+        cumulative_logprob: sum over all tokens, where logprobs were asked for and a worker wrote the end.
+    """
 
     reason: Reason
     usage: Usage
     error: Failure | None = None
+    cumulative_logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How probable a token was, by the model's own distribution: before penalties, biases, temperature and filters.
+
+    Attributes:
+        logprob: natural logarithm of the token's probability, at least -9999.
+        top: the most probable tokens and their logarithms, falling; as many as were asked for.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The prompt as it was computed: a chat as its template wrote it."""
+
+    ids: tuple[int, ...]
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a result.
+
+    A result may begin with a chunk that holds no part of it, its head (entry ``0-1``): the prompt's echo, or of a
+    request with several results the names under which they are.
 
     Attributes:
         i: index of the first token, from 0.
@@ -62,6 +94,11 @@ class Chunk:
         ids: token ids.
         text: what they add to the text; never half a character.
         done: on the last chunk only.
+        logprobs: a token each, where they were asked for, else empty.
+        echo: on a head, where it was asked for.
+        children: on a head; the results' ids, in order.
+        index: which of several results this is a piece of; set by readers that follow several, never in a stream,
+            whose name tells it.
     """
 
     i: int
@@ -69,6 +106,15 @@ class Chunk:
     ids: tuple[int, ...]
     text: str
     done: Done | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    echo: Echo | None = None
+    children: tuple[str, ...] = ()
+    index: int | None = None
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it stands before a result and is no part of it."""
+        return self.echo is not None or bool(self.children)
 
     @property
     def num_tokens_after(self) -> int:
@@ -78,14 +124,16 @@ class Chunk:
     def encode(self, encoding: Encoding) -> bytes:
         """Serialise for the result stream."""
         fields: dict[str, Any] = {"i": self.i, "o": self.o, "ids": self.ids, "text": self.text}
+        if self.index is not None:
+            fields["index"] = self.index
+        if self.echo is not None:
+            fields["echo"] = {"ids": self.echo.ids, "text": self.echo.text}
+        if self.children:
+            fields["children"] = self.children
+        if self.logprobs:
+            fields["logprobs"] = [{"logprob": token.logprob, "top": token.top} for token in self.logprobs]
         if self.done is not None:
-            usage = self.done.usage
-            fields["done"] = {
-                "reason": self.done.reason,
-                "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
-            }
-            if (error := self.done.error) is not None:
-                fields["done"]["error"] = {"code": error.code, "message": error.message, "field": error.field}
+            fields["done"] = _done_fields(self.done)
         return _pack(fields, encoding)
 
     @classmethod
@@ -97,16 +145,30 @@ class Chunk:
         """
         try:
             fields = json.loads(data) if data[:1] == b"{" else msgpack.unpackb(data)
-            done = fields.get("done")
+            done, echo = fields.get("done"), fields.get("echo")
             return cls(
                 fields["i"],
                 fields["o"],
                 tuple(fields["ids"]),
                 fields["text"],
                 None if done is None else _done(done),
+                tuple(_token_logprobs(token) for token in fields.get("logprobs", ())),
+                None if echo is None else Echo(tuple(echo["ids"]), echo["text"]),
+                tuple(fields.get("children", ())),
+                fields.get("index"),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, msgpack.UnpackException) as error:
             raise DecodeError(f"not a chunk: {error}") from error
+
+
+def _done_fields(done: Done) -> dict[str, Any]:
+    usage = {"prompt_tokens": done.usage.prompt_tokens, "completion_tokens": done.usage.completion_tokens}
+    fields: dict[str, Any] = {"reason": done.reason, "usage": usage}
+    if (error := done.error) is not None:
+        fields["error"] = {"code": error.code, "message": error.message, "field": error.field}
+    if done.cumulative_logprob is not None:
+        fields["cumulative_logprob"] = done.cumulative_logprob
+    return fields
 
 
 def _done(fields: dict[str, Any]) -> Done:
@@ -115,7 +177,12 @@ def _done(fields: dict[str, Any]) -> Done:
         fields["reason"],
         Usage(fields["usage"]["prompt_tokens"], fields["usage"]["completion_tokens"]),
         None if error is None else Failure(error["code"], error["message"], error.get("field", "")),
+        fields.get("cumulative_logprob"),
     )
+
+
+def _token_logprobs(fields: dict[str, Any]) -> TokenLogprobs:
+    return TokenLogprobs(fields["logprob"], tuple((token_id, logprob) for token_id, logprob in fields["top"]))
 
 
 def _pack(fields: dict[str, Any], encoding: Encoding) -> bytes:

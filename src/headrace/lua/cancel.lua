@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- cancel: end a request now, wherever it is. A worker that runs it hears of it at its next emit.
+-- cancel: end a request now, wherever it is, with all of its children. A worker that runs it hears of it at its next emit.
 -- KEYS[1] load
 -- ARGV    id, tombstone_ttl_ms
 -- returns the state it was in; 'unknown' leaves a tombstone that cancels the request when it comes
@@ -11,5 +11,5 @@ if not h.v then
   redis.call('PEXPIRE', REQUEST .. id, ttl)
   return 'unknown'
 end
-if h.v == VERSION and h.state ~= 'done' and h.state ~= 'tomb' then finish(id, h, 'cancelled', now()) end
+withdraw(id, h, now())
 return h.state or 'unknown'

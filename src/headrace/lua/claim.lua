@@ -19,7 +19,7 @@ local function answer()
     local h = read(id, 'state', 'at', 'o', 'enc', 'deadline', 'reply')
     local owner, epoch, n = where(h.at)
     if h.state == 'running' and owner == worker then
-      for _, x in ipairs({id, int(epoch), int(n), h.o or '0', h.enc or 'json', redis.call('GET', JOB .. id) or '',
+      for _, x in ipairs({id, int(epoch), int(n), h.o or '0', h.enc or 'json', job_of(id),
         h.deadline or '0', h.reply or ''}) do out[#out+1] = x end
     end
   end

@@ -35,7 +35,7 @@ for a = 3, #ARGV, WIDTH do
   seen[row.id] = true
   rows[#rows+1] = row
 end
-local renew, mail, rang = {}, {}, false
+local renew, mail, ended, rang = {}, {}, {}, false
 for _, row in ipairs(rows) do
   local id, verb = row.id, row.verb
   if row.skip then -- answered above
@@ -57,11 +57,13 @@ for _, row in ipairs(rows) do
     else
       local _, epoch, n = where(row.next)
       redis.call('HSET', REQUEST .. id, 'at', ':' .. int(epoch) .. ':' .. int(n), 'o', row.o)
-      settle(id, row.h, verb, t)
+      ended[#ended+1] = row
     end
   end
 end
 if #renew > 0 then redis.call('ZADD', DUE, 'XX', unpack(renew)) end
 deliver(mail, t)
+-- behind all chunks, for the last child's end is also its parent's
+for _, row in ipairs(ended) do settle(row.id, row.h, row.verb, t) end
 if rang then ring() end
 return refused

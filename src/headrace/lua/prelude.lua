@@ -53,19 +53,41 @@ local function failure(enc, code, message)
   return '{"code":' .. cjson.encode(code) .. ',"message":' .. cjson.encode(message) .. ',"field":""}'
 end
 
--- a terminal chunk without tokens; err is an encoded error object or ''
-local function terminal(enc, n, o, reason, prompt, err)
+-- a terminal chunk without tokens behind n of them; err is an encoded error object or ''
+local function terminal(enc, n, o, reason, prompt, completion, err)
   if enc == 'mp' then
     return string.char(133) .. mp_str('i') .. mp_int(n) .. mp_str('o') .. mp_int(o) .. mp_str('ids') .. string.char(144)
       .. mp_str('text') .. mp_str('') .. mp_str('done') .. string.char(err == '' and 130 or 131)
       .. mp_str('reason') .. mp_str(reason) .. mp_str('usage') .. string.char(130)
-      .. mp_str('prompt_tokens') .. mp_int(prompt) .. mp_str('completion_tokens') .. mp_int(n)
+      .. mp_str('prompt_tokens') .. mp_int(prompt) .. mp_str('completion_tokens') .. mp_int(completion)
       .. (err == '' and '' or mp_str('error') .. err)
   end
   return '{"i":' .. int(n) .. ',"o":' .. int(o) .. ',"ids":[],"text":"","done":{"reason":"' .. reason
-    .. '","usage":{"prompt_tokens":' .. int(prompt) .. ',"completion_tokens":' .. int(n) .. '}'
+    .. '","usage":{"prompt_tokens":' .. int(prompt) .. ',"completion_tokens":' .. int(completion) .. '}'
     .. (err == '' and '' or ',"error":' .. err) .. '}}'
 end
+
+-- n > 1: a request forks into children <id>/0, <id>/1, …; only their ids hold a slash
+local function parent_of(id) return string.match(id, '^(.+)/%d+$') end
+local function children_of(id, n)
+  local ids = {}
+  for k = 0, number(n) - 1 do ids[#ids+1] = id .. '/' .. k end
+  return ids
+end
+
+-- the head of a parent's result: where its children's results are
+local function pointer(enc, ids)
+  if enc == 'mp' then
+    local parts = {string.char(133), mp_str('i'), mp_int(0), mp_str('o'), mp_int(0), mp_str('ids'), string.char(144),
+      mp_str('text'), mp_str(''), mp_str('children'), string.char(220, 0, #ids)}
+    for _, id in ipairs(ids) do parts[#parts+1] = mp_str(id) end
+    return table.concat(parts)
+  end
+  return '{"i":0,"o":0,"ids":[],"text":"","children":["' .. table.concat(ids, '","') .. '"]}'
+end
+
+-- a request's canonical job; children share their parent's
+local function job_of(id) return redis.call('GET', JOB .. (parent_of(id) or id)) or '' end
 
 local function ring() redis.call('XADD', WAKE, 'MAXLEN', '1', '*', 'x', '1') end
 
@@ -86,7 +108,31 @@ local function deliver(mail, t)
   end
 end
 
--- the only way into the state `done`, whoever calls; h has state, cost, ttl
+local function publish(id, h, entry, chunk, t)
+  redis.call('XADD', OUT .. id, entry, h.enc or 'json', chunk)
+  redis.call('PUBLISH', OUT .. id, chunk)
+  if h.reply and h.reply ~= '' then deliver({[h.reply] = {id, chunk}}, t) end
+end
+
+local finish
+
+-- a child has ended; the last one ends its parent, with the worst of their reasons
+local RANK = {stop = 1, length = 2, expired = 3, cancelled = 4, ['error'] = 5}
+local function leave(parent, child, reason, t)
+  local h = read(parent, 'v', 'state', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl', 'children', 'open', 'worst', 'spent')
+  if h.v ~= VERSION or h.state ~= 'forked' then return end
+  local _, _, n = where(redis.call('HGET', REQUEST .. child, 'at'))
+  local open, worst = number(h.open) - 1, h.worst
+  if RANK[reason] > (RANK[worst] or 0) then worst = reason end
+  h.completion = number(h.spent) + n
+  redis.call('HSET', REQUEST .. parent, 'open', open, 'worst', worst, 'spent', int(h.completion))
+  if open > 0 then return end
+  finish(parent, h, worst, t, worst == 'error' and failure(h.enc, 'child', 'one of ' .. h.children
+    .. ' results ended in an error, which its own last chunk tells') or '')
+end
+
+-- the only way into the state `done`, whoever calls; h has state, cost, ttl, and children where there are any.
+-- A child's result lives as long as its parent's, so that a reader finds all of them or none.
 local function settle(id, h, reason, t)
   local cost = number(h.cost)
   if h.state == 'running' then running(-1, cost)
@@ -95,26 +141,38 @@ local function settle(id, h, reason, t)
   redis.call('ZREM', DUE, id)
   redis.call('DEL', JOB .. id)
   redis.call('HSET', REQUEST .. id, 'state', 'done', 'reason', reason, 't_done', int(t))
+  local parent = parent_of(id)
+  if parent then leave(parent, id, reason, t); return end
   local ttl = number(h.ttl) > 0 and h.ttl or '600000' -- or all of it would be gone in this instant
-  redis.call('PEXPIRE', REQUEST .. id, ttl)
-  redis.call('PEXPIRE', OUT .. id, ttl)
+  local ids = children_of(id, h.children)
+  ids[#ids+1] = id
+  for _, name in ipairs(ids) do
+    redis.call('PEXPIRE', REQUEST .. name, ttl)
+    redis.call('PEXPIRE', OUT .. name, ttl)
+  end
 end
 
 -- what finish() must know of a request
-local FINISH = {'v', 'state', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl', 'entry', 'stream'}
+local FINISH = {'v', 'state', 'cost', 'at', 'o', 'enc', 'reply', 'prompt', 'ttl', 'entry', 'stream', 'children'}
 
 -- end a request with a chunk that the broker writes itself; h has FINISH
-local function finish(id, h, reason, t, err)
+finish = function(id, h, reason, t, err)
   local _, epoch, n = where(h.at)
-  local enc = h.enc or 'json'
-  local chunk = terminal(enc, n, number(h.o), reason, number(h.prompt), err or '')
+  local chunk = terminal(h.enc or 'json', n, number(h.o), reason, number(h.prompt), h.completion or n, err or '')
   redis.call('HSET', REQUEST .. id, 'at', ':' .. int(epoch) .. ':' .. int(n)) -- nobody may write behind it
-  redis.call('XADD', OUT .. id, int(n) .. '-2', enc, chunk)
   -- or it would be admitted after all, should its stream be read when this hash has expired
   if h.state == 'submitted' and h.entry and h.stream then redis.call('XDEL', P .. h.stream, h.entry) end
+  publish(id, h, int(n) .. '-2', chunk, t)
   settle(id, h, reason, t)
-  redis.call('PUBLISH', OUT .. id, chunk)
-  if h.reply and h.reply ~= '' then deliver({[h.reply] = {id, chunk}}, t) end
+end
+
+-- end whatever of a request still lives: its children where it has forked, and with the last of them itself
+local function withdraw(id, h, t)
+  if h.v ~= VERSION or h.state == 'done' or h.state == 'tomb' then return end
+  if h.state ~= 'forked' then finish(id, h, 'cancelled', t); return end
+  for _, child in ipairs(children_of(id, h.children)) do
+    withdraw(child, read(child, unpack(FINISH)), t)
+  end
 end
 
 -- what requeue() must know of a request, with FINISH
@@ -129,7 +187,7 @@ local function requeue(id, h, t, struck, max_strikes)
   if h.state == 'running' and n > number(h.n0) then strikes = 0 elseif struck then strikes = strikes + 1 end
   if struck and strikes >= max_strikes then
     redis.call('XADD', P .. 'dead', 'MAXLEN', '~', DEAD_ENTRIES, '*', 'v', VERSION, 'id', id, 'why', 'lost ' .. strikes .. ' workers without a token',
-      'job', redis.call('GET', JOB .. id) or '')
+      'job', job_of(id))
     finish(id, h, 'error', t, failure(h.enc, 'poison', 'given up: ' .. strikes .. ' workers died of it without a token'))
     return 'dead'
   end

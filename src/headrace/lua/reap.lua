@@ -46,7 +46,7 @@ for _, h in ipairs(found) do
   elseif h.state == 'submitted' and not h.waits then
     finish(id, h, 'error', t, failure(h.enc, 'lost', 'its entry was deleted from the stream before it was admitted'))
     count.dead = count.dead + 1
-  elseif h.state == 'queued' then redis.call('ZADD', DUE, deadline > 0 and int(deadline) or '+inf', id)
+  elseif h.state == 'queued' or h.state == 'forked' then redis.call('ZADD', DUE, deadline > 0 and int(deadline) or '+inf', id)
   else redis.call('ZADD', DUE, int(t + recheck), id) end
 end
 return {#found, count.queued, count.expired, count.dead, amnesty > 0 and 1 or 0}
