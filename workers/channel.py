@@ -74,11 +74,13 @@ class Tokens:
     Attributes:
         tokens: (row, token id, finish) a row that produced a token; after a finish other than "" the row is gone.
         error: why, where a finish is "error" (the token id is then meaningless); else "".
+        logprobs: (row, logprob of its token, the most probable tokens with theirs) a row that asked for them.
     """
 
     kind: ClassVar[str] = "tokens"
     tokens: tuple[tuple[int, int, Finish], ...]
     error: str = ""
+    logprobs: tuple[tuple[int, float, tuple[tuple[int, float], ...]], ...] = ()
 
 
 Message = Ready | Add | Drop | Tokens

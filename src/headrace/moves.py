@@ -4,7 +4,7 @@ Every change of a queue's state is one of these Lua scripts (``lua/``), so that 
 ``…Call`` below turns into the script's ARGV and its reply back into a dataclass; a broker sends it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,7 +18,7 @@ from headrace.wire import Encoding
 Argument = bytes | str | int | float
 Verb = Literal["chunk", "renew", "yield", "lost", "stop", "length", "expired", "error"]
 
-#: Ids or rows in one call: a script holds the server for its whole run (a row of ``admit`` costs it 30 us).
+#: Results or rows in one call: a script holds the server for its whole run (a row of ``admit`` costs it 30 us).
 MAX_ADMIT_ENTRIES = 64
 MAX_EMIT_ROWS = 256
 #: When reap looks again at a request that waits in its stream, and takes back a batch that no worker took.
@@ -132,6 +132,18 @@ class Admission:
     ttl_ms: int
     num_results: int = 1
     echo: bytes = b""
+
+
+def admit_parts(admissions: Sequence[Admission]) -> Iterator[Sequence[Admission]]:
+    """Cut a stream's entries into calls of ``admit`` of at most ``MAX_ADMIT_ENTRIES`` results, an entry at least."""
+    begin = num_results = 0
+    for end, admission in enumerate(admissions):
+        num_results += admission.num_results
+        if num_results > MAX_ADMIT_ENTRIES and end > begin:
+            yield admissions[begin:end]
+            begin, num_results = end, admission.num_results
+    if begin < len(admissions):
+        yield admissions[begin:]
 
 
 Admitted = Literal["queued", "invalid", "overloaded", "expired", "cancelled", "duplicate", "gone"]

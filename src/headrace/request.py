@@ -1,7 +1,7 @@
 """The schema of a request: one model for the SDK, the HTTP gateway and the scheduler.
 
-Field names are OpenAI's. Nothing is coerced and nothing is ignored: an unknown field, a wrong type, a value out of
-range and a field that this version does not honour are each refused by name.
+Field names are OpenAI's. Nothing is coerced and nothing is ignored: an unknown field, a wrong type and a value out of
+range are each refused by name.
 """
 
 from typing import Annotated, Any, Self
@@ -17,17 +17,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
 MAX_LIST = 1024
 
-#: Fields that are checked today and take effect in a later version; only their default is taken.
-NOT_HONOURED_YET: dict[str, object] = {
-    "n": 1,
-    "echo": False,
-    "logprobs": None,
-    "bad_words": [],
-    "logit_bias": {},
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
+MAX_BAD_WORD_TOKENS = 64
 
 
 def _is_unicode(text: str) -> str:
@@ -42,6 +32,8 @@ def _is_unicode(text: str) -> str:
 Text = Annotated[str, AfterValidator(_is_unicode)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+#: A text, whichever way it is spelt in tokens with or without a space before it; or the very tokens.
+BadWord = StopString | Annotated[list[TokenId], Field(min_length=1, max_length=MAX_BAD_WORD_TOKENS)]
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}(:[A-Za-z0-9_.@+=:-]+)?$", max_length=128)]
 
 
@@ -59,7 +51,7 @@ class Request(BaseModel):
 
     ``deadline_ms`` counts from the moment the request entered its stream; ``ttl_ms`` is the life of the result after
     its end. A seed that is not given is drawn at admission, so that a request that moves to another worker goes on
-    with the same random numbers.
+    with the same random numbers. ``n`` results are computed as children, ``<id>/0`` and so on; see docs/design.md.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -82,7 +74,7 @@ class Request(BaseModel):
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] = []
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_LIST)] = []
     ignore_eos: bool = False
-    bad_words: Annotated[list[StopString], Field(max_length=MAX_LIST)] = []
+    bad_words: Annotated[list[BadWord], Field(max_length=MAX_LIST)] = []
     logit_bias: Annotated[
         dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
         Field(max_length=MAX_LIST),
@@ -116,15 +108,9 @@ class Request(BaseModel):
             InvalidRequestError: ``field`` and the message name the first culprit and its limit.
         """
         try:
-            request = cls.model_validate(fields)
+            return cls.model_validate(fields)
         except ValidationError as error:
             raise _explain(error) from error
-        for name, neutral in NOT_HONOURED_YET.items():
-            if getattr(request, name) != neutral:
-                raise InvalidRequestError(
-                    f"{name}: this version only honours {neutral!r}; leave the field out", field=name
-                )
-        return request
 
 
 def _explain(error: ValidationError) -> InvalidRequestError:

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from headrace.job import SamplingParams
-from headrace.workers.engine.sampling import sample
+from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.uniform import uniform
 
@@ -68,7 +68,7 @@ def test_draws_invert_the_distribution_that_transformers_leaves(
     probabilities, ids = filtered[0].double().softmax(dim=-1).sort(descending=True)
     cumulative = probabilities.cumsum(0)
     rows = [Sequence(0, (1,), (1,) * position, params, frozenset()) for position in range(NUM_DRAWS)]
-    drawn = sample(logits.repeat(NUM_DRAWS, 1), rows).token_ids
+    drawn = Sampler().sample(logits.repeat(NUM_DRAWS, 1), rows).token_ids
     for position, token_id in enumerate(drawn):
         number = uniform(params.seed, position)
         rank = int((ids == token_id).nonzero())

@@ -16,7 +16,7 @@ from headrace.async_broker import AsyncBroker
 from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError
 from headrace.moves import Call, ClaimCall, Claimed, EmitCall
-from headrace.wire import Failure
+from headrace.wire import Failure, TokenLogprobs
 from headrace.workers.channel import Tokens
 from headrace.workers.courier.clock import ServerClock
 from headrace.workers.courier.engine_link import EngineLink
@@ -104,6 +104,7 @@ class Courier:
     async def _take(self, link: EngineLink, message: Tokens) -> None:
         """Give one step's tokens to their rows."""
         stopped: list[int] = []
+        logprobs = {number: TokenLogprobs(logprob, top) for number, logprob, top in message.logprobs}
         for number, token_id, finish in message.tokens:
             row = self._outbox.find(number)
             if row is None:
@@ -111,7 +112,7 @@ class Courier:
             if finish == "error":
                 row.end("error", Failure("worker", message.error))
                 continue
-            row.push(token_id)
+            row.push(token_id, logprobs.get(number))
             self._num_published += 1
             if finish:
                 row.end(finish)

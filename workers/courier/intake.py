@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from headrace.async_broker import AsyncBroker
 from headrace.errors import DecodeError
 from headrace.job import Job
+from headrace.keys import child_index
 from headrace.moves import ClaimedRow
 from headrace.wire import Chunk, Failure
 from headrace.workers.channel import Add
@@ -45,6 +46,8 @@ class Intake:
         self._last_number += 1
         try:
             job = Job.decode(claimed.job)
+            if (index := child_index(claimed.request_id)) is not None:
+                job = job.of_child(index)
             published = await self._broker.published_chunks(claimed.request_id) if claimed.num_tokens else []
             return self._resume(claimed, job, published)
         except DecodeError as error:
@@ -60,6 +63,8 @@ class Intake:
         if len(output_ids) != claimed.num_tokens or text != "".join(chunk.text for chunk in published):
             raise DecodeError("what was published before does not follow from its tokens")
         row = Row(self._last_number, claimed, self._worker, (job, detokenizer))
+        for chunk in published:
+            row.count(chunk.logprobs)
         return Start(row, Add(row.number, job.prompt_ids, output_ids, job.params))
 
     def _stillborn(self, claimed: ClaimedRow, message: str) -> Row:

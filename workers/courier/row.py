@@ -1,8 +1,10 @@
 """One request in this worker's hands: from its claim to its last chunk. No I/O."""
 
+from collections.abc import Iterable
+
 from headrace.job import Job
 from headrace.moves import ClaimedRow, EmitRow, Verb, fence
-from headrace.wire import Chunk, Done, Failure, Reason, Usage
+from headrace.wire import Chunk, Done, Failure, Reason, TokenLogprobs, Usage
 from headrace.workers.text.detokenizer import Detokenizer
 
 
@@ -41,6 +43,8 @@ class Row:
         self._num_chars = claimed.num_chars
         self._ids: list[int] = []
         self._text: list[str] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._cumulative_logprob = 0.0 if job and job.params.logprobs is not None else None
         self._reason: Reason | None = None
         self._failure: Failure | None = None
         self._hand_back: Verb | None = None
@@ -62,11 +66,20 @@ class Row:
         """What waits is a first token, or the end: it does not wait for the next regular flush."""
         return self.ripe and (not self.proven or self.ended)
 
-    def push(self, token_id: int) -> None:
+    def count(self, logprobs: Iterable[TokenLogprobs]) -> None:
+        """Add the logprobs of tokens to their sum, token by token, so that every worker comes to the same one."""
+        if self._cumulative_logprob is not None:
+            for token in logprobs:
+                self._cumulative_logprob += token.logprob
+
+    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> None:
         """Take a token from the engine; a stop string in the text ends the row."""
         if self.ended or self._detokenizer is None:
             return
         self._ids.append(token_id)
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
+            self.count((logprobs,))
         delta = self._detokenizer.push(token_id)
         self._text.append(delta.text)
         if delta.stopped:
@@ -112,9 +125,17 @@ class Row:
         return False
 
     def _cut(self) -> EmitRow:
-        chunk = Chunk(self._num_tokens, self._num_chars, tuple(self._ids), "".join(self._text), self._done())
+        chunk = Chunk(
+            self._num_tokens,
+            self._num_chars,
+            tuple(self._ids),
+            "".join(self._text),
+            self._done(),
+            tuple(self._logprobs),
+        )
         self._ids.clear()
         self._text.clear()
+        self._logprobs.clear()
         entry = f"{chunk.num_tokens_after}-{0 if chunk.ids else 2}"
         claimed = self._claimed
         return EmitRow(
@@ -133,7 +154,7 @@ class Row:
         if self._reason is None:
             return None
         usage = Usage(self._num_prompt_tokens, self._num_tokens + len(self._ids))
-        return Done(self._reason, usage, self._failure)
+        return Done(self._reason, usage, self._failure, self._cumulative_logprob)
 
     def _bare(self, verb: Verb) -> EmitRow:
         at = self._fence(self._num_tokens)

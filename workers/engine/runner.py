@@ -9,8 +9,9 @@ import torch
 from headrace.kernels.table import Operations, Ragged, Segment
 from headrace.memory.kv_cache import KVCache
 from headrace.workers.engine.fusion import Chunk, Plan
+from headrace.workers.engine.logprobs import Logprobs
 from headrace.workers.engine.models.model import Model
-from headrace.workers.engine.sampling import sample
+from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -24,11 +25,13 @@ class Draw:
         sequence: the row.
         token_id: the token drawn; meaningless where there is an error.
         error: why the row cannot go on; else "".
+        logprobs: the token's, where the row asks for them.
     """
 
     sequence: Sequence
     token_id: int
     error: str = ""
+    logprobs: Logprobs | None = None
 
 
 class Runner:
@@ -44,6 +47,7 @@ class Runner:
         self._model = model
         self._kv_cache = kv_cache
         self._operations = operations
+        self._sampler = Sampler()
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> tuple[Draw, ...]:
@@ -73,10 +77,12 @@ class Runner:
         logits = self._model.forward(self._pack(chunks), self._kv_cache)
         if logits is None:
             return ()
-        sampled = sample(logits, sampling)
+        sampled = self._sampler.sample(logits, sampling)
         return tuple(
-            Draw(sequence, token_id, "" if valid else "the logits are not finite")
-            for sequence, token_id, valid in zip(sampling, sampled.token_ids, sampled.valid, strict=True)
+            Draw(sequence, token_id, "" if valid else "no token has a finite logit", sampled.logprobs.get(index))
+            for index, (sequence, token_id, valid) in enumerate(
+                zip(sampling, sampled.token_ids, sampled.valid, strict=True)
+            )
         )
 
     def _pack(self, chunks: Rows[Chunk]) -> Ragged:

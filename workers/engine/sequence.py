@@ -28,7 +28,16 @@ class Sequence:
         extent: its key-value memory; None while it waits.
     """
 
-    __slots__ = ("extent", "num_computed_tokens", "num_prompt_tokens", "params", "row", "stop_ids", "token_ids")
+    __slots__ = (
+        "__weakref__",
+        "extent",
+        "num_computed_tokens",
+        "num_prompt_tokens",
+        "params",
+        "row",
+        "stop_ids",
+        "token_ids",
+    )
 
     def __init__(
         self,

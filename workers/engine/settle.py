@@ -29,7 +29,8 @@ def settle(plan: Plan, draws: Rows[Draw], fusion: Fusion) -> Tokens:
             finish = finish_of(draw.sequence)
         tokens.append((draw.sequence.row, draw.token_id, finish))
     fusion.remove(row for row, _, finish in tokens if finish)
-    return Tokens(tuple(tokens), "; ".join(sorted({draw.error for draw in draws if draw.error})))
+    logprobs = [(draw.sequence.row, *draw.logprobs) for draw in draws if draw.logprobs is not None and not draw.error]
+    return Tokens(tuple(tokens), "; ".join(sorted({draw.error for draw in draws if draw.error})), tuple(logprobs))
 
 
 def finish_of(sequence: Sequence) -> Finish:

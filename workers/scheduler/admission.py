@@ -4,7 +4,6 @@ Whoever may write to a stream may write anything; what is wrong becomes a refusa
 """
 
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,14 +13,16 @@ from pydantic import TypeAdapter, ValidationError
 from headrace.broker import Entry
 from headrace.config import Settings
 from headrace.errors import DecodeError, InvalidRequestError
-from headrace.job import Job, SamplingParams
-from headrace.keys import REQUEST_ID_PATTERN, RequestStream
+from headrace.keys import REQUEST_ID_PATTERN, RESULT_ID_PATTERN, RequestStream
 from headrace.moves import Admission
 from headrace.request import Name, Request
 from headrace.wire import Encoding, Failure, decode_body
+from headrace.workers.scheduler.bad_words import spell_bad_words
+from headrace.workers.scheduler.pricing import Pricer, Prompt
 from headrace.workers.text.tokenizer import Tokenizer
 
 _REQUEST_ID = re.compile(REQUEST_ID_PATTERN)
+_RESULT_ID = re.compile(RESULT_ID_PATTERN)
 _REPLY_NAME: TypeAdapter[str] = TypeAdapter(Name)
 _ENTRY_FIELDS = {b"id", b"json", b"mp", b"cancel"}
 
@@ -37,7 +38,9 @@ class _Draft:
     reply_to: str = ""
     request: Request | None = None
     error: InvalidRequestError | None = None
+    prompt_text: str | None = None
     prompt_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
 
 class Admitter:
@@ -45,14 +48,17 @@ class Admitter:
 
     def __init__(self, tokenizer: Tokenizer, revision: str, settings: Settings) -> None:
         self._tokenizer = tokenizer
-        self._revision = revision
         self._settings = settings
-        self._context = min(tokenizer.context_length, settings.max_context_tokens)
+        self._pricer = Pricer(tokenizer, revision, settings)
 
     def judge(self, stream: RequestStream, entries: Sequence[Entry]) -> list[Admission]:
         """Make one admission of every entry, in order; texts of the whole window are tokenised in one call."""
         drafts = [self._draft(stream, entry) for entry in entries]
         self._tokenise(drafts)
+        choosy = [draft for draft in drafts if draft.request is not None and draft.request.bad_words]
+        words = [draft.request.bad_words for draft in choosy if draft.request is not None]
+        for draft, sequences in zip(choosy, spell_bad_words(words, self._tokenizer), strict=True):
+            draft.bad_words = sequences
         return [self._finish(draft) for draft in drafts]
 
     def _draft(self, stream: RequestStream, entry: Entry) -> _Draft:
@@ -80,7 +86,7 @@ class Admitter:
             )
         body = entry.fields[kinds[0]]
         if kinds[0] == b"cancel":
-            draft.request_id = _own_id(body.decode(errors="replace"), own_prefix)
+            draft.request_id = _own_id(body.decode(errors="replace"), own_prefix, _RESULT_ID)
             draft.cancel = True
             return
         if len(body) > self._settings.max_body_bytes:
@@ -130,8 +136,8 @@ class Admitter:
                 encoded = self._tokenizer.encode_batch(
                     [text for _, text in batch], add_special_tokens=add_special_tokens
                 )
-                for (draft, _), ids in zip(batch, encoded, strict=True):
-                    draft.prompt_ids = ids
+                for (draft, text), ids in zip(batch, encoded, strict=True):
+                    draft.prompt_text, draft.prompt_ids = text, ids
 
     def _finish(self, draft: _Draft) -> Admission:
         blank = Admission(
@@ -144,62 +150,14 @@ class Admitter:
         try:
             if draft.error is not None or draft.request is None:
                 raise draft.error or InvalidRequestError("body: missing", field="body")
-            return self._price(blank, draft.request, draft.prompt_ids)
+            return self._pricer.price(blank, draft.request, Prompt(draft.prompt_ids, draft.prompt_text), draft.bad_words)
         except InvalidRequestError as error:
             failure = Failure("invalid", str(error), error.field)
             return replace(blank, cancel=False, refusal=failure.encode(draft.encoding))
 
-    def _price(self, blank: Admission, request: Request, prompt_ids: tuple[int, ...]) -> Admission:
-        max_tokens = self._check(request, prompt_ids)
-        params = SamplingParams(
-            max_tokens=max_tokens,
-            min_tokens=request.min_tokens,
-            temperature=float(request.temperature),
-            top_k=request.top_k,
-            top_p=float(request.top_p),
-            min_p=float(request.min_p),
-            seed=secrets.randbits(63) if request.seed is None else request.seed,
-            stop=request.stop_strings,
-            stop_token_ids=tuple(request.stop_token_ids),
-            ignore_eos=request.ignore_eos,
-        )
-        return replace(
-            blank,
-            job=Job(prompt_ids, params, self._revision).encode(),
-            cost_tokens=len(prompt_ids) + max_tokens,
-            prompt_tokens=len(prompt_ids),
-            deadline_ms=request.deadline_ms or 0,
-            ttl_ms=request.ttl_ms or self._settings.result_ttl_ms,
-        )
 
-    def _check(self, request: Request, prompt_ids: tuple[int, ...]) -> int:
-        """Check what only the model can tell; return the number of tokens that may be generated."""
-        source = "prompt" if request.messages is None else "messages"
-        if not prompt_ids:
-            raise InvalidRequestError(f"{source}: holds no token", field=source)
-        if len(prompt_ids) >= self._context:
-            raise InvalidRequestError(
-                f"{source}: {len(prompt_ids)} tokens, the context holds {self._context} with the output", field=source
-            )
-        for name, ids in (("prompt", prompt_ids), ("stop_token_ids", request.stop_token_ids)):
-            if max(ids, default=0) >= self._tokenizer.vocab_size:
-                raise InvalidRequestError(f"{name}: token ids must be under {self._tokenizer.vocab_size}", field=name)
-        if request.ttl_ms is not None and request.ttl_ms > self._settings.max_result_ttl_ms:
-            raise InvalidRequestError(f"ttl_ms: at most {self._settings.max_result_ttl_ms}", field="ttl_ms")
-        room = self._context - len(prompt_ids)
-        if request.max_tokens is not None and request.max_tokens > room:
-            raise InvalidRequestError(
-                f"max_tokens: at most {room}, the context of {self._context} less the prompt's {len(prompt_ids)}",
-                field="max_tokens",
-            )
-        max_tokens = request.max_tokens or min(self._settings.default_max_tokens, room)
-        if request.min_tokens > max_tokens:
-            raise InvalidRequestError(f"min_tokens: at most max_tokens, {max_tokens}", field="min_tokens")
-        return max_tokens
-
-
-def _own_id(request_id: str, own_prefix: str) -> str:
-    if not _REQUEST_ID.match(request_id):
+def _own_id(request_id: str, own_prefix: str, pattern: re.Pattern[str] = _REQUEST_ID) -> str:
+    if not pattern.fullmatch(request_id):
         raise InvalidRequestError("id: 1 to 128 letters, digits and _.@+=:-, the first a letter or digit", field="id")
     if not request_id.startswith(own_prefix):
         raise InvalidRequestError(f"id: must begin with {own_prefix}", field="id")

@@ -15,7 +15,7 @@ from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError, OverloadedError
 from headrace.keys import LANES, RequestStream
-from headrace.moves import MAX_ADMIT_ENTRIES, AdmitCall, ReapCall
+from headrace.moves import AdmitCall, ReapCall, admit_parts
 from headrace.workers.model_store.store import default_cache_dir, resolve
 from headrace.workers.scheduler.admission import Admitter
 from headrace.workers.scheduler.dispatcher import Dispatcher
@@ -96,8 +96,7 @@ class Scheduler:
         windows = self._broker.oldest_requests(self._streams, self._settings.window)
         for stream, entries in zip(self._streams, windows, strict=True):
             admissions = self._admitter.judge(stream, entries)
-            for begin in range(0, len(admissions), MAX_ADMIT_ENTRIES):
-                part = admissions[begin : begin + MAX_ADMIT_ENTRIES]
+            for part in admit_parts(admissions):
                 verdicts = self._broker.run(AdmitCall(stream, part, self._settings))
                 for admission, verdict in zip(part, verdicts, strict=True):
                     if verdict != "queued":

@@ -1,0 +1,62 @@
+"""How probable tokens were to the model itself: its logits' log-softmax, before anything of the request changes them.
+
+Penalties, biases, bans, temperature and filters say what is drawn, not what the model thinks; vLLM's default and
+OpenAI's answers are of the same distribution.
+"""
+
+from collections.abc import Sequence as Rows
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from headrace.workers.engine.sequence import Sequence
+
+#: Stands for "hardly ever": JSON has no infinity.
+LEAST_LOGPROB = -9999.0
+
+
+class Logprobs(NamedTuple):
+    """Of one drawn token.
+
+    Attributes:
+        logprob: natural logarithm of its probability.
+        top: the most probable tokens, falling: ids and logarithms; as many as the row asks for.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class RawLogprobs:
+    """The distributions of those rows of a step that ask for them. Take it before the logits are changed.
+
+    Args:
+        logits: fp32 ``[num_rows, vocab]``.
+        rows: whose they are.
+    """
+
+    def __init__(self, logits: Tensor, rows: Rows[Sequence]) -> None:
+        self._asked = [(i, row.params.logprobs) for i, row in enumerate(rows) if row.params.logprobs is not None]
+        if self._asked:
+            self._raw = logits[[index for index, _ in self._asked]]
+            # float64, so that the sum does not depend on how its terms are spread over threads.
+            self._log_total = self._raw.to(torch.float64).logsumexp(dim=-1)
+
+    def of(self, token_ids: Rows[int]) -> dict[int, Logprobs]:
+        """Tell about the tokens drawn, ``num_rows`` of them; by index of the row, those that asked."""
+        if not self._asked:
+            return {}
+        num_top = min(max(count for _, count in self._asked), self._raw.shape[1])
+        values, ids = self._raw.topk(num_top)
+        chosen = torch.tensor([token_ids[index] for index, _ in self._asked])[:, None]
+        logprobs = self._log(self._raw.gather(1, chosen))
+        top = zip(ids.tolist(), self._log(values), strict=True)
+        return {
+            index: Logprobs(logprob, tuple(zip(top_ids[:count], top_logprobs[:count], strict=True)))
+            for (index, count), (logprob,), (top_ids, top_logprobs) in zip(self._asked, logprobs, top, strict=True)
+        }
+
+    def _log(self, values: Tensor) -> list[list[float]]:
+        found: list[list[float]] = (values - self._log_total[:, None]).clamp_(min=LEAST_LOGPROB).tolist()
+        return found
