@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from headrace.config import Settings
-from headrace.errors import BrokerUnavailableError
+from headrace.errors import BrokerUnavailableError, InvalidRequestError
 from headrace.keys import Lane
 from headrace.producer.async_handle import AsyncHandle
 from headrace.producer.async_line import AsyncLine
@@ -91,6 +91,8 @@ class AsyncClient:
         Leaving the iterator before its end (``aclose``, or the task's cancellation) cancels the request: nobody else
         knows its name. Takes what ``submit`` takes, and raises what ``submit`` and ``AsyncHandle.stream`` raise.
         """
+        if fields.get("n", 1) != 1:
+            raise InvalidRequestError("n: generate() yields one text; submit, and read stream() or result()", field="n")
         handle = await self.submit(prompt, **fields)
         try:
             async for piece in handle.text(timeout_s=timeout_s):

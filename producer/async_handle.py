@@ -8,7 +8,8 @@ from headrace.errors import BrokerUnavailableError, OverloadedError
 from headrace.keys import RequestStream
 from headrace.producer.async_line import AsyncLine
 from headrace.producer.cutting import Cutter
-from headrace.producer.outcome import Result
+from headrace.producer.group import Group, Round
+from headrace.producer.outcome import Result, several_texts
 from headrace.producer.reading import Look, Pause, Read, Reading, Send, Step
 from headrace.producer.submission import Submission, Via
 from headrace.wire import Chunk
@@ -47,7 +48,10 @@ class AsyncHandle:
     ) -> AsyncIterator[Chunk]:
         """Read the result as it grows, each token and each character once; the last chunk has ``done``.
 
-        A server that goes away is waited for. Chunks need not be cut as the worker cut them.
+        A server that goes away is waited for. Chunks need not be cut as the worker cut them. Whoever asked for an echo
+        gets it first, in a chunk without tokens (``Chunk.echo``), if nothing is held. Of a request for several results
+        chunks come as they are written and say of which result they are (``Chunk.index``); the last one is the
+        request's own, with the usage of all.
 
         Args:
             after: tokens that the caller holds already.
@@ -64,18 +68,11 @@ class AsyncHandle:
             OverloadedError: the fleet refused it because its backlog is over the limit.
             FailedError: the fleet gave it up; ``code`` says why.
             UnknownRequestError: there is no such request (any more).
+            ValueError: tokens are held of a request for several results: read one of them, ``<id>/<index>``.
             DecodeError: the result has a gap, or changed after it was read.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        reading = Reading(
-            self.id,
-            self._submission,
-            Cutter(after, after_chars),
-            via=self._via,
-            now_s=time.monotonic(),
-            timeout_s=timeout_s,
-            wait_s=self._wait_s,
-        )
+        reading = self._reading(self.id, Cutter(after, after_chars), timeout_s, self._wait_s)
         while not reading.ended:
             step = reading.next_step(time.monotonic())
             try:
@@ -85,17 +82,29 @@ class AsyncHandle:
                 continue
             if reading.closed:
                 self._submission = None
+            if reading.children:
+                async for piece in self._follow(reading, pieces, timeout_s, num_held=after):
+                    yield piece
+                return
             for piece in pieces:
                 yield piece
 
     async def text(self, *, timeout_s: float | None = None) -> AsyncIterator[str]:
-        """The result's text in pieces, as it grows; raises what ``stream`` raises."""
+        """The text in pieces, as it grows, behind the prompt's if an echo was asked for; raises what ``stream`` raises.
+
+        Raises:
+            InvalidRequestError: the request has several results, whose pieces would be mixed.
+        """
         async for chunk in self.stream(timeout_s=timeout_s):
+            if chunk.index is not None:
+                raise several_texts(self.id)
+            if chunk.echo is not None:
+                yield chunk.echo.text
             if chunk.text:
                 yield chunk.text
 
     async def result(self, timeout_s: float | None = None) -> Result:
-        """Wait for the end and return all of it; raises what ``stream`` raises."""
+        """Wait for the end and return all of it, of several results each; raises what ``stream`` raises."""
         return Result.of(self.id, [piece async for piece in self.stream(timeout_s=timeout_s)])
 
     async def cancel(self) -> str:
@@ -106,11 +115,58 @@ class AsyncHandle:
         """
         return await self._line.cancel(self.id, self._stream, self._via)
 
+    def _reading(self, request_id: str, cutter: Cutter, timeout_s: float, wait_s: float) -> Reading:
+        return Reading(
+            request_id,
+            self._submission,
+            cutter,
+            via=self._via,
+            now_s=time.monotonic(),
+            timeout_s=timeout_s,
+            wait_s=wait_s,
+        )
+
+    async def _follow(
+        self, parent: Reading, pieces: list[Chunk], timeout_s: float, *, num_held: int
+    ) -> AsyncIterator[Chunk]:
+        """Read on all results of a request that has turned out to have several."""
+        if num_held:
+            raise ValueError(
+                f"{self.id} has {len(parent.children)} results: read one of them, {parent.children[0]} say"
+            )
+        group = Group(parent, [self._reading(name, Cutter(), timeout_s, timeout_s) for name in parent.children])
+        group.take_parent(pieces)
+        while not group.ended:
+            step = group.next_round(time.monotonic())
+            try:
+                pieces = await self._take_round(step, group)
+            except (BrokerUnavailableError, OverloadedError) as error:
+                group.failed(error, time.monotonic())
+                continue
+            if group.closed:
+                self._submission = None
+            for piece in pieces:
+                yield piece
+        yield group.end()
+
+    async def _take_round(self, step: Round, group: Group) -> list[Chunk]:
+        if step.pause_s:
+            await asyncio.sleep(step.pause_s)
+        for submission in step.sends:
+            await self._line.send(submission)
+            group.sent()
+        broker = await self._line.broker()
+        for name in step.looks:
+            group.saw(name, (await broker.request_fields(name)).get("state"), time.monotonic())
+        if not step.reads:
+            return []
+        return group.got(step, await broker.chunks_of(step.reads, step.block_ms), time.monotonic())
+
     async def _take(self, step: Step, reading: Reading) -> list[Chunk]:
         match step:
-            case Read(num_tokens, block_ms):
+            case Read(num_tokens, block_ms, with_head):
                 broker = await self._line.broker()
-                chunks = await broker.chunks_after(self.id, num_tokens, block_ms)
+                chunks = await broker.chunks_after(self.id, num_tokens, block_ms, with_head=with_head)
                 return reading.got(chunks, time.monotonic())
             case Look():
                 broker = await self._line.broker()

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from headrace.config import Settings
-from headrace.errors import BrokerUnavailableError
+from headrace.errors import BrokerUnavailableError, InvalidRequestError
 from headrace.keys import Lane
 from headrace.producer.handle import Handle
 from headrace.producer.line import Line
@@ -126,6 +126,8 @@ class Client:
         Leaving the iterator before its end cancels the request: nobody else knows its name. Takes what ``submit``
         takes, and raises what ``submit`` and ``Handle.stream`` raise.
         """
+        if fields.get("n", 1) != 1:
+            raise InvalidRequestError("n: generate() yields one text; submit, and read stream() or result()", field="n")
         handle = self.submit(prompt, **fields)
         try:
             yield from handle.text(timeout_s=timeout_s)

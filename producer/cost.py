@@ -10,7 +10,7 @@ _TOKENS_PER_MESSAGE = 4
 
 
 def estimate_cost_tokens(request: Request, settings: Settings) -> int:
-    """About how many tokens prompt and output are together, at most what a context holds."""
+    """About how many tokens prompt and output are together, at most what a context holds; of every result its own."""
     max_tokens = settings.default_max_tokens if request.max_tokens is None else request.max_tokens
     if isinstance(request.prompt, list):
         prompt_tokens = len(request.prompt)
@@ -18,7 +18,7 @@ def estimate_cost_tokens(request: Request, settings: Settings) -> int:
         prompt_tokens = _text_tokens(request.prompt)
     else:
         prompt_tokens = sum(_text_tokens(m.content) + _TOKENS_PER_MESSAGE for m in request.messages or ())
-    return min(prompt_tokens + max_tokens, settings.max_context_tokens)
+    return request.n * min(prompt_tokens + max_tokens, settings.max_context_tokens)
 
 
 def _text_tokens(text: str) -> int:

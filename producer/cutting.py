@@ -16,6 +16,7 @@ class Cutter:
     Attributes:
         num_tokens: tokens held.
         num_chars: Unicode code points of text held; None until the first chunk tells.
+        has_head: the result's head was seen, or is not wanted, because the reader holds tokens behind it.
 
     Raises:
         ValueError: a count is negative.
@@ -26,6 +27,7 @@ class Cutter:
             raise ValueError(f"a reader cannot hold {num_tokens} tokens and {num_chars} characters")
         self.num_tokens = num_tokens
         self.num_chars = 0 if num_tokens == 0 else num_chars
+        self.has_head = num_tokens > 0
         self._first = num_tokens
         self._ids: list[int] = []
 
@@ -36,14 +38,17 @@ class Cutter:
             DecodeError: tokens or characters are missing in front of the chunk; tokens that are held have changed; or
                 the reader's place lies inside the chunk and only its token is known, so that the text cannot be cut.
         """
+        if chunk.is_head:
+            new, self.has_head = not self.has_head, True
+            return chunk if new else None
         self._check(chunk)
         num_held = max(0, min(self.num_tokens - chunk.i, len(chunk.ids)))
         ids = chunk.ids[num_held:]
         num_chars = self._chars_held(chunk, num_held)
         if num_chars is None:
-            return replace(chunk, ids=(), text="") if chunk.done else None
+            return replace(chunk, ids=(), text="", logprobs=()) if chunk.done else None
         text = chunk.text[num_chars - chunk.o :]
-        piece = Chunk(self.num_tokens, num_chars, ids, text, chunk.done)
+        piece = Chunk(self.num_tokens, num_chars, ids, text, chunk.done, chunk.logprobs[num_held:])
         self.num_tokens += len(ids)
         self.num_chars = num_chars + len(text)
         self._ids += ids

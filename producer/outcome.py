@@ -1,7 +1,7 @@
 """How a request ended, as its producer sees it: a result or an exception. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.errors import (
     CancelledError,
@@ -12,7 +12,7 @@ from headrace.errors import (
     OverloadedError,
     RequestError,
 )
-from headrace.wire import Chunk, Done, Reason, Usage
+from headrace.wire import Chunk, Done, Echo, Reason, TokenLogprobs, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,11 @@ class Result:
         ids: all token ids.
         reason: ``stop`` or ``length``.
         usage: tokens of the prompt and of the output.
+        logprobs: a token each, where they were asked for.
+        cumulative_logprob: their sum.
+        echo: the prompt, where it was asked for; it is no part of ``text``.
+        results: of a request with several, each of them in order; then ``text``, ``ids``, ``logprobs`` and ``echo`` are
+            the first one's, ``reason`` and ``usage`` those of all.
     """
 
     id: str
@@ -32,6 +37,15 @@ class Result:
     ids: tuple[int, ...]
     reason: Reason
     usage: Usage
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    cumulative_logprob: float | None = None
+    echo: Echo | None = None
+    results: tuple["Result", ...] = ()
+
+    @property
+    def choices(self) -> tuple["Result", ...]:
+        """All results, in order; of a request with one, that one."""
+        return self.results or (self,)
 
     @classmethod
     def of(cls, request_id: str, pieces: Sequence[Chunk]) -> "Result":
@@ -43,9 +57,30 @@ class Result:
         done = pieces[-1].done if pieces else None
         if done is None:
             raise DecodeError(f"the result of {request_id} has no end")
-        text = "".join(piece.text for piece in pieces)
-        ids = tuple(token for piece in pieces for token in piece.ids)
-        return cls(request_id, text, ids, done.reason, done.usage)
+        indices = sorted({piece.index for piece in pieces if piece.index is not None})
+        if indices:
+            results = tuple(
+                cls.of(f"{request_id}/{index}", [replace(p, index=None) for p in pieces if p.index == index])
+                for index in indices
+            )
+            return replace(results[0], id=request_id, reason=done.reason, usage=done.usage, results=results)
+        return cls(
+            request_id,
+            "".join(piece.text for piece in pieces),
+            tuple(token for piece in pieces for token in piece.ids),
+            done.reason,
+            done.usage,
+            tuple(token for piece in pieces for token in piece.logprobs),
+            done.cumulative_logprob,
+            next((piece.echo for piece in pieces if piece.echo is not None), None),
+        )
+
+
+def several_texts(request_id: str) -> InvalidRequestError:
+    """What is raised where the text of a request is read as one, and it has several."""
+    return InvalidRequestError(
+        f"n: {request_id} has several results; read them with stream() or result()", field="n", request_id=request_id
+    )
 
 
 def failure_of(done: Done, request_id: str) -> RequestError | None:

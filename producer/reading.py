@@ -6,7 +6,7 @@ while things go well. When a read finds nothing, the machine looks whether the r
 handle submitted may be gone (then it is sent again).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.connection import MAX_BLOCK_MS
 from headrace.errors import (
@@ -36,6 +36,7 @@ class Read:
 
     num_tokens: int
     block_ms: int
+    with_head: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Reading:
         request_id: whose.
         ended: the result is complete and has been handed out.
         closed: the end was seen, whether it was a result or an error.
+        children: names of the results, where the request has several and its head was seen; else empty.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Reading:
     ) -> None:
         self.request_id = request_id
         self.ended = self.closed = False
+        self.children: tuple[str, ...] = ()
         self._submission = submission
         self._cutter = cutter
         self._via = via
@@ -97,6 +100,11 @@ class Reading:
         first = max(cutter.num_tokens - 1, 0)
         self._steps: list[Step] = [Read(first, 0 if submission is None else MAX_BLOCK_MS)]
 
+    @property
+    def failure(self) -> HeadraceError | None:
+        """What ``next_step`` would raise, but for the time."""
+        return self._failure
+
     def next_step(self, now_s: float) -> Step:
         """What to do now.
 
@@ -110,9 +118,9 @@ class Reading:
         if left_s == 0 and self._started:
             raise TimeoutError(f"no end of {self.request_id} within {self._timeout_s:g} s") from self._trouble
         self._started = True
-        step = self._steps.pop(0) if self._steps else Read(self._cutter.num_tokens, MAX_BLOCK_MS)
+        step = self._steps.pop(0) if self._steps else self._read(MAX_BLOCK_MS)
         if isinstance(step, Read) and step.block_ms > 0:
-            return Read(step.num_tokens, max(1, int(min(step.block_ms, MAX_BLOCK_MS, left_s * 1000))))
+            return replace(step, block_ms=max(1, int(min(step.block_ms, MAX_BLOCK_MS, left_s * 1000))))
         return step
 
     def got(self, chunks: list[Chunk], now_s: float) -> list[Chunk]:
@@ -120,6 +128,7 @@ class Reading:
         pieces: list[Chunk] = []
         try:
             for chunk in chunks:
+                self.children = chunk.children or self.children
                 piece = self._cutter.cut(chunk)
                 piece = piece if piece is None or piece.done is None else self._close(piece, piece.done)
                 pieces += [piece] if piece else []
@@ -145,12 +154,14 @@ class Reading:
             self._steps = [Read(0, 0)]
             return
         self._num_rewinds = 0
-        if state == "tomb":
+        if state == "forked" and not self.children:
+            self._steps = [Read(0, 0)]
+        elif state == "tomb":
             self._failure = CancelledError(f"{self.request_id} was cancelled", request_id=self.request_id)
         elif state is None and self._submission is not None:
             self._steps = self._sending(self._submission, now_s)
         elif state is None and now_s < self._known_by_s:
-            self._steps = [Read(self._cutter.num_tokens, int((self._known_by_s - now_s) * 1000) + 1)]
+            self._steps = [self._read(int((self._known_by_s - now_s) * 1000) + 1)]
         elif state is None:
             self._failure = self._unknown()
 
@@ -165,7 +176,12 @@ class Reading:
         if self._via == "xadd" and self._submission is not None:
             self._steps = [pause, *self._sending(self._submission, now_s)]
         else:
-            self._steps = [pause, Read(self._cutter.num_tokens, 0)]
+            self._steps = [pause, self._read(0)]
+
+    def _read(self, block_ms: int) -> Read:
+        num_tokens = self._cutter.num_tokens
+        # Behind a token there is no head; before it, a head that was seen must not be found again and again.
+        return Read(num_tokens, block_ms, with_head=num_tokens > 0 or not self._cutter.has_head)
 
     def _all_is_well(self) -> None:
         self._trouble = None

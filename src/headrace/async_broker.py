@@ -1,11 +1,12 @@
 """Every command that asynchronous code sends to Redis: the courier and the asynchronous client."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
 import redis.asyncio
 
-from headrace.broker import stream_entries
+from headrace.broker import Position, decode_chunks, stream_entries
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_async_client, translated_async
 from headrace.errors import HeadraceError
@@ -83,12 +84,21 @@ class AsyncBroker:
             reply = await self.client.xrange(self.keys.out(request_id))
         return [Chunk.decode(next(iter(entry.fields.values()))) for entry in stream_entries(reply)]
 
-    async def chunks_after(self, request_id: str, num_tokens: int, block_ms: int) -> list[Chunk]:
-        """Chunks behind the first ``num_tokens`` tokens; waits up to ``block_ms`` for the first, 0 not at all."""
+    async def chunks_after(
+        self, request_id: str, num_tokens: int, block_ms: int, *, with_head: bool = True
+    ) -> list[Chunk]:
+        """Chunks behind the first ``num_tokens`` tokens; see ``chunks_of``."""
+        position = Position(num_tokens, with_head)
+        return (await self.chunks_of({request_id: position}, block_ms)).get(request_id, [])
+
+    async def chunks_of(self, positions: Mapping[str, Position], block_ms: int) -> dict[str, list[Chunk]]:
+        """Chunks of several results behind a position each; waits up to ``block_ms`` for any, 0 not at all."""
         block = min(block_ms, MAX_BLOCK_MS) if block_ms > 0 else None
+        names = {self.keys.out(request_id): request_id for request_id in positions}
         with translated_async(self.settings):
-            reply = await self.client.xread({self.keys.out(request_id): f"{num_tokens}-0"}, block=block)
-        return [Chunk.decode(next(iter(fields.values()))) for _, entries in reply or () for _, fields in entries]
+            entries_after = {name: positions[request_id].entry for name, request_id in names.items()}
+            reply = await self.client.xread(entries_after, block=block)
+        return {names[name.decode()]: decode_chunks(entries) for name, entries in reply or ()}
 
     async def request_fields(self, request_id: str) -> dict[str, str]:
         """The hash of a request; empty if it is unknown."""

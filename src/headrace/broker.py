@@ -27,6 +27,24 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """Where a reader of a result stands.
+
+    Attributes:
+        num_tokens: tokens that it holds.
+        with_head: it wants the head, too, where it holds none.
+    """
+
+    num_tokens: int
+    with_head: bool = True
+
+    @property
+    def entry(self) -> str:
+        """The entry of the stream behind which it reads on."""
+        return f"{self.num_tokens}-{0 if self.with_head else 1}"
+
+
+@dataclass(frozen=True, slots=True)
 class ReadyRequest:
     """An admitted request that waits for a batch."""
 
@@ -52,6 +70,11 @@ class WorkerInfo:
 def stream_entries(reply: Iterable[tuple[bytes, Any]] | None) -> list[Entry]:
     """Entries of an XRANGE, those deleted meanwhile left out."""
     return [Entry(entry.decode(), fields) for entry, fields in reply or () if fields]
+
+
+def decode_chunks(entries: Iterable[tuple[bytes, Any]]) -> list[Chunk]:
+    """Chunks of a result's entries."""
+    return [Chunk.decode(next(iter(fields.values()))) for _, fields in entries]
 
 
 def read_worker(worker: str, seen_ms: float, info: bytes) -> WorkerInfo:
@@ -231,12 +254,19 @@ class Broker:
 
     # What the client and the command line read
 
-    def chunks_after(self, request_id: str, num_tokens: int, block_ms: int) -> list[Chunk]:
-        """Chunks behind the first ``num_tokens`` tokens; waits up to ``block_ms`` for the first, 0 not at all."""
+    def chunks_after(self, request_id: str, num_tokens: int, block_ms: int, *, with_head: bool = True) -> list[Chunk]:
+        """Chunks behind the first ``num_tokens`` tokens; see ``chunks_of``."""
+        position = Position(num_tokens, with_head)
+        return self.chunks_of({request_id: position}, block_ms).get(request_id, [])
+
+    def chunks_of(self, positions: Mapping[str, Position], block_ms: int) -> dict[str, list[Chunk]]:
+        """Chunks of several results behind a position each; waits up to ``block_ms`` for any, 0 not at all."""
         block = min(block_ms, MAX_BLOCK_MS) if block_ms > 0 else None
+        names = {self.keys.out(request_id): request_id for request_id in positions}
         with translated(self.settings):
-            reply = self.client.xread({self.keys.out(request_id): f"{num_tokens}-0"}, block=block)
-        return [Chunk.decode(next(iter(fields.values()))) for _, entries in reply or () for _, fields in entries]
+            entries_after = {name: positions[request_id].entry for name, request_id in names.items()}
+            reply = self.client.xread(entries_after, block=block)
+        return {names[name.decode()]: decode_chunks(entries) for name, entries in reply or ()}
 
     def request_fields(self, request_id: str) -> dict[str, str]:
         """The hash of a request; empty if it is unknown."""

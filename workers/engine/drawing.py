@@ -22,8 +22,8 @@ from torch import Tensor
 ONE = float(1 << 34)
 #: Logits this far below the best one (over temperature) have no mass.
 _SPAN = 24.0
-_NUM_CANDIDATES = 128
-_BLOCK = 64
+_NUM_CANDIDATES = 64
+_BLOCK = 32
 _NUM_BUCKETS = 2048
 
 

@@ -40,8 +40,10 @@ class RawLogprobs:
         self._asked = [(i, row.params.logprobs) for i, row in enumerate(rows) if row.params.logprobs is not None]
         if self._asked:
             self._raw = logits[[index for index, _ in self._asked]]
-            # float64, so that the sum does not depend on how its terms are spread over threads.
-            self._log_total = self._raw.to(torch.float64).logsumexp(dim=-1)
+            best = self._raw.amax(dim=-1, keepdim=True)
+            # The sum in float64, so that it does not depend on how its terms are spread over threads.
+            total = (self._raw - best).exp_().sum(dim=-1, keepdim=True, dtype=torch.float64)
+            self._log_total = best + total.log()
 
     def of(self, token_ids: Rows[int]) -> dict[int, Logprobs]:
         """Tell about the tokens drawn, ``num_rows`` of them; by index of the row, those that asked."""
@@ -58,5 +60,5 @@ class RawLogprobs:
         }
 
     def _log(self, values: Tensor) -> list[list[float]]:
-        found: list[list[float]] = (values - self._log_total[:, None]).clamp_(min=LEAST_LOGPROB).tolist()
+        found: list[list[float]] = (values - self._log_total).clamp_(min=LEAST_LOGPROB).tolist()
         return found

@@ -150,7 +150,9 @@ class Admitter:
         try:
             if draft.error is not None or draft.request is None:
                 raise draft.error or InvalidRequestError("body: missing", field="body")
-            return self._pricer.price(blank, draft.request, Prompt(draft.prompt_ids, draft.prompt_text), draft.bad_words)
+            return self._pricer.price(
+                blank, draft.request, Prompt(draft.prompt_ids, draft.prompt_text), draft.bad_words
+            )
         except InvalidRequestError as error:
             failure = Failure("invalid", str(error), error.field)
             return replace(blank, cancel=False, refusal=failure.encode(draft.encoding))

@@ -44,7 +44,9 @@ def test_a_draw_depends_on_seed_and_position_and_not_on_the_other_rows(params: P
 
 
 def test_draws_change_with_the_seed_and_with_the_position(params: Params) -> None:
-    by_seed = {Sampler().sample(logits(0), [row(params(temperature=2.0, seed=seed))]).token_ids[0] for seed in range(20)}
+    by_seed = {
+        Sampler().sample(logits(0), [row(params(temperature=2.0, seed=seed))]).token_ids[0] for seed in range(20)
+    }
     by_position = {Sampler().sample(logits(0), [row(params(temperature=2.0), n)]).token_ids[0] for n in range(20)}
     assert len(by_seed) > 10
     assert len(by_position) > 10
