@@ -11,7 +11,8 @@ from headrace.cli.options import Json, Model, Port, Queue, RedisUrl, Set, load_s
 from headrace.cli.printing import print_json
 from headrace.config import Settings
 from headrace.errors import ConfigurationError, DecodeError, HeadraceError, ModelError
-from headrace.job import Job
+from headrace.job import Job, SamplingParams
+from headrace.keys import child_index
 from headrace.producer import Client
 
 app = typer.Typer(help="Requests given up as poison: look, send again, forget.", no_args_is_help=True)
@@ -47,8 +48,12 @@ class DeadRequest:
 
     @property
     def next_id(self) -> str:
-        """The id under which it is sent again: always the same one, so that sending twice asks once."""
-        root, number = re.match(r"(.*?)(?:\.r([0-9]+))?$", self.request_id, re.DOTALL).groups()  # type: ignore[union-attr]
+        """The id under which it is sent again: always the same one, so that sending twice asks once.
+
+        Of several results only the dead one is sent again, as a request of its own.
+        """
+        name = self.request_id.replace("/", ".")
+        root, number = re.match(r"(.*?)(?:\.r([0-9]+))?$", name, re.DOTALL).groups()  # type: ignore[union-attr]
         return f"{root}.r{int(number or 0) + 1}"
 
 
@@ -138,10 +143,17 @@ def _replay(client: Client, request: DeadRequest, revisions: set[str]) -> None:
     job = Job.decode(request.job)
     if revisions and job.revision not in revisions:
         raise ModelError(f"its tokens are of revision {job.revision}, the workers serve {', '.join(sorted(revisions))}")
-    params: dict[str, Any] = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(job.params).items()}
-    client.submit(
-        list(job.prompt_ids), request_id=request.next_id, tenant=_tenant(request.request_id, client.settings), **params
-    )
+    if (index := child_index(request.request_id)) is not None:
+        job = job.of_child(index)
+    tenant = _tenant(request.request_id, client.settings)
+    client.submit(list(job.prompt_ids), request_id=request.next_id, tenant=tenant, **_fields(job.params))
+
+
+def _fields(params: SamplingParams) -> dict[str, Any]:
+    """Sampling parameters as a request spells them."""
+    plain: dict[str, Any] = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(params).items()}
+    bias = {str(token_id): bias for token_id, bias in params.logit_bias}
+    return plain | {"logit_bias": bias, "bad_words": [list(word) for word in params.bad_words]}
 
 
 def _tenant(request_id: str, settings: Settings) -> str:

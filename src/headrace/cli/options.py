@@ -14,7 +14,7 @@ import typer
 
 from headrace.config import Settings
 from headrace.errors import ConfigurationError
-from headrace.keys import REQUEST_ID_PATTERN
+from headrace.keys import RESULT_ID_PATTERN
 
 RedisUrl = Annotated[
     str | None,
@@ -110,6 +110,6 @@ def check_id(request_id: str) -> str:
     Raises:
         ConfigurationError: it cannot.
     """
-    if not re.match(REQUEST_ID_PATTERN, request_id):
+    if not re.match(RESULT_ID_PATTERN, request_id):
         raise ConfigurationError(f"{request_id!r} cannot be a request's id: letters, digits and _.@+=:-, at most 128")
     return request_id

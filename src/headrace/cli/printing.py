@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from headrace.wire import Chunk
@@ -43,15 +44,24 @@ def timeout_s(seconds: float | None) -> float:
 
 
 def print_chunks(chunks: Iterator[Chunk], *, as_json: bool) -> None:
-    """Write text, or a line of JSON a chunk, each at the moment at which it comes."""
+    """Write text, or a line of JSON a chunk, each at the moment at which it comes.
+
+    Of several results each text is written when it has ended, behind its index.
+    """
     last = "\n"
+    held: defaultdict[int, list[str]] = defaultdict(list)
     try:
         for chunk in chunks:
             if as_json:
                 print(chunk.encode("json").decode(), flush=True)
-            elif chunk.text:
-                print(chunk.text, end="", flush=True)
-                last = chunk.text
+                continue
+            text = (chunk.echo.text if chunk.echo is not None else "") + chunk.text
+            if chunk.index is not None:
+                held[chunk.index].append(text)
+                text = f"[{chunk.index}] {''.join(held.pop(chunk.index))}\n" if chunk.done is not None else ""
+            if text:
+                print(text, end="", flush=True)
+                last = text
     finally:
         if not last.endswith("\n"):
             print(flush=True)

@@ -7,14 +7,16 @@ import pytest
 from tests.unit.cli.conftest import Headrace, bodies
 
 from headrace.broker import Broker
-from headrace.job import Job, SamplingParams
+from headrace.job import Job, SamplingParams, child_seed
 
 _PARAMS = SamplingParams(
     max_tokens=9, min_tokens=1, temperature=0.5, top_k=40, top_p=0.9, min_p=0.0, seed=7, stop=("x",),
-    stop_token_ids=(2,), ignore_eos=True,
+    stop_token_ids=(2,), ignore_eos=True, repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=-0.5,
+    logit_bias=((5, -1.0),), bad_words=((1, 2), (3,)), logprobs=2,
 )  # fmt: skip
 _FIELDS = {"max_tokens": 9, "min_tokens": 1, "temperature": 0.5, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "seed": 7,
-           "stop": ["x"], "stop_token_ids": [2], "ignore_eos": True}  # fmt: skip
+           "stop": ["x"], "stop_token_ids": [2], "ignore_eos": True, "repetition_penalty": 1.5, "presence_penalty": 0.5,
+           "frequency_penalty": -0.5, "bad_words": [[1, 2], [3]], "logprobs": 2}  # fmt: skip
 
 
 def _bury(queue: Broker, *ids: str, job: bytes | None = None) -> None:
@@ -44,7 +46,11 @@ def test_list_as_json_holds_the_whole_job(headrace: Headrace, queue: Broker) -> 
     _bury(queue, "b", job=b"")
     lost, whole = (json.loads(line) for line in headrace("dead", "list", "--json")[1].splitlines())
     assert (whole["id"], whole["why"]) == ("a", "lost 3 workers")
-    assert whole["job"] == {"prompt_ids": [1, 2, 3], "params": _FIELDS, "revision": "rev1"}
+    assert whole["job"] == {
+        "prompt_ids": [1, 2, 3],
+        "params": _FIELDS | {"logit_bias": [[5, -1.0]]},
+        "revision": "rev1",
+    }
     assert lost["job"] is None
 
 
@@ -52,9 +58,16 @@ def test_replay_sends_the_same_tokens_and_parameters_under_a_new_id(headrace: He
     _bury(queue, "a", "b")
     _serve(queue, "rev1")
     assert headrace("dead", "replay", "a") == (0, "a is sent again as a.r1\n", "")
-    assert bodies(queue) == [{"prompt": [1, 2, 3], **_FIELDS}]
+    assert bodies(queue) == [{"prompt": [1, 2, 3], **_FIELDS, "logit_bias": {"5": -1.0}}]
     assert queue.request_fields("a.r1")["state"] == "submitted"
     assert _ids(queue) == ["b"]
+
+
+def test_replay_of_one_of_several_results_sends_that_one(headrace: Headrace, queue: Broker) -> None:
+    _bury(queue, "a/2")
+    assert headrace("dead", "replay", "a/2")[1] == "a/2 is sent again as a.2.r1\n"
+    (body,) = bodies(queue)
+    assert body["seed"] == child_seed(_PARAMS.seed, 2) != _PARAMS.seed
 
 
 def test_replay_of_a_replay_counts_on(headrace: Headrace, queue: Broker) -> None:

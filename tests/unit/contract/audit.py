@@ -6,7 +6,7 @@ from typing import Any
 from headrace.broker import Broker
 from headrace.wire import Chunk
 
-LIVE = ("submitted", "queued", "batched", "running")
+LIVE = ("submitted", "queued", "batched", "running", "forked")
 
 
 def check(broker: Broker) -> dict[str, dict[str, str]]:
@@ -23,6 +23,7 @@ def check(broker: Broker) -> dict[str, dict[str, str]]:
             assert set(h) <= {"v", "state"}, f"{request_id}: a tombstone is nothing but one"
             assert client.pttl(keys.request(request_id)) > 0
             continue
+        family = request_id.partition("/")[0]
         owner, epoch, n = h["at"].split(":")
         chunks = _result(client, keys.out(request_id))
         last = chunks[-1] if chunks else None
@@ -32,17 +33,24 @@ def check(broker: Broker) -> dict[str, dict[str, str]]:
             assert last is not None, f"{request_id}: done without a terminal chunk"
             assert last.done is not None, f"{request_id}: done without a terminal chunk"
             assert last.done.reason == h["reason"]
-            assert client.pttl(keys.request(request_id)) > 0
-            assert client.pttl(keys.out(request_id)) > 0
-            assert not client.exists(keys.job(request_id))
+            # A child's result lives as long as its parent's.
+            expires = request_id == family or hashes[family]["state"] == "done"
+            assert (client.pttl(keys.request(request_id)) > 0) == expires
+            assert (client.pttl(keys.out(request_id)) > 0) == expires
+            assert request_id != family or not client.exists(keys.job(request_id))
         else:
             assert state in LIVE
             assert last is None or last.done is None, f"{request_id}: {state} behind a terminal chunk"
             assert client.pttl(keys.request(request_id)) == -1, f"{request_id}: a live request never expires"
-            assert client.exists(keys.job(request_id)) == (state != "submitted")
-            kind = "running" if state == "running" else "queued"
-            totals[kind] += 1
-            totals[kind + "_tokens"] += int(h["cost"])
+            assert client.exists(keys.job(family)) == (state != "submitted")
+            if state == "forked":
+                children = [hashes[f"{request_id}/{index}"]["state"] for index in range(int(h["children"]))]
+                assert int(h["open"]) == sum(child in LIVE for child in children) > 0
+            else:
+                kind = "running" if state == "running" else "queued"
+                totals[kind] += 1
+                totals[kind + "_tokens"] += int(h["cost"])
+        assert request_id == family or not client.exists(keys.job(request_id)), "children share their parent's job"
         assert (owner != "") == (state == "running"), f"{request_id}: owned by {owner!r} while {state}"
         assert (request_id in ready) == (state == "queued"), f"{request_id}: {state}, ready: {request_id in ready}"
         assert (request_id in due) == (state in LIVE), f"{request_id}: {state}, due: {request_id in due}"
@@ -64,6 +72,9 @@ def _result(client: Any, name: str) -> list[Chunk]:
     for entry, fields in client.xrange(name):
         ((encoding, data),) = fields.items()
         chunk = Chunk.decode(data)
+        if chunk.is_head:
+            assert (entry, chunks) == (b"0-1", []), f"{name}: a head as entry {entry!r}"
+            continue
         assert (encoding == b"json") == data.startswith(b"{")
         assert not chunks or chunks[-1].done is None, f"{name}: a chunk behind the terminal one"
         assert (chunk.i, chunk.o) == (tokens, chars), f"{name}: {chunk} does not continue {tokens} tokens"

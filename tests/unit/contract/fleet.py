@@ -3,6 +3,7 @@
 Every answer is compared with the model's, whoever asked and however often.
 """
 
+import re
 from dataclasses import replace
 from typing import TypeVar
 
@@ -29,6 +30,11 @@ T = TypeVar("T")
 #: Longer than any run: results stay, and leases end when told to.
 FOREVER_MS = 3_600_000
 WORKERS = ("w0", "w1", "w2")
+
+
+def num_results(request_id: str) -> int:
+    """Every fifth request, by its name, asks for two results."""
+    return 2 if re.fullmatch(r"r[0-9]*[49]", request_id) else 1
 
 
 class Fleet:
@@ -73,7 +79,8 @@ class Fleet:
     # The scheduler
 
     def admit(self, count: int) -> None:
-        admissions = self.actors.judged(ttl_ms=FOREVER_MS)[:count]
+        judged = self.actors.judged(ttl_ms=FOREVER_MS)[:count]
+        admissions = [replace(a, num_results=num_results(a.request_id)) for a in judged]
         self.send(AdmitCall(NORMAL, admissions, self.actors.settings))
 
     def dispatch(self, request_ids: list[str]) -> None:

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from tests.unit.contract.fleet import WORKERS, Fleet
+from tests.unit.contract.fleet import WORKERS, Fleet, num_results
 
 from headrace.broker import Broker
 from headrace.moves import Verb
@@ -69,6 +69,10 @@ class Fuzz:
             self._num_born += 1
         return f"r{self._num_born - self._random.randrange(NUM_ALIVE)}"
 
+    def _result_name(self) -> str:
+        name = self._name()
+        return name if num_results(name) == 1 or self._random.random() < 0.3 else f"{name}/{self._random.randrange(2)}"
+
     def _produce(self) -> None:
         self._random.choice((self.fleet.submit, self.fleet.submit, self.fleet.xadd))(self._name())
 
@@ -93,8 +97,8 @@ class Fuzz:
     def _disturb(self) -> None:
         pick = self._random
         disturbance = pick.choice((self.fleet.cancel, self.fleet.xadd_cancel, self._time_passes, self._time_passes))
-        disturbance(self._name())
+        disturbance(self._result_name())
 
     def _time_passes(self, request_id: str) -> None:
-        self.fleet.time_passes([request_id, self._name(), self._name()])
+        self.fleet.time_passes([request_id, self._result_name(), self._result_name()])
         self.fleet.reap()

@@ -22,7 +22,7 @@ from headrace.moves import (
 )
 
 BACKLOG = ("submitted", "queued", "batched")
-LIVE = (*BACKLOG, "running")
+LIVE = (*BACKLOG, "running", "forked")
 
 
 @dataclass
@@ -38,6 +38,8 @@ class Known:
     strikes: int = 0
     batch: str = ""
     due: bool = False
+    parent: "Known | None" = None
+    num_open: int = 0
 
     @property
     def at(self) -> str:
@@ -45,6 +47,10 @@ class Known:
 
     def become(self, state: str) -> None:
         self.state, self.owner, self.due = state, "", False
+        if state == "done" and self.parent is not None and self.parent.state == "forked":
+            self.parent.num_open -= 1
+            if self.parent.num_open == 0:
+                self.parent.become("done")
 
 
 class Model:
@@ -63,7 +69,7 @@ class Model:
             case SubmitCall(), Submitted():
                 assert reply.verdict == self._submit(call.request_id, reply.detail)
             case AdmitCall(), list():
-                assert reply == [self._admit(a.entry) for a in call.admissions]
+                assert reply == [self._admit(a.entry, a.num_results) for a in call.admissions]
             case DispatchCall(), Dispatched():
                 self._dispatch(call, reply)
             case ClaimCall(), Claimed():
@@ -95,7 +101,7 @@ class Model:
         self.lane[entry] = ("request", request_id)
         return "ok"
 
-    def _admit(self, entry: str) -> str:
+    def _admit(self, entry: str, num_results: int) -> str:
         if entry not in self.lane:
             return "gone"
         kind, request_id = self.lane.pop(entry)
@@ -107,13 +113,28 @@ class Model:
             k.become("done")
             return "cancelled"
         if k is not None and k.entry == entry and k.state == "submitted":
-            k.become("queued")
+            self._enqueue(request_id, k, num_results)
             return "queued"
         if k is not None:
             return "duplicate"
-        over = self._num_queued() >= self.max_queued
-        self.known[request_id] = Known("done" if over else "queued", entry)
-        return "overloaded" if over else "queued"
+        k = self.known[request_id] = Known("done", entry)
+        if self._num_queued() + num_results > self.max_queued:
+            return "overloaded"
+        self._enqueue(request_id, k, num_results)
+        return "queued"
+
+    def _enqueue(self, request_id: str, k: Known, num_results: int) -> None:
+        if num_results == 1:
+            k.become("queued")
+            return
+        k.become("forked")
+        k.num_open = num_results
+        children = [f"{request_id}/{index}" for index in range(num_results)]
+        withdrawn = [child for child in children if child in self.known]
+        for child in children:
+            self.known[child] = Known("queued", parent=k)
+        for child in withdrawn:
+            self.known[child].become("done")
 
     def _cancel(self, request_id: str) -> str:
         k = self.known.get(request_id)
@@ -121,7 +142,10 @@ class Model:
             self.known[request_id] = Known("tomb")
             return "unknown"
         state = k.state
-        if state in LIVE:
+        if state == "forked":
+            for child in [c for c in self.known.values() if c.parent is k and c.state in LIVE]:
+                child.become("done")
+        elif state in LIVE:
             if state == "submitted":
                 self.lane.pop(k.entry, None)
             k.become("done")

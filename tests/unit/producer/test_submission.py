@@ -67,7 +67,7 @@ def test_a_tenants_id_begins_with_its_name() -> None:
         ({"encoding": "xml"}, "encoding", "json, mp"),
         ({"via": "post"}, "via", "move, xadd"),
         ({"durability": "tape"}, "durability", "memory, fsync"),
-        ({"n": 2}, "n", "only honours 1"),
+        ({"n": 129}, "n", "128"),
     ],
 )
 def test_what_breaks_a_rule_is_refused_by_name_before_it_is_sent(

@@ -12,6 +12,7 @@ from headrace.config import Settings
 from headrace.job import Job
 from headrace.keys import RequestStream
 from headrace.moves import Admission
+from headrace.wire import Chunk, Echo
 from headrace.workers.scheduler.admission import Admitter
 
 CONTEXT = 64
@@ -94,8 +95,8 @@ def test_messagepack_is_answered_in_messagepack(admitter: Admitter) -> None:
         ({"prompt": "one", "max_tokens": 0}, "max_tokens", "1"),
         ({"prompt": "one", "max_tokens": 64}, "max_tokens", "at most 63"),
         ({"prompt": "one", "min_tokens": 9, "max_tokens": 8}, "min_tokens", "at most max_tokens, 8"),
-        ({"prompt": "one", "n": 2}, "n", "only honours 1"),
-        ({"prompt": "one", "logprobs": 1}, "logprobs", "only honours"),
+        ({"prompt": "one", "logit_bias": {"100": 1.0}}, "logit_bias", "under 100"),
+        ({"prompt": "one", "bad_words": [[5, 100]]}, "bad_words", "under 100"),
         ({"prompt": [1, 999_999]}, "prompt", "under"),
         ({"prompt": [1] * CONTEXT}, "prompt", f"context holds {CONTEXT}"),
         ({"prompt": "one " * 70}, "prompt", "70 tokens"),
@@ -177,3 +178,43 @@ def test_one_bad_entry_leaves_its_neighbours_alone(admitter: Admitter) -> None:
     assert (first.refusal, last.refusal) == (b"", b"")
     assert refusal(bad)["field"] == "body"
     assert (first.prompt_tokens, last.prompt_tokens) == (1, 2)
+
+
+def test_every_sampling_field_reaches_the_job(admitter: Admitter) -> None:
+    fields = {"repetition_penalty": 1.5, "presence_penalty": -0.5, "frequency_penalty": 1, "logprobs": 0}
+    params = Job.decode(judge(admitter, as_json(prompt="one", logit_bias={"7": -1, "07": 2}, **fields)).job).params
+    assert {name: getattr(params, name) for name in fields} == fields
+    assert params.logit_bias == ((7, 2.0),)
+    neutral = Job.decode(judge(admitter, as_json(prompt="one")).job).params
+    assert (neutral.repetition_penalty, neutral.logit_bias, neutral.bad_words, neutral.logprobs) == (1.0, (), (), None)
+
+
+def test_bad_words_become_the_tokens_that_spell_them(admitter: Admitter) -> None:
+    first = as_json(id="a", prompt="one", bad_words=["two three", [9, 8], "x", "two three"])
+    window = [
+        Entry("1-0", first),
+        Entry("2-0", as_json(prompt="one")),
+        Entry("3-0", as_json(prompt="x", bad_words=["x"])),
+    ]
+    jobs = [Job.decode(admission.job) for admission in admitter.judge(NORMAL, window)]
+    assert jobs[0].params.bad_words == ((4, 5), (9, 8), (6,))
+    assert (jobs[1].params.bad_words, jobs[2].params.bad_words) == ((), ((6,),))
+
+
+def test_an_echo_is_the_prompt_as_it_was_computed(admitter: Admitter) -> None:
+    chat = judge(admitter, as_json(messages=[{"role": "user", "content": "one two"}], echo=True))
+    assert Chunk.decode(chat.echo) == Chunk(0, 0, (), "", echo=Echo(Job.decode(chat.job).prompt_ids, "user one two"))
+    ids = judge(admitter, {b"mp": msgpack.packb({"prompt": [3, 4], "echo": True})})
+    assert Chunk.decode(ids.echo).echo == Echo((3, 4), "one two")
+    assert judge(admitter, as_json(prompt="one")).echo == b""
+
+
+def test_several_results_are_priced_each(admitter: Admitter) -> None:
+    admission = judge(admitter, as_json(prompt="one two", max_tokens=8, n=3))
+    assert (admission.num_results, admission.cost_tokens, admission.prompt_tokens) == (3, 10, 2)
+
+
+def test_one_of_several_results_can_be_cancelled(admitter: Admitter) -> None:
+    assert judge(admitter, {b"cancel": b"a1/12"}).request_id == "a1/12"
+    for bad in (b"a1/", b"a1/x", b"a1/1234", b"a1/0/0", b"a1/0\n"):
+        assert refusal(judge(admitter, {b"cancel": bad}))["field"] == "id"
