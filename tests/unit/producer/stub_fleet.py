@@ -7,7 +7,7 @@ from typing import Self
 
 from headrace.broker import Broker, Entry
 from headrace.errors import BrokerUnavailableError, InvalidRequestError
-from headrace.keys import RequestStream
+from headrace.keys import RequestStream, child_index
 from headrace.moves import (
     Admission,
     AdmitCall,
@@ -21,9 +21,10 @@ from headrace.moves import (
     fence,
 )
 from headrace.request import Request
-from headrace.wire import Chunk, Done, Encoding, Failure, Usage, decode_body
+from headrace.wire import Chunk, Done, Echo, Encoding, Failure, TokenLogprobs, Usage, decode_body
 
 PROMPT_TOKENS = 3
+PROMPT_TEXT = "three little tokens"
 
 
 def token(seed: int, index: int) -> int:
@@ -113,6 +114,8 @@ class StubFleet:
         claimed = self.broker.run(ClaimCall(worker, self._nonce, 64, 1 << 30, 64, 1 << 30, 0, settings.lease_ms))
         for row in claimed.rows:
             seed, num_wanted = (int(part) for part in row.job.split())
+            # Of several results each has a seed of its own: the next one.
+            seed += child_index(row.request_id) or 0
             self._rows[row.request_id] = Row(row, seed, num_wanted, row.num_tokens)
         self._emit(worker)
 
@@ -133,7 +136,11 @@ class StubFleet:
             refusal = Failure("invalid", str(error), error.field).encode(encoding)
         deadline_ms = request.deadline_ms or 0 if request else 0
         ttl_ms = request.ttl_ms or 60_000 if request else 60_000
-        return Admission(entry.id, name, False, encoding, refusal, job, 10, PROMPT_TOKENS, deadline_ms, "", ttl_ms)
+        echo = Chunk(0, 0, (), "", echo=Echo((1, 2, 3), PROMPT_TEXT)).encode(encoding)
+        return Admission(
+            entry.id, name, False, encoding, refusal, job, 10, PROMPT_TOKENS, deadline_ms, "", ttl_ms,
+            request.n if request else 1, echo if request and request.echo else b"",
+        )  # fmt: skip
 
     def _emit(self, worker: str) -> None:
         rows = [self._next_chunk(worker, row) for row in self._rows.values()]
@@ -157,7 +164,8 @@ class StubFleet:
             )
         done = Done("length", Usage(PROMPT_TOKENS, end)) if end == row.num_wanted else None
         ids = tuple(token(row.seed, index) for index in range(first, end))
-        chunk = Chunk(first, len(before), ids, after[len(before) :], done)
+        logprobs = tuple(TokenLogprobs(-index / 8, ((ids[0], -0.5),)) for index in range(first, end))
+        chunk = Chunk(first, len(before), ids, after[len(before) :], done, logprobs)
         verb: Verb = "length" if done else "chunk"
         return EmitRow(
             claimed.request_id, prev, then, f"{end}-0", verb, len(after), claimed.encoding, claimed.reply_to,
