@@ -8,13 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     LogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
 from headrace.job import SamplingParams
+from headrace.workers.engine.row_rules import RowRules
 from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.uniform import uniform
@@ -75,3 +80,48 @@ def test_draws_invert_the_distribution_that_transformers_leaves(
         # The token whose share of the cumulative distribution holds the number, but for rounding in fp32.
         assert probabilities[rank] > 0, "a token that transformers filters out"
         assert cumulative[rank] - probabilities[rank] - 1e-5 <= number < cumulative[rank] + 1e-5
+
+
+def words(vocab_size: int) -> st.SearchStrategy[list[list[int]]]:
+    return st.lists(st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=3), min_size=1, max_size=8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    token_ids=st.lists(st.integers(0, 5), min_size=1, max_size=12),
+    num_prompt=st.integers(1, 12),
+    penalty=st.sampled_from([1.0, 1.2, 0.7, 3.0]),
+    bad_words=words(6),
+    bias=st.dictionaries(st.integers(0, 9), st.floats(-5, 5, width=16), max_size=4),
+    min_tokens=st.integers(0, 8),
+    seed=st.integers(0, 1000),
+)
+def test_rules_leave_the_logits_that_transformers_leaves(
+    token_ids: list[int],
+    num_prompt: int,
+    penalty: float,
+    bad_words: list[list[int]],
+    bias: dict[int, float],
+    min_tokens: int,
+    seed: int,
+) -> None:
+    num_prompt = min(num_prompt, len(token_ids))
+    prompt, output = tuple(token_ids[:num_prompt]), tuple(token_ids[num_prompt:])
+    params = SamplingParams(
+        max_tokens=20, min_tokens=min_tokens, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, stop=(),
+        stop_token_ids=(7,), ignore_eos=True, repetition_penalty=penalty, logit_bias=tuple(bias.items()),
+        bad_words=tuple(tuple(word) for word in bad_words),
+    )  # fmt: skip
+    row = Sequence(0, prompt, output, params, frozenset())
+    ours = torch.randn(10, generator=torch.Generator().manual_seed(seed))
+    theirs, ids = ours[None].clone(), torch.tensor([token_ids])
+    if bias:
+        theirs = SequenceBiasLogitsProcessor([[[token], value] for token, value in bias.items()])(ids, theirs)
+    if penalty != 1:
+        theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, theirs)
+    theirs = NoBadWordsLogitsProcessor(bad_words)(ids, theirs)
+    theirs = MinNewTokensLengthLogitsProcessor(num_prompt, min_tokens, [7], device="cpu")(ids, theirs)
+    rules = RowRules.of(row, 10)
+    assert rules is not None
+    rules.apply(ours, row)
+    torch.testing.assert_close(ours, theirs[0])

@@ -165,7 +165,7 @@ def test_an_echo_comes_first_and_once_and_only_from_the_beginning(client: AnyCli
         rest = list(stream)
     assert all(piece.echo is None for piece in rest)
     late = client.attach(handle.id)
-    assert [piece.echo is not None for piece in late.stream()][0]
+    assert [piece.echo is not None for piece in late.stream()].index(True) == 0
     for held in (1, 2, 8):
         assert not any(piece.echo for piece in late.stream(held, after_chars=len(text_of(5, held))))
     result = late.result()

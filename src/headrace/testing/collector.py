@@ -21,12 +21,16 @@ class Transcript:
         text: their text.
         done: of the last chunk, once it is here.
         arrivals_s: when each chunk came, on the monotonic clock.
+        position: the entry of its stream that was read last.
+        head: the chunk that stands before the result, if there is one.
     """
 
     ids: list[int] = field(default_factory=list)
     text: str = ""
     done: Done | None = None
     arrivals_s: list[float] = field(default_factory=list)
+    position: str = "0-0"
+    head: Chunk | None = None
 
     @property
     def outcome(self) -> tuple[tuple[int, ...], str, str]:
@@ -55,7 +59,7 @@ class Collector:
         """Read what is new, waiting for it at most so long; return whose it was, in order of arrival."""
         keys = self._broker.keys
         open_streams = {
-            keys.out(name): f"{len(transcript.ids)}-0"
+            keys.out(name): transcript.position
             for name, transcript in self.transcripts.items()
             if transcript.done is None
         }
@@ -88,6 +92,12 @@ class Collector:
         where = f"{name}, entry {entry}"
         if transcript.done is not None:
             raise ContractBrokenError(f"{where}: behind the terminal chunk")
+        transcript.position = entry
+        if chunk.is_head:
+            if entry != "0-1":
+                raise ContractBrokenError(f"{where}: a head that is not at the head")
+            transcript.head = chunk
+            return
         if chunk.i != len(transcript.ids) or chunk.o != len(transcript.text):
             raise ContractBrokenError(
                 f"{where}: begins at token {chunk.i} and character {chunk.o}, "

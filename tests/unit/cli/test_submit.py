@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.unit.cli.conftest import Headrace, bodies
-from tests.unit.producer.stub_fleet import StubFleet, text_of
+from tests.unit.producer.stub_fleet import PROMPT_TEXT, StubFleet, text_of
 
 from headrace.broker import Broker
 from headrace.moves import CancelCall
@@ -39,6 +39,28 @@ def test_json_is_a_chunk_a_line(headrace: Headrace, stub_fleet: StubFleet) -> No
     assert status == 0
     assert "".join(chunk["text"] for chunk in chunks) == text_of(5, 5)
     assert chunks[-1]["done"]["usage"]["completion_tokens"] == 5
+
+
+def test_json_carries_logprobs_and_the_index_of_each_result(headrace: Headrace, stub_fleet: StubFleet) -> None:
+    out = headrace("submit", "hello", "--id", "a1", "--seed", "5", "--max-tokens", "4", "--field", "n=2", "--json")[1]
+    chunks = [json.loads(line) for line in out.splitlines()]
+    assert [token["logprob"] for chunk in chunks if chunk.get("index") == 1 for token in chunk["logprobs"]] == [
+        0.0, -0.125, -0.25, -0.375,
+    ]  # fmt: skip
+    assert "index" not in chunks[-1]
+    alone = [json.loads(line) for line in headrace("tail", "a1/1", "--json")[1].splitlines()]
+    assert "".join(chunk["text"] for chunk in alone) == text_of(6, 4)
+    assert all(chunk["logprobs"] for chunk in alone)
+
+
+def test_several_results_are_printed_each_when_it_has_ended(headrace: Headrace, stub_fleet: StubFleet) -> None:
+    out = headrace("submit", "hello", "--seed", "5", "--max-tokens", "4", "--field", "n=2", "--field", "echo=true")[1]
+    assert sorted(out.splitlines()) == [f"[{i}] {PROMPT_TEXT}{text_of(5 + i, 4)}" for i in range(2)]
+
+
+def test_an_echo_is_printed_before_the_text(headrace: Headrace, stub_fleet: StubFleet) -> None:
+    out = headrace("submit", "hello", "--seed", "5", "--max-tokens", "4", "--field", "echo=true")[1]
+    assert out == PROMPT_TEXT + text_of(5, 4) + "\n"
 
 
 def test_stats_go_to_stderr(headrace: Headrace, stub_fleet: StubFleet) -> None:
@@ -88,7 +110,7 @@ def test_token_ids_can_be_given_as_a_field(headrace: Headrace, queue: Broker) ->
         (["x", "--lane", "fast"], 2, "--lane 'fast': must be interactive, normal or bulk"),
         (["x", "--temperature", "-1"], 1, "temperature"),
         (["x", "--field", "temprature=1"], 1, "temprature: unknown field"),
-        (["x", "--field", "n=2"], 1, "n: this version only honours 1"),
+        (["x", "--field", "n=129"], 1, "n: Input should be less than or equal to 128"),
         (["x", "--field", "seed"], 2, "must be NAME=VALUE"),
         (["x", "--seed", "1", "--field", "seed=2"], 2, "seed: given twice"),
         (["x", "--system", "y"], 2, "--system goes with --chat"),

@@ -109,8 +109,8 @@ def test_a_full_request_is_taken_as_it_is() -> None:
         "v": 1, "id": "t1:a.b@c+d=e-f_1", "prompt": [0, 2**31 - 1], "max_tokens": 1, "min_tokens": 0, "temperature": 0,
         "top_p": 1, "top_k": 50, "min_p": 0, "seed": 2**63 - 1, "n": 128, "echo": True, "logprobs": 20,
         "stop": ["x", "y"], "stop_token_ids": [2], "ignore_eos": True, "bad_words": ["x", [1, 2]],
-        "logit_bias": {"5": -100}, "repetition_penalty": 1.1, "presence_penalty": -2, "frequency_penalty": 0.5, "deadline_ms": 1, "ttl_ms": 1,
-        "reply_to": "gateway:7",
+        "logit_bias": {"5": -100}, "repetition_penalty": 1.1, "presence_penalty": -2, "frequency_penalty": 0.5,
+        "deadline_ms": 1, "ttl_ms": 1, "reply_to": "gateway:7",
     }  # fmt: skip
     request = Request.parse(fields)
     assert (request.prompt, request.stop_strings, request.reply_to) == ([0, 2**31 - 1], ("x", "y"), "gateway:7")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import DecodeError
-from headrace.wire import Chunk, Done, Encoding, Failure, Usage, decode_body, encode_body
+from headrace.wire import Chunk, Done, Echo, Encoding, Failure, TokenLogprobs, Usage, decode_body, encode_body
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text()
 values = st.recursive(scalars, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(), v, max_size=4))
@@ -108,13 +108,33 @@ chunks = st.builds(
         st.sampled_from(["stop", "length", "cancelled", "expired", "error"]),
         st.builds(Usage, st.integers(0, 2**31), st.integers(0, 2**31)),
         st.none() | st.builds(Failure, st.text(), st.text(), st.text()),
+        st.none() | st.floats(-9999, 0),
     ),
+    st.lists(
+        st.builds(
+            TokenLogprobs,
+            st.floats(-9999, 0),
+            st.lists(st.tuples(st.integers(0, 2**31), st.floats(-9999, 0)), max_size=3).map(tuple),
+        ),
+        max_size=3,
+    ).map(tuple),
+    st.none() | st.builds(Echo, st.lists(st.integers(0, 2**31), max_size=5).map(tuple), st.text()),
+    st.lists(st.sampled_from(["a/0", "a/1"])).map(tuple),
+    st.none() | st.integers(0, 127),
 )
 
 
 @given(chunks, encodings)
 def test_a_chunk_comes_back_as_it_was_whichever_encoding(chunk: Chunk, encoding: Encoding) -> None:
     assert Chunk.decode(chunk.encode(encoding)) == chunk
+
+
+@given(encodings)
+def test_what_was_not_asked_for_is_not_in_a_chunk(encoding: Encoding) -> None:
+    data = Chunk(0, 0, (1,), "a", Done("stop", Usage(1, 1))).encode(encoding)
+    fields = json.loads(data) if encoding == "json" else msgpack.unpackb(data)
+    assert set(fields) == {"i", "o", "ids", "text", "done"}
+    assert set(fields["done"]) == {"reason", "usage"}
 
 
 @given(st.binary(max_size=100) | st.binary(max_size=100).map(lambda b: b"{" + b))

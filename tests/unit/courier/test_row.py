@@ -8,7 +8,7 @@ from tests.unit.courier.bytes_tokenizer import byte_tokenizer
 
 from headrace.job import Job, SamplingParams
 from headrace.moves import ClaimedRow, EmitRow, Emitted
-from headrace.wire import Chunk
+from headrace.wire import Chunk, TokenLogprobs
 from headrace.workers.courier.outbox import Outbox
 from headrace.workers.courier.row import Row
 from headrace.workers.text.detokenizer import Detokenizer
@@ -17,8 +17,10 @@ TOKENIZER = byte_tokenizer()
 PROMPT = (104, 105)
 
 
-def make_row(number: int = 1, stop: tuple[str, ...] = (), num_tokens: int = 0, text: str = "") -> Row:
-    params = SamplingParams(50, 0, 0.0, 0, 1.0, 0.0, 0, stop, (), False)
+def make_row(
+    number: int = 1, stop: tuple[str, ...] = (), num_tokens: int = 0, text: str = "", logprobs: int | None = None
+) -> Row:
+    params = SamplingParams(50, 0, 0.0, 0, 1.0, 0.0, 0, stop, (), False, logprobs=logprobs)
     claimed = ClaimedRow(f"r{number}", 3, num_tokens, len(text), "json", b"", 0, "")
     detokenizer = Detokenizer(TOKENIZER, PROMPT, stop)
     for byte in text.encode():
@@ -75,6 +77,41 @@ def test_an_end_behind_a_chunk_in_flight_is_a_chunk_without_tokens() -> None:
     row.acknowledge(first)
     last = send(row)
     assert (last.entry, last.prev, last.next) == ("1-2", "w:3:1", "w:3:1")
+
+
+def test_logprobs_go_out_a_token_each_and_their_sum_with_the_end() -> None:
+    row = make_row(logprobs=1, stop=("cd",))
+    told = [TokenLogprobs(-(0.1 + index), ((98, -0.1),)) for index in range(4)]
+    row.push(97, told[0])
+    first = send(row)
+    assert Chunk.decode(first.chunk).logprobs == (told[0],)
+    row.acknowledge(first)
+    for byte, token in zip(b"bcd", told[1:], strict=True):
+        row.push(byte, token)
+    row.push(101, told[0])
+    last = Chunk.decode(send(row).chunk)
+    assert last.logprobs == tuple(told[1:])
+    assert last.done is not None
+    assert last.done.cumulative_logprob == sum(token.logprob for token in told)
+
+
+def test_the_sum_of_logprobs_goes_on_where_the_last_worker_stopped() -> None:
+    row = make_row(logprobs=0, num_tokens=2, text="ab")
+    row.count([TokenLogprobs(-0.1, ()), TokenLogprobs(-0.2, ())])
+    row.push(99, TokenLogprobs(-0.3, ()))
+    row.end("length")
+    done = Chunk.decode(send(row).chunk).done
+    assert done is not None
+    assert done.cumulative_logprob == -0.1 + -0.2 + -0.3
+
+
+def test_a_row_that_did_not_ask_for_logprobs_has_none() -> None:
+    row = make_row()
+    push(row, "a")
+    row.end("length")
+    chunk = Chunk.decode(send(row).chunk)
+    assert chunk.done is not None
+    assert (chunk.logprobs, chunk.done.cumulative_logprob) == ((), None)
 
 
 def test_a_stop_string_ends_the_row_and_is_not_part_of_the_text() -> None:

@@ -1,0 +1,56 @@
+"""Claimed requests become rows: heads are no part of a result, and each of several results has its own seed."""
+
+import asyncio
+from typing import cast
+
+from tests.unit.courier.bytes_tokenizer import byte_tokenizer
+
+from headrace.async_broker import AsyncBroker
+from headrace.job import Job, SamplingParams, child_seed
+from headrace.moves import ClaimedRow
+from headrace.wire import Chunk, Echo, TokenLogprobs
+from headrace.workers.courier.intake import Intake, Start
+
+PARAMS = SamplingParams(50, 0, 1.0, 0, 1.0, 0.0, 7, (), (), False, logprobs=1)
+PUBLISHED = [
+    Chunk(0, 0, (), "", echo=Echo((104, 105), "hi")),
+    Chunk(0, 0, (97, 98), "ab", logprobs=(TokenLogprobs(-0.1, ()), TokenLogprobs(-0.2, ()))),
+]
+
+
+class Stored:
+    """Stands for the broker: what was published of any request."""
+
+    async def published_chunks(self, request_id: str) -> list[Chunk]:
+        return PUBLISHED
+
+
+def start(request_id: str, num_tokens: int) -> Start:
+    intake = Intake(cast(AsyncBroker, Stored()), byte_tokenizer(), "w", "r1")
+    job = Job((104, 105), PARAMS, "r1").encode()
+    return asyncio.run(intake.start(ClaimedRow(request_id, 2, num_tokens, num_tokens, "mp", job, 0, "")))
+
+
+def test_a_row_goes_on_behind_its_tokens_and_not_behind_its_echo() -> None:
+    begun = start("a", 2)
+    assert begun.add is not None
+    assert (begun.add.prompt_ids, begun.add.output_ids) == ((104, 105), (97, 98))
+    begun.row.push(99, TokenLogprobs(-0.5, ()))
+    begun.row.end("length")
+    emit = begun.row.next_emit(0.0, renew_after_s=100.0)
+    assert emit is not None
+    chunk = Chunk.decode(emit.chunk)
+    assert (chunk.i, chunk.text, emit.entry) == (2, "c", "3-0")
+    assert chunk.done is not None
+    assert chunk.done.cumulative_logprob == -0.1 + -0.2 + -0.5
+
+
+def test_each_of_several_results_draws_numbers_of_its_own_and_the_first_those_of_the_seed() -> None:
+    seeds = []
+    for name in ("a", "a/0", "a/1", "a/2"):
+        add = start(name, 0).add
+        assert add is not None
+        seeds.append(add.params.seed)
+    assert seeds == [7, 7, child_seed(7, 1), child_seed(7, 2)]
+    assert len({child_seed(seed, index) for seed in range(50) for index in range(50)}) == 2500
+    assert all(0 <= child_seed(2**63 - 1, index) < 2**63 for index in range(128))
