@@ -1,7 +1,7 @@
 """How probable tokens were to the model itself: its logits' log-softmax, before anything of the request changes them.
 
-Penalties, biases, bans, temperature and filters say what is drawn, not what the model thinks; vLLM's default and
-OpenAI's answers are of the same distribution.
+Penalties, biases, bans, temperature and filters say what is drawn, not what the model thinks; vLLM's default
+(``raw_logprobs``) is of the same distribution.
 """
 
 from collections.abc import Sequence as Rows

@@ -10,9 +10,7 @@ from headrace.kernels.table import Operations, Ragged, Segment
 from headrace.memory.kv_cache import KVCache
 from headrace.workers.engine.fusion import Chunk, Plan
 from headrace.workers.engine.logprobs import Logprobs
-from headrace.workers.engine.logprobs import Logprobs
 from headrace.workers.engine.models.model import Model
-from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.sequence import Sequence
 
