@@ -41,8 +41,8 @@ whose children run; tomb is a cancellation that came before its request), ``at``
 may write, and behind which token), ``o`` length of the text written, ``entry`` and ``lane`` (where it came in),
 ``tenant``, ``enc`` (json or mp), ``reply``, ``cost`` and ``prompt`` (tokens), ``deadline`` (ms, 0 none), ``ttl`` (ms),
 ``score``, ``start`` (virtual time), ``strikes``, ``attempts``, ``n0`` (tokens at the last claim), ``batch`` (its
-entry), ``reason``, and times ``t_…`` (ms). Of a parent: ``children`` and ``open`` (how many, and how many of them live),
-``worst`` (reason) and ``spent`` (output tokens) of those that have ended.
+entry), ``reason``, and times ``t_…`` (ms). Of a parent: ``children`` and ``open`` (how many, and how many of them
+live), ``worst`` (reason) and ``spent`` (output tokens) of those that have ended.
 """
 
 import re

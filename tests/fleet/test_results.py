@@ -11,8 +11,8 @@ from headrace.testing.fleet import Fleet
 PROMPT = "The three laws of thermodynamics are these: first,"
 FIELDS: dict[str, Any] = {
     "max_tokens": 48, "ignore_eos": True, "temperature": 0.9, "top_p": 0.95, "seed": 11, "n": 3, "echo": True,
-    "logprobs": 2, "repetition_penalty": 1.2, "presence_penalty": 0.4, "frequency_penalty": 0.2, "bad_words": ["energy", "the"],
-    "logit_bias": {"28": -2.0},
+    "logprobs": 2, "repetition_penalty": 1.2, "presence_penalty": 0.4, "frequency_penalty": 0.2,
+    "bad_words": ["energy", "the"], "logit_bias": {"28": -2.0},
 }  # fmt: skip
 
 
