@@ -7,6 +7,7 @@ import pytest
 from headrace.producer import Client
 from headrace.producer.outcome import Result
 from headrace.testing.fleet import Fleet
+from headrace.wire import Echo
 
 PROMPT = "The three laws of thermodynamics are these: first,"
 FIELDS: dict[str, Any] = {
@@ -16,8 +17,8 @@ FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def facts(result: Result) -> list[tuple[tuple[int, ...], str, str | None]]:
-    return [(choice.ids, choice.text, choice.echo and choice.echo.text) for choice in result.choices]
+def facts(result: Result) -> list[tuple[tuple[int, ...], str, Echo | None]]:
+    return [(choice.ids, choice.text, choice.echo) for choice in result.choices]
 
 
 @pytest.fixture(scope="module")

@@ -44,32 +44,55 @@ class Filters:
     min_p: Tensor
 
 
-def draw(shifted: Tensor, filters: Filters, uniform: Tensor) -> Tensor:
-    """Draw a token a row.
+class Drawer:
+    """Draws; keeps the memory of masses from step to step, because fresh pages cost more than the sums over them."""
 
-    Args:
-        shifted: fp32 ``[num_rows, vocab]``, logits less the row's greatest, which is finite; overwritten.
-        filters: of the rows.
-        uniform: float64 ``[num_rows, 1]``, in [0, 1).
+    def __init__(self) -> None:
+        self._mass = torch.empty(0)
+        self._wide = torch.empty(0, dtype=torch.float64)
 
-    Returns:
-        Token ids, int64 ``[num_rows]``.
-    """
-    # A temperature below fp32's smallest number is as greedy as that one, and not a division by zero.
-    scaled = shifted.div_(filters.temperature.to(torch.float32).clamp_(min=torch.finfo(torch.float32).tiny))
-    mass = scaled.exp().mul_(ONE).floor_()
-    total = mass.sum(dim=-1, keepdim=True, dtype=torch.float64)
-    token_ids, decided = _among_best(scaled, mass, total, filters, uniform)
-    for row in (~decided).nonzero()[:, 0].tolist():
-        token_ids[row] = bucketed(
-            scaled[row],
-            mass[row],
-            uniform=float(uniform[row]),
-            top_k=int(filters.top_k[row]),
-            top_p=float(filters.top_p[row]),
-            min_p=float(filters.min_p[row]),
-        )
-    return token_ids
+    def draw(self, shifted: Tensor, filters: Filters, uniform: Tensor) -> Tensor:
+        """Draw a token a row.
+
+        Args:
+            shifted: fp32 ``[num_rows, vocab]``, logits less the row's greatest, which is finite; overwritten.
+            filters: of the rows.
+            uniform: float64 ``[num_rows, 1]``, in [0, 1).
+
+        Returns:
+            Token ids, int64 ``[num_rows]``.
+        """
+        # A temperature below fp32's smallest number is as greedy as that one, and not a division by zero.
+        scaled = shifted.div_(filters.temperature.to(torch.float32).clamp_(min=torch.finfo(torch.float32).tiny))
+        mass = self._masses(scaled)
+        token_ids, decided = _among_best(scaled, mass, self._totals(mass), filters, uniform)
+        for row in (~decided).nonzero()[:, 0].tolist():
+            token_ids[row] = bucketed(
+                scaled[row],
+                mass[row],
+                uniform=float(uniform[row]),
+                top_k=int(filters.top_k[row]),
+                top_p=float(filters.top_p[row]),
+                min_p=float(filters.min_p[row]),
+            )
+        return token_ids
+
+    def _masses(self, scaled: Tensor) -> Tensor:
+        if self._mass.numel() < scaled.numel():
+            self._mass = torch.empty(scaled.numel())
+        mass = self._mass[: scaled.numel()].view(scaled.shape)
+        return torch.exp(scaled, out=mass).mul_(ONE).floor_()
+
+    def _totals(self, mass: Tensor) -> Tensor:
+        """Sum masses exactly: float64 ``[num_rows, 1]``."""
+        num_rows, vocab_size = mass.shape
+        if self._wide.numel() != vocab_size:
+            self._wide = torch.empty(vocab_size, dtype=torch.float64)
+        # Row by row, because a sum in another type would first copy all rows into fresh memory.
+        totals = torch.empty(num_rows, 1, dtype=torch.float64)
+        for row in range(num_rows):
+            totals[row] = self._wide.copy_(mass[row]).sum()
+        return totals
 
 
 def _among_best(

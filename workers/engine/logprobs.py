@@ -29,21 +29,33 @@ class Logprobs(NamedTuple):
 
 
 class RawLogprobs:
-    """The distributions of those rows of a step that ask for them. Take it before the logits are changed.
+    """The distributions of those rows of a step that ask for them; keeps its memory from step to step."""
 
-    Args:
-        logits: fp32 ``[num_rows, vocab]``.
-        rows: whose they are.
-    """
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+        self._asked: list[tuple[int, int]] = []
 
-    def __init__(self, logits: Tensor, rows: Rows[Sequence]) -> None:
+    def take(self, logits: Tensor, rows: Rows[Sequence]) -> None:
+        """Look at a step's logits, before they are changed.
+
+        Args:
+            logits: fp32 ``[num_rows, vocab]``.
+            rows: whose they are.
+        """
         self._asked = [(i, row.params.logprobs) for i, row in enumerate(rows) if row.params.logprobs is not None]
-        if self._asked:
-            self._raw = logits[[index for index, _ in self._asked]]
-            best = self._raw.amax(dim=-1, keepdim=True)
+        if not self._asked:
+            return
+        shape = (len(self._asked), logits.shape[1])
+        if self._memory.numel() < shape[0] * shape[1]:
+            self._memory = torch.empty(shape[0] * shape[1])
+        self._raw = self._memory[: shape[0] * shape[1]].view(shape)
+        log_totals = []
+        for place, (index, _) in enumerate(self._asked):
+            row = self._raw[place].copy_(logits[index])
+            best = row.max()
             # The sum in float64, so that it does not depend on how its terms are spread over threads.
-            total = (self._raw - best).exp_().sum(dim=-1, keepdim=True, dtype=torch.float64)
-            self._log_total = best + total.log()
+            log_totals.append(best + (row - best).exp_().sum(dtype=torch.float64).log())
+        self._log_total = torch.stack(log_totals)[:, None]
 
     def of(self, token_ids: Rows[int]) -> dict[int, Logprobs]:
         """Tell about the tokens drawn, ``num_rows`` of them; by index of the row, those that asked."""

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from headrace.workers.engine.drawing import Filters, draw
+from headrace.workers.engine.drawing import Drawer, Filters
 from headrace.workers.engine.logprobs import Logprobs, RawLogprobs
 from headrace.workers.engine.row_rules import RowRules
 from headrace.workers.engine.sequence import Sequence
@@ -59,6 +59,8 @@ class Sampler:
     def __init__(self) -> None:
         self._rules: WeakKeyDictionary[Sequence, RowRules] = WeakKeyDictionary()
         self._group: _Group | None = None
+        self._drawer = Drawer()
+        self._logprobs = RawLogprobs()
 
     def sample(self, logits: Tensor, rows: Rows[Sequence]) -> Sampled:
         """Choose one token a row.
@@ -71,7 +73,7 @@ class Sampler:
             The tokens, on the host.
         """
         group = self._group_of(tuple(rows), logits.shape[1])
-        raw = RawLogprobs(logits, rows)
+        self._logprobs.take(logits, rows)
         for index, rules in group.ruled:
             rules.apply(logits[index], rows[index])
         # The greatest value of a row costs a tenth of its place, which rows that draw do not need.
@@ -85,17 +87,21 @@ class Sampler:
         if len(group.drawing):
             self._draw(logits, best, valid, token_ids, group)
         tokens = token_ids.tolist()
-        return Sampled(tokens, valid.tolist(), raw.of(tokens))
+        return Sampled(tokens, valid.tolist(), self._logprobs.of(tokens))
 
     def _draw(self, logits: Tensor, best: Tensor, valid: Tensor, token_ids: Tensor, group: _Group) -> None:
         index = group.drawing
-        shifted = logits[index].sub_(best[index, None])
-        # A row without a valid token has no distribution: it draws from one that does no harm.
-        shifted[~valid[index]] = 0.0
+        shifted = logits if len(index) == len(group.rows) else logits[index]
+        shifted.sub_(best[index, None])
+        if not valid.all():
+            # A row without a valid token has no distribution: it draws from one that does no harm.
+            shifted[~valid[index]] = 0.0
         params = [group.rows[i].params for i in index.tolist()]
         positions = [group.rows[i].num_output_tokens for i in index.tolist()]
         numbers = [uniform(p.seed, position) for p, position in zip(params, positions, strict=True)]
-        token_ids[index] = draw(shifted, group.filters, torch.tensor(numbers, dtype=torch.float64)[:, None])
+        token_ids[index] = self._drawer.draw(
+            shifted, group.filters, torch.tensor(numbers, dtype=torch.float64)[:, None]
+        )
 
     def _group_of(self, rows: tuple[Sequence, ...], vocab_size: int) -> _Group:
         """The batch's group: the last step's, unless rows have come or gone."""

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace.workers.engine import drawing
-from headrace.workers.engine.drawing import ONE, Filters, bucketed, draw
+from headrace.workers.engine.drawing import ONE, Drawer, Filters, bucketed
 
 
 def defined(shifted: torch.Tensor, temperature: float, uniform: float, top_k: int, top_p: float, min_p: float) -> int:
@@ -72,7 +72,7 @@ def test_both_ways_find_the_token_of_the_definition(
         shifted, temperature if temperature > 1e-38 else 1.1754943508222875e-38, uniform, top_k, top_p, min_p
     )
     filters = Filters(column(temperature), column(top_k, torch.int64), column(top_p), column(min_p))
-    assert draw(shifted[None].clone(), filters, column(uniform)).tolist() == [expected]
+    assert Drawer().draw(shifted[None].clone(), filters, column(uniform)).tolist() == [expected]
     scaled = shifted / torch.tensor(max(temperature, 1.1754943508222875e-38), dtype=torch.float32)
     mass = (scaled.exp() * ONE).floor()
     assert bucketed(scaled, mass, uniform=uniform, top_k=top_k, top_p=top_p, min_p=min_p) == expected
@@ -91,4 +91,4 @@ def test_a_peaked_distribution_is_drawn_from_without_looking_at_the_whole_vocabu
     many = torch.ones(20, 1, dtype=torch.float64)
     filters = Filters(many * 0.8, (many * 50_257).to(torch.int64), many * 0.95, many * 0.0)
     numbers = torch.linspace(0, 0.999, 20, dtype=torch.float64)[:, None]
-    assert len(set(draw(shifted, filters, numbers).tolist())) > 5
+    assert len(set(Drawer().draw(shifted, filters, numbers).tolist())) > 5
