@@ -18,7 +18,7 @@ Layout = Literal["halves", "alternating"]
 
 _SILU = 0
 _GELU: dict[Gelu, int] = {"erf": 1, "tanh": 2}
-_BIASED = 0
+_PLAIN, _BIASED = 0, 3
 _GATED: dict[Layout, int] = {"halves": 1, "alternating": 2}
 
 
@@ -59,7 +59,7 @@ def bias_gelu(x: Tensor, bias: Tensor | None, *, gelu: Gelu = "erf", out: Tensor
     out = torch.empty_like(x) if out is None else out
     require(x, "x", x.shape, x.dtype)
     require(bias, "bias", (x.shape[1],), x.dtype)
-    _launch(out, x, bias, _GELU[gelu], _BIASED)
+    _launch(out, x, bias, _GELU[gelu], _PLAIN if bias is None else _BIASED)
     return out
 
 
@@ -75,7 +75,7 @@ def _gated(gate_up: Tensor, function: int, layout: Layout, out: Tensor | None) -
 
 def _launch(out: Tensor, x: Tensor, bias: Tensor | None, function: int, form: int) -> None:
     num_rows, width = x.shape[0], out.shape[1]
-    require(out, "out", (num_rows, x.shape[1] if form == _BIASED else x.shape[1] // 2), x.dtype)
+    require(out, "out", (num_rows, x.shape[1] // 2 if form in _GATED.values() else x.shape[1]), x.dtype)
     vec = vector(width, x.element_size())
     shape = stretch(width // vec, num_rows, open_device(x.get_device()).num_sms)
     kernel = _kernel(x.device, element_type(x, "x"), vec, shape, function, form)

@@ -9,7 +9,10 @@ from headrace.kernels.checks import element_type, integer_type, require
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.rows import vector
-from headrace.kernels.stretches import Stretches, stretch
+
+_WARP, _MAX_THREADS, _THREADS_A_SM = 32, 256, 2048
+# Rows that a thread has on their way at a time, where there are many.
+_TOKENS = (4, 2, 1)
 
 
 def embedding(token_ids: Tensor, weight: Tensor, *, first_id: int = 0, out: Tensor | None = None) -> Tensor:
@@ -34,15 +37,21 @@ def embedding(token_ids: Tensor, weight: Tensor, *, first_id: int = 0, out: Tens
     require(weight, "weight", weight.shape, weight.dtype)
     require(out, "out", (num_tokens, width), weight.dtype)
     vec = vector(width, weight.element_size())
-    shape = stretch(width // vec, num_tokens, open_device(weight.get_device()).num_sms)
-    kernel = _kernel(weight.device, element_type(weight, "weight"), integer_type(token_ids, "token_ids"), vec, shape)
-    grid, block = (shape.num_stretches, min(num_tokens, 65535)), (shape.threads,)
-    kernel(grid, block, out, token_ids, weight, num_tokens, num_ids, width, first_id)
+    num_vecs = width // vec
+    threads = min(_MAX_THREADS, -(-num_vecs // _WARP) * _WARP)
+    stretches = -(-num_vecs // threads)
+    busy = open_device(weight.get_device()).num_sms * _THREADS_A_SM
+    tokens = next(count for count in _TOKENS if count == 1 or num_tokens * num_vecs >= busy * count)
+    kernel = _kernel(
+        weight.device, element_type(weight, "weight"), integer_type(token_ids, "token_ids"), vec, threads, tokens
+    )
+    grid = (stretches, min(-(-num_tokens // tokens), 65535))
+    kernel(grid, (threads,), out, token_ids, weight, num_tokens, num_ids, width, first_id)
     return out
 
 
 @functools.cache
-def _kernel(device: torch.device, element: str, token: str, vec: int, shape: Stretches) -> Kernel:
+def _kernel(device: torch.device, element: str, token: str, vec: int, threads: int, tokens: int) -> Kernel:
     return load(
         "embedding",
         "embedding",
@@ -51,6 +60,6 @@ def _kernel(device: torch.device, element: str, token: str, vec: int, shape: Str
         DTYPE=element,
         TOKEN=token,
         VEC=vec,
-        VECS=shape.vecs,
-        THREADS=shape.threads,
+        THREADS=threads,
+        TOKENS=tokens,
     )

@@ -14,6 +14,8 @@ from headrace.kernels.rows import vector
 
 _WARP = 32
 _THREADS = 128
+# More heads of a thread on their way would cost the registers of other blocks.
+_MOST_TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,14 @@ class KVPages:
     values: Tensor
     page_table: Tensor
 
+    def __post_init__(self) -> None:
+        keys, values = self.keys, self.values
+        if keys.dtype != values.dtype or keys.shape != values.shape or keys.dim() != 4:
+            raise KernelError(f"pages are {keys.dtype} {tuple(keys.shape)} and {values.dtype} {tuple(values.shape)}")
+        if keys.stride() != values.stride() or keys.stride(3) != 1:
+            raise KernelError("keys and values have different strides, or heads that are not contiguous")
+        require(self.page_table, "page_table", self.page_table.shape, torch.int32, alignment=4)
+
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
@@ -46,6 +56,10 @@ class Rotary:
     sines: Tensor
     interleaved: bool = False
 
+    def __post_init__(self) -> None:
+        for name, table in (("cosines", self.cosines), ("sines", self.sines)):
+            require(table, name, self.cosines.shape, torch.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class HeadNorm:
@@ -60,6 +74,10 @@ class HeadNorm:
     query: Tensor
     key: Tensor
     eps: float
+
+    def __post_init__(self) -> None:
+        for name, weight in (("query", self.query), ("key", self.key)):
+            require(weight, name, self.query.shape, self.query.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +155,11 @@ def rotary_kv(
     require(out, "out", (num_tokens, num_heads, head_dim), qkv.dtype)
     _check_tokens(num_tokens, positions, rows, pages.page_table, rotary)
     _check_heads(qkv.dtype, pages, norm, heads.vec)
-    kernel = _kernel(qkv.device, element_type(qkv, "qkv"), integer_type(positions, "positions"), heads)
-    groups = _THREADS // heads.lanes
     # Few tokens: a head a group, so that they fill the device; many: a block a token, which loads its angles once.
-    num_parts = -(-num_slots // groups) if num_tokens < 4 * open_device(qkv.get_device()).num_sms else 1
+    num_turns = -(-num_slots // (_THREADS // heads.lanes))
+    many = num_tokens >= 4 * open_device(qkv.get_device()).num_sms
+    num_parts, turns = (1, min(num_turns, _MOST_TURNS)) if many else (num_turns, 1)
+    kernel = _kernel(qkv.device, element_type(qkv, "qkv"), integer_type(positions, "positions"), heads, turns)
     kernel(
         (num_tokens, num_parts),
         (_THREADS,),
@@ -172,23 +191,18 @@ def _check_tokens(
 ) -> None:
     require(positions, "positions", (num_tokens,), positions.dtype, alignment=positions.element_size())
     require(rows, "rows", (num_tokens,), torch.int32, alignment=4)
-    require(page_table, "page_table", page_table.shape, torch.int32, alignment=4)
     if rows is None and page_table.shape[0] < num_tokens:
         raise KernelError(f"the page table has {page_table.shape[0]} rows for {num_tokens} tokens")
-    if rotary is not None:
-        for name, table in (("cosines", rotary.cosines), ("sines", rotary.sines)):
-            require(table, name, (num_tokens, rotary.cosines.shape[1]), torch.float32)
+    if rotary is not None and rotary.cosines.shape[0] != num_tokens:
+        raise KernelError(f"there are angles of {rotary.cosines.shape[0]} tokens, not of {num_tokens}")
 
 
 def _check_heads(dtype: torch.dtype, pages: KVPages, norm: HeadNorm | None, vec: int) -> None:
     keys, values = pages.keys, pages.values
-    if norm is not None:
-        for name, weight in (("norm.query", norm.query), ("norm.key", norm.key)):
-            require(weight, name, (keys.shape[3],), dtype)
-    if keys.dtype != dtype or values.dtype != dtype or keys.shape != values.shape:
-        raise KernelError(f"pages are {keys.dtype} {tuple(keys.shape)} and {values.dtype} {tuple(values.shape)}")
-    if keys.stride() != values.stride() or keys.stride(3) != 1:
-        raise KernelError("keys and values have different strides, or heads that are not contiguous")
+    if keys.dtype != dtype:
+        raise KernelError(f"pages hold {keys.dtype}, not {dtype}")
+    if norm is not None and (norm.query.dtype != dtype or norm.query.shape != keys.shape[3:]):
+        raise KernelError(f"heads of {dtype} {keys.shape[3]}, norms of {norm.query.dtype} {tuple(norm.query.shape)}")
     vec_bytes = vec * keys.element_size()
     places = (keys.data_ptr(), values.data_ptr(), *(stride * keys.element_size() for stride in keys.stride()[:3]))
     if any(place % vec_bytes for place in places):
@@ -214,7 +228,7 @@ def _heads(head_dim: int, rotary: Rotary | None, normed: bool, element_bytes: in
 
 
 @functools.cache
-def _kernel(device: torch.device, element: str, position: str, heads: _Heads) -> Kernel:
+def _kernel(device: torch.device, element: str, position: str, heads: _Heads, turns: int) -> Kernel:
     return load(
         "rotary_kv",
         "rotary_kv",
@@ -227,6 +241,7 @@ def _kernel(device: torch.device, element: str, position: str, heads: _Heads) ->
         NORMED=int(heads.normed),
         VEC=heads.vec,
         LANES=heads.lanes,
+        TURNS=turns,
         THREADS=_THREADS,
         POSITION=position,
     )
@@ -235,7 +250,7 @@ def _kernel(device: torch.device, element: str, position: str, heads: _Heads) ->
 @functools.cache
 def _table_kernel(device: torch.device, position: str) -> Kernel:
     # The file's other kernel wants a head: any will do.
-    shape = {"HEAD_DIM": 2, "ROTARY_DIM": 2, "INTERLEAVED": 0, "NORMED": 0, "VEC": 1, "LANES": 1}
+    shape = {"HEAD_DIM": 2, "ROTARY_DIM": 2, "INTERLEAVED": 0, "NORMED": 0, "VEC": 1, "LANES": 1, "TURNS": 1}
     return load(
         "rotary_kv", "rotary_table", "PPPPqif", device, DTYPE="float", THREADS=_THREADS, POSITION=position, **shape
     )

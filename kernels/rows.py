@@ -56,7 +56,7 @@ def vector(width: int, element_bytes: int) -> int:
 
 @functools.cache
 def plan_rows(width: int, num_rows: int, element_bytes: int, num_sms: int, max_vecs: int = _MAX_VECS) -> RowPlan:
-    """Choose a plan; many rows get fewer threads each, and short ones share a warp's reductions.
+    """Choose a plan; many rows get fewer threads each, and short ones share a block's reductions.
 
     Args:
         width: elements of a row.
@@ -68,17 +68,18 @@ def plan_rows(width: int, num_rows: int, element_bytes: int, num_sms: int, max_v
     vec = vector(width, element_bytes)
     num_vecs = -(-width // vec)
     many = num_rows >= _WAVES * num_sms * 4
-    if num_vecs <= _WARP * max_vecs and (many or num_vecs <= _WARP):
-        vecs = _power(num_vecs, _WARP)
-        rows = max(1, max_vecs // vecs) if many else 1
-        return RowPlan(vec, vecs, rows, True, 128 if many else 32)
+    if num_vecs <= _WARP:
+        # Narrower vectors where they let more of the warp's lanes work.
+        while vec > 1 and 2 * num_vecs <= _WARP:
+            vec, num_vecs = vec // 2, 2 * num_vecs
+        return RowPlan(vec, 1, 1, True, 256 if many else 128 if num_rows >= _WAVES * num_sms else 32)
+    if many and num_vecs <= 2 * _WARP and max_vecs >= 2:
+        return RowPlan(vec, 2, 1, True, 128)
     if num_vecs > _MAX_THREADS * max_vecs:
         return RowPlan(vec, 0, 1, False, _MAX_THREADS)
-    vecs = _power(num_vecs, 256 if many else 512)
-    while vecs > max_vecs:
-        vecs //= 2
+    vecs = min(max_vecs, _power(num_vecs, 256 if many else 512))
     threads = min(_MAX_THREADS, -(-num_vecs // (vecs * _WARP)) * _WARP)
-    return RowPlan(vec, vecs, 1, False, threads)
+    return RowPlan(vec, vecs, 2 if many and vecs == 1 else 1, False, threads)
 
 
 def _power(count: int, threads: int) -> int:

@@ -36,7 +36,7 @@ def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, o
     require(scores, "scores", scores.shape, scores.dtype)
     require(out, "out", scores.shape, scores.dtype)
     num_rows = batch * heads * queries
-    kind, strides = 0, (0, 0, 0)
+    kind, strides, aligned = 0, (0, 0, 0), False
     if mask is not None:
         if mask.dtype not in (torch.bool, scores.dtype):
             raise KernelError(f"mask has dtype {mask.dtype}; it should be bool or {scores.dtype}")
@@ -47,12 +47,24 @@ def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, o
         strides = (spread.stride(0), spread.stride(1), spread.stride(2))
     num_sms = open_device(scores.get_device()).num_sms
     plan = plan_rows(length, round_rows(num_rows), scores.element_size(), num_sms, _MAX_VECS)
-    kernel = _kernel(scores.device, element_type(scores, "scores"), plan, kind)
+    if mask is not None:
+        places = (*strides, mask.data_ptr() // mask.element_size())
+        aligned = all(place % plan.vec == 0 for place in places)
+    kernel = _kernel(scores.device, element_type(scores, "scores"), plan, kind, aligned)
     grid, block = (plan.num_blocks(num_rows),), (plan.threads,)
     kernel(grid, block, out, scores, mask, num_rows, length, scale, heads, queries, *strides)
     return out
 
 
 @functools.cache
-def _kernel(device: torch.device, element: str, plan: RowPlan, mask: int) -> Kernel:
-    return load("softmax", "softmax", "PPPqifiiqqq", device, DTYPE=element, MASK=mask, **plan.macros)
+def _kernel(device: torch.device, element: str, plan: RowPlan, mask: int, aligned: bool) -> Kernel:
+    return load(
+        "softmax",
+        "softmax",
+        "PPPqifiiqqq",
+        device,
+        DTYPE=element,
+        MASK=mask,
+        MASK_ALIGNED=int(aligned),
+        **plan.macros,
+    )

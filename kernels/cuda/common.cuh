@@ -14,6 +14,8 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+#include <type_traits>
+
 namespace headrace {
 
 constexpr int WARP = 32;
@@ -56,6 +58,25 @@ struct alignas(sizeof(T) * N) Vec {
     __device__ __forceinline__ float get(int i) const { return to_float(at[i]); }
     __device__ __forceinline__ void set(int i, float x) { at[i] = from_float<T>(x); }
 };
+
+// Round N values; 16-bit ones in pairs, for which the hardware has one instruction.
+template <typename T, int N>
+__device__ __forceinline__ Vec<T, N> pack(const float (&x)[N]) {
+    Vec<T, N> packed;
+    if constexpr (sizeof(T) == 2 && N > 1) {
+#pragma unroll
+        for (int i = 0; i < N; i += 2) {
+            if constexpr (std::is_same_v<T, __half>)
+                reinterpret_cast<__half2&>(packed.at[i]) = __floats2half2_rn(x[i], x[i + 1]);
+            else
+                reinterpret_cast<__nv_bfloat162&>(packed.at[i]) = __floats2bfloat162_rn(x[i], x[i + 1]);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) packed.set(i, x[i]);
+    }
+    return packed;
+}
 
 // Elements in 16 bytes.
 template <typename T>
@@ -104,6 +125,20 @@ __device__ __forceinline__ void store_once(T* address, const Vec<T, N>& value) {
     __stcs(reinterpret_cast<W*>(address), reinterpret_cast<const W&>(value));
 }
 
+// ---- the hardware's own approximations ---------------------------------------------------------------------------
+
+// 2^x and 1 / x, relative error 2^-22; results below 2^-126 become 0, which spares the instructions for them.
+__device__ __forceinline__ float exp2_roughly(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float reciprocal_roughly(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // ---- reductions ------------------------------------------------------------------------------------------------
 
 struct Sum {
@@ -128,11 +163,15 @@ __device__ __forceinline__ void warp_reduce(float (&value)[X]) {
     }
 }
 
-// Every thread of a block of whole warps ends with the block's X results. ``scratch`` is shared memory of
-// [X][WARP] floats; a second call needs another scratch or a barrier in between.
-template <typename Op, int X>
+// The least power of two that is not less.
+__host__ __device__ constexpr int power_of_two(int count) { return count <= 1 ? 1 : 2 * power_of_two((count + 1) / 2); }
+
+// Every thread of a block of ``num_threads``, whole warps, ends with the block's X results. ``scratch`` is shared
+// memory of [X][WARP] floats; a second call needs another scratch or a barrier in between.
+template <typename Op, int X, int num_threads>
 __device__ __forceinline__ void block_reduce(float (&value)[X], float (*scratch)[WARP]) {
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, num_warps = blockDim.x / WARP;
+    constexpr int num_warps = num_threads / WARP;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     warp_reduce<Op, X>(value);
     if (num_warps == 1) return;
     if (lane == 0) {
@@ -142,8 +181,11 @@ __device__ __forceinline__ void block_reduce(float (&value)[X], float (*scratch)
     __syncthreads();
     // Each warp reduces the partial results itself: no second barrier.
 #pragma unroll
-    for (int i = 0; i < X; i++) value[i] = lane < num_warps ? scratch[i][lane] : Op::NEUTRAL;
-    warp_reduce<Op, X>(value);
+    for (int i = 0; i < X; i++) {
+        const int from = lane % power_of_two(num_warps);
+        value[i] = from < num_warps ? scratch[i][from] : Op::NEUTRAL;
+    }
+    warp_reduce<Op, X, power_of_two(num_warps)>(value);
 }
 
 // ---- dependent launch ------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 // Embedding gather: a row of the table a token. A token outside the table gives zeros, so that the shards of a table
 // that is split by tokens can be summed, and padding needs no valid token.
 //
-// Macros: DTYPE, VEC, VECS (vectors of a thread), THREADS, TOKEN (type of token ids).
+// Macros: DTYPE, VEC, THREADS, TOKENS (of a thread, whose rows are on their way together), TOKEN (type of token ids).
 #include "common.cuh"
 
 using namespace headrace;
@@ -10,23 +10,22 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     embedding(DTYPE* out, const TOKEN* token_ids, const DTYPE* table, int64_t num_tokens, int64_t num_rows, int width,
               int64_t first_id) {
     using T = DTYPE;
-    const int first = (blockIdx.x * VECS * THREADS + threadIdx.x) * VEC;
+    const int column = (blockIdx.x * THREADS + threadIdx.x) * VEC;
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    for (int64_t token = blockIdx.y; token < num_tokens; token += gridDim.y) {
-        const int64_t id = int64_t(token_ids[token]) - first_id;
-        const bool known = id >= 0 && id < num_rows;
-        Vec<T, VEC> held[VECS];
+    if (column >= width) return;
+    for (int64_t base = int64_t(blockIdx.y) * TOKENS; base < num_tokens; base += int64_t(gridDim.y) * TOKENS) {
+        int64_t id[TOKENS];
+        Vec<T, VEC> held[TOKENS];
 #pragma unroll
-        for (int i = 0; i < VECS; i++) {
-            const int column = first + i * THREADS * VEC;
+        for (int i = 0; i < TOKENS; i++) id[i] = base + i < num_tokens ? int64_t(token_ids[base + i]) - first_id : -1;
+#pragma unroll
+        for (int i = 0; i < TOKENS; i++) {
             held[i] = Vec<T, VEC>{};
-            if (known && column < width) held[i] = load<T, VEC>(table + id * width + column);
+            if (id[i] >= 0 && id[i] < num_rows) held[i] = load<T, VEC>(table + id[i] * width + column);
         }
 #pragma unroll
-        for (int i = 0; i < VECS; i++) {
-            const int column = first + i * THREADS * VEC;
-            if (column < width) store<T, VEC>(out + token * width + column, held[i]);
-        }
+        for (int i = 0; i < TOKENS; i++)
+            if (base + i < num_tokens) store<T, VEC>(out + (base + i) * width + column, held[i]);
     }
 }

@@ -42,15 +42,18 @@ __device__ __forceinline__ Vec<T, VEC> read_stream(const T* x, T* residual, cons
     Vec<T, VEC> value = load_once<T, VEC>(x + at);
     if (BIASED) {
         const Vec<T, VEC> bias = load<T, VEC>(input_bias + int64_t(vec) * VEC);
+        float sum[VEC];
 #pragma unroll
-        for (int e = 0; e < VEC; e++) value.set(e, value.get(e) + bias.get(e));
+        for (int e = 0; e < VEC; e++) sum[e] = value.get(e) + bias.get(e);
+        value = pack<T, VEC>(sum);
     }
     if (RESIDUAL) {
-        Vec<T, VEC> sum = load<T, VEC>(residual + at);
+        const Vec<T, VEC> before = load<T, VEC>(residual + at);
+        float sum[VEC];
 #pragma unroll
-        for (int e = 0; e < VEC; e++) sum.set(e, sum.get(e) + value.get(e));
-        if (RESIDUAL == 1) store<T, VEC>(residual + at, sum);
-        return sum;
+        for (int e = 0; e < VEC; e++) sum[e] = before.get(e) + value.get(e);
+        value = pack<T, VEC>(sum);
+        if (RESIDUAL == 1) store<T, VEC>(residual + at, value);
     }
     return value;
 }

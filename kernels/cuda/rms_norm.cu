@@ -10,10 +10,10 @@ using namespace headrace;
 template <typename T>
 __device__ __forceinline__ void normalise(T* out, const Vec<T, VEC>& x, const T* weight, int64_t base, int vec, float scale) {
     const Vec<T, VEC> w = load<T, VEC>(weight + int64_t(vec) * VEC);
-    Vec<T, VEC> y;
+    float y[VEC];
 #pragma unroll
-    for (int e = 0; e < VEC; e++) y.set(e, x.get(e) * scale * w.get(e));
-    store<T, VEC>(out + base + int64_t(vec) * VEC, y);
+    for (int e = 0; e < VEC; e++) y[e] = x.get(e) * scale * w.get(e);
+    store<T, VEC>(out + base + int64_t(vec) * VEC, pack<T, VEC>(y));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (WARP_A_ROW)
         warp_reduce<Sum, ROWS>(squares);
     else
-        block_reduce<Sum, ROWS>(squares, scratch);
+        block_reduce<Sum, ROWS, THREADS>(squares, scratch);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         if (place.row + r >= num_rows) break;

@@ -6,7 +6,7 @@
 //
 // Macros: DTYPE, HEAD_DIM, ROTARY_DIM (of the head's first dimensions; 0: none), INTERLEAVED (0: the first half rotates
 // against the second, as in Llama's Hugging Face weights; 1: neighbours, as in GPT-J), VEC, LANES, THREADS,
-// POSITION (type of positions), NORMED (0 or 1).
+// POSITION (type of positions), NORMED (0 or 1), TURNS (heads of a group that are on their way together).
 //
 // [1] J. Su et al. RoFormer: enhanced transformer with rotary position embedding. arXiv:2104.09864.
 #include "common.cuh"
@@ -34,26 +34,22 @@ struct Pairs {
     }
 };
 
+// A thread's part of a head, as memory holds it: so several fit in registers while they are on their way.
 template <typename T>
-__device__ __forceinline__ void read(float (&value)[2 * VEC], const T* head, const Pairs& pairs) {
-    const Vec<T, VEC> first = load<T, VEC>(head + pairs.first), second = load<T, VEC>(head + pairs.second);
-#pragma unroll
-    for (int e = 0; e < VEC; e++) {
-        value[e] = first.get(e);
-        value[VEC + e] = second.get(e);
+struct Part {
+    Vec<T, VEC> first, second;
+
+    __device__ __forceinline__ void read(const T* head, const Pairs& pairs) {
+        first = load<T, VEC>(head + pairs.first);
+        second = load<T, VEC>(head + pairs.second);
     }
-}
+    __device__ __forceinline__ float get(int i) const { return i < VEC ? first.get(i) : second.get(i - VEC); }
+};
 
 template <typename T>
 __device__ __forceinline__ void write(T* head, const float (&value)[2 * VEC], const Pairs& pairs) {
-    Vec<T, VEC> first, second;
-#pragma unroll
-    for (int e = 0; e < VEC; e++) {
-        first.set(e, value[e]);
-        second.set(e, value[VEC + e]);
-    }
-    store<T, VEC>(head + pairs.first, first);
-    store<T, VEC>(head + pairs.second, second);
+    store<T, VEC>(head + pairs.first, pack<T, VEC>(reinterpret_cast<const float(&)[VEC]>(value[0])));
+    store<T, VEC>(head + pairs.second, pack<T, VEC>(reinterpret_cast<const float(&)[VEC]>(value[VEC])));
 }
 
 #if ROTARY_DIM
@@ -75,13 +71,13 @@ struct Pages {
     int max_pages, page_size;
 
     // Where a position's first head lies.
-    __device__ __forceinline__ int64_t at(int64_t row, int64_t position) const {
-        const int64_t page = table[row * max_pages + position / page_size];
-        return page * page_stride + position % page_size * slot_stride;
+    __device__ __forceinline__ int64_t at(int64_t row, int position) const {
+        const int turn = position / page_size;
+        return table[row * max_pages + turn] * page_stride + (position - turn * page_size) * slot_stride;
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 5)
     rotary_kv(DTYPE* query, int64_t query_stride, const DTYPE* qkv, int64_t qkv_stride, int num_heads, int num_kv_heads,
               const float* cosines, const float* sines, const DTYPE* query_norm, const DTYPE* key_norm, float eps,
               const POSITION* positions, const int* rows, DTYPE* key_pages, DTYPE* value_pages, int64_t page_stride,
@@ -94,9 +90,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Pairs pairs(lane);
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const int64_t position = positions[token];
-    const bool kept = position >= 0;  // padding has no place in the pages
-    const int64_t place = kept ? pages.at(rows ? rows[token] : token, position) : 0;
+    const int position = positions[token];
+    const int64_t owner = rows ? rows[token] : token;
 #if ROTARY_DIM
     alignas(16) float cosine[VEC], sine[VEC];
     constexpr int WIDE = VEC < 4 ? VEC : 4;  // 16 bytes of angles
@@ -111,34 +106,52 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #endif
     const int num_slots = num_heads + 2 * num_kv_heads, step = gridDim.y * GROUPS;
     // Whole warps go round together, because the norm's reduction needs all lanes.
-    for (int base = blockIdx.y * GROUPS; base < num_slots; base += step) {
-        const int slot = base + group;
-        const bool works = slot < num_slots && pairs.held;
-        float value[2 * VEC] = {};
-        if (works) read<T>(value, qkv + token * qkv_stride + int64_t(slot) * HEAD_DIM, pairs);
-#if NORMED
-        float squares[1] = {0.f};
+    for (int base = blockIdx.y * GROUPS; base < num_slots; base += TURNS * step) {
+        Part<T> part[TURNS];
 #pragma unroll
-        for (int e = 0; e < 2 * VEC; e++) squares[0] += value[e] * value[e];
-        warp_reduce<Sum, 1, LANES>(squares);
-        if (works && slot < num_heads + num_kv_heads) {
-            float weight[2 * VEC];
-            read<T>(weight, slot < num_heads ? query_norm : key_norm, pairs);
-            const float scale = rsqrtf(squares[0] / HEAD_DIM + eps);
-#pragma unroll
-            for (int e = 0; e < 2 * VEC; e++) value[e] *= scale * weight[e];
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int slot = base + turn * step + group;
+            part[turn] = Part<T>{};
+            if (slot < num_slots && pairs.held)
+                part[turn].read(qkv + token * qkv_stride + int64_t(slot) * HEAD_DIM, pairs);
         }
+        // Only now: to look for the place means to wait for the position and for the page table, one after the other.
+        const bool kept = position >= 0;  // padding has no place in the pages
+        const int64_t place = kept ? pages.at(owner, position) : 0;
+#if NORMED
+        float squares[TURNS] = {};
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++)
+#pragma unroll
+            for (int e = 0; e < 2 * VEC; e++) squares[turn] += part[turn].get(e) * part[turn].get(e);
+        warp_reduce<Sum, TURNS, LANES>(squares);
 #endif
-        if (!works) continue;
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int slot = base + turn * step + group;
+            if (slot >= num_slots || !pairs.held) continue;
+            float value[2 * VEC];
+#pragma unroll
+            for (int e = 0; e < 2 * VEC; e++) value[e] = part[turn].get(e);
+#if NORMED
+            if (slot < num_heads + num_kv_heads) {
+                Part<T> weight;
+                weight.read(slot < num_heads ? query_norm : key_norm, pairs);
+                const float scale = rsqrtf(squares[turn] / HEAD_DIM + eps);
+#pragma unroll
+                for (int e = 0; e < 2 * VEC; e++) value[e] *= scale * weight.get(e);
+            }
+#endif
 #if ROTARY_DIM
-        if (pairs.rotates && slot < num_heads + num_kv_heads) rotate(value, cosine, sine);
+            if (pairs.rotates && slot < num_heads + num_kv_heads) rotate(value, cosine, sine);
 #endif
-        if (slot < num_heads) {
-            write<T>(query + token * query_stride + int64_t(slot) * HEAD_DIM, value, pairs);
-        } else if (kept) {
-            const bool is_key = slot < num_heads + num_kv_heads;
-            const int head = slot - num_heads - (is_key ? 0 : num_kv_heads);
-            write<T>((is_key ? pages.keys : pages.values) + place + head * head_stride, value, pairs);
+            if (slot < num_heads) {
+                write<T>(query + token * query_stride + int64_t(slot) * HEAD_DIM, value, pairs);
+            } else if (kept) {
+                const bool is_key = slot < num_heads + num_kv_heads;
+                const int head = slot - num_heads - (is_key ? 0 : num_kv_heads);
+                write<T>((is_key ? pages.keys : pages.values) + place + head * head_stride, value, pairs);
+            }
         }
     }
 }

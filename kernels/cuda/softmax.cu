@@ -4,7 +4,8 @@
 // (VECS = 0) is read twice, its maximum and sum found together in one pass [1]. A row that sees nothing becomes zeros.
 //
 // Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW, THREADS as in norm.cuh; MASK (0: none, 1: bytes, nonzero sees, 2: DTYPE,
-// added). The mask's rows are found by strides, so that it may be broadcast.
+// added), MASK_ALIGNED (0 or 1: its rows let VEC elements move together). The mask's rows are found by strides, so that
+// it may be broadcast.
 //
 // [1] M. Milakov, N. Gimelshein. Online normalizer calculation for softmax. arXiv:1805.02867.
 #include "common.cuh"
@@ -28,28 +29,75 @@ struct Mask {
     }
 };
 
+// 16-bit results are computed by powers of two, which the hardware has; fp32 ones by the exponential function.
+constexpr bool ROUGH = sizeof(DTYPE) == 2;
+constexpr float UNIT = ROUGH ? 1.4426950408889634f : 1.f;
+__device__ __forceinline__ float power(float x) { return ROUGH ? exp2_roughly(x) : expf(x); }
+
+// What is subtracted before the power is taken: of a row that sees nothing, 0, so that its powers are 0.
+__device__ __forceinline__ float shift(float max) { return max == -INFINITY ? 0.f : max; }
+
 template <typename T>
 __device__ __forceinline__ void masked(float (&value)[VEC], const T* scores, const MaskType* mask, int vec, float scale) {
     const Vec<T, VEC> raw = load_once<T, VEC>(scores + int64_t(vec) * VEC);
 #pragma unroll
-    for (int e = 0; e < VEC; e++) value[e] = raw.get(e) * scale;
+    for (int e = 0; e < VEC; e++) value[e] = raw.get(e) * (scale * UNIT);
 #if MASK
-    // Scalar loads: a mask's rows are aligned to nothing, and the cache has them after the first head.
+    Vec<MaskType, VEC> m;
+    const MaskType* from = mask + int64_t(vec) * VEC;
+#if MASK_ALIGNED
+    m = load<MaskType, VEC>(from);
+#else
+#pragma unroll
+    for (int e = 0; e < VEC; e++) m.at[e] = from[e];
+#endif
 #pragma unroll
     for (int e = 0; e < VEC; e++) {
-        const MaskType m = mask[int64_t(vec) * VEC + e];
 #if MASK == 1
-        value[e] = m ? value[e] : -INFINITY;
+        value[e] = m.at[e] ? value[e] : -INFINITY;
 #else
-        value[e] += to_float(m);
+        value[e] += to_float(m.at[e]) * UNIT;
 #endif
     }
 #endif
 }
 
-// exp(value - max), and 0 in a row whose maximum is -inf.
-__device__ __forceinline__ float exponential(float value, float max) {
-    return max == -INFINITY ? 0.f : sizeof(DTYPE) == 4 ? expf(value - max) : __expf(value - max);
+// From warps' greatest values and sums of powers to the factor that a warp's powers are still to be multiplied by:
+// all sums are shifted to the row's greatest value [1], with a single barrier.
+__device__ __forceinline__ void merge_warps(float (&factor)[ROWS], const float (&max)[ROWS], const float (&sum)[ROWS],
+                                            float (*scratch)[WARP]) {
+    constexpr int num_warps = WARP_A_ROW ? 1 : THREADS / WARP, span = power_of_two(num_warps);
+    float row_max[ROWS], row_sum[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        row_max[r] = max[r];
+        row_sum[r] = sum[r];
+    }
+    if (num_warps > 1) {
+        const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, from = lane % span;
+        if (lane == 0) {
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                scratch[r][warp] = max[r];
+                scratch[ROWS + r][warp] = sum[r];
+            }
+        }
+        __syncthreads();
+        float of_warp[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) row_max[r] = of_warp[r] = from < num_warps ? scratch[r][from] : -INFINITY;
+        warp_reduce<Max, ROWS, span>(row_max);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            row_sum[r] = from < num_warps ? scratch[ROWS + r][from] * power(of_warp[r] - shift(row_max[r])) : 0.f;
+        warp_reduce<Sum, ROWS, span>(row_sum);
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        // Not sum == 0: what is not a number shall stay visible.
+        const float share = row_max[r] == -INFINITY ? 0.f : 1.f / row_sum[r];
+        factor[r] = num_warps > 1 ? share * power(max[r] - shift(row_max[r])) : share;
+    }
 }
 
 #if VECS
@@ -58,7 +106,7 @@ __device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask
                                              int64_t num_rows, int length, float scale, float (*scratch)[WARP]) {
     const int thread = WARP_A_ROW ? threadIdx.x % WARP : threadIdx.x, team = WARP_A_ROW ? WARP : THREADS;
     const int num_vecs = length / VEC;
-    float value[ROWS][VECS][VEC], max[ROWS], sum[ROWS] = {};
+    float value[ROWS][VECS][VEC], max[ROWS], sum[ROWS] = {}, factor[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         max[r] = -INFINITY;
@@ -70,37 +118,35 @@ __device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask
             for (int e = 0; e < VEC; e++) value[r][i][e] = -INFINITY;
             if (row < num_rows && vec < num_vecs)
                 masked<T>(value[r][i], scores + row * length, MASK ? mask.row(row) : nullptr, vec, scale);
-#pragma unroll
-            for (int e = 0; e < VEC; e++) max[r] = fmaxf(max[r], value[r][i][e]);
         }
     }
-    if (WARP_A_ROW)
-        warp_reduce<Max, ROWS>(max);
-    else
-        block_reduce<Max, ROWS>(max, scratch);
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
 #pragma unroll
         for (int i = 0; i < VECS; i++)
 #pragma unroll
-            for (int e = 0; e < VEC; e++) sum[r] += value[r][i][e] = exponential(value[r][i][e], max[r]);
-    if (WARP_A_ROW)
-        warp_reduce<Sum, ROWS>(sum);
-    else
-        block_reduce<Sum, ROWS>(sum, scratch + ROWS);
+            for (int e = 0; e < VEC; e++) max[r] = fmaxf(max[r], value[r][i][e]);
+    warp_reduce<Max, ROWS>(max);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        const float base = shift(max[r]);
+#pragma unroll
+        for (int i = 0; i < VECS; i++)
+#pragma unroll
+            for (int e = 0; e < VEC; e++) sum[r] += value[r][i][e] = power(value[r][i][e] - base);
+    }
+    warp_reduce<Sum, ROWS>(sum);
+    merge_warps(factor, max, sum, scratch);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         if (first_row + r >= num_rows) break;
-        // Not sum == 0: what is not a number shall stay visible.
-        const float share = max[r] == -INFINITY ? 0.f : 1.f / sum[r];
 #pragma unroll
         for (int i = 0; i < VECS; i++) {
             const int vec = thread + i * team;
             if (vec >= num_vecs) break;
-            Vec<T, VEC> y;
 #pragma unroll
-            for (int e = 0; e < VEC; e++) y.set(e, value[r][i][e] * share);
-            store_once<T, VEC>(out + (first_row + r) * length + int64_t(vec) * VEC, y);
+            for (int e = 0; e < VEC; e++) value[r][i][e] *= factor[r];
+            store_once<T, VEC>(out + (first_row + r) * length + int64_t(vec) * VEC, pack<T, VEC>(value[r][i]));
         }
     }
 }
@@ -117,23 +163,22 @@ __device__ __forceinline__ void in_passes(T* out, const T* scores, const Mask& m
         masked<T>(value, from, mask_row, vec, scale);
 #pragma unroll
         for (int e = 0; e < VEC; e++) max = fmaxf(max, value[e]);
-        own_sum *= exponential(own_max, max);
+        own_sum *= power(own_max - shift(max));
 #pragma unroll
-        for (int e = 0; e < VEC; e++) own_sum += exponential(value[e], max);
+        for (int e = 0; e < VEC; e++) own_sum += power(value[e] - shift(max));
         own_max = max;
     }
     float max[1] = {own_max};
-    block_reduce<Max, 1>(max, scratch);
-    float sum[1] = {own_sum * exponential(own_max, max[0])};
-    block_reduce<Sum, 1>(sum, scratch + 1);
+    block_reduce<Max, 1, THREADS>(max, scratch);
+    float sum[1] = {own_sum * power(own_max - shift(max[0]))};
+    block_reduce<Sum, 1, THREADS>(sum, scratch + 1);
     const float share = max[0] == -INFINITY ? 0.f : 1.f / sum[0];
     for (int vec = threadIdx.x; vec < num_vecs; vec += THREADS) {
         float value[VEC];
         masked<T>(value, from, mask_row, vec, scale);
-        Vec<T, VEC> y;
 #pragma unroll
-        for (int e = 0; e < VEC; e++) y.set(e, exponential(value[e], max[0]) * share);
-        store_once<T, VEC>(out + row * length + int64_t(vec) * VEC, y);
+        for (int e = 0; e < VEC; e++) value[e] = power(value[e] - shift(max[0])) * share;
+        store_once<T, VEC>(out + row * length + int64_t(vec) * VEC, pack<T, VEC>(value));
     }
 }
 #endif

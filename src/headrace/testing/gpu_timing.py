@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-_FLUSH_BYTES = 256 << 20  # several times any card's second-level cache
+# Many times any card's second-level cache: the host has the time that this takes to queue the operation.
+_FLUSH_BYTES = 1 << 30
 
 
 class Timer:

@@ -1,0 +1,129 @@
+// What both sampling kernels and the exact search share: a row's parameters, its logits after penalties, the order of
+// tokens, the random numbers.
+//
+// Macros: DTYPE (of logits), VEC (elements of a load: 1, 2, 4 or 8, as the rows' alignment allows), PENALISED (0 or 1).
+#pragma once
+
+#include "common.cuh"
+
+namespace headrace {
+
+constexpr int OCTET = 8;                    // elements of a thread's turn
+constexpr int GROUP = 64;                   // elements whose greatest is kept
+constexpr int SEGMENT = 1024;               // elements of a warp, whose greatest and sum are kept
+constexpr int TURNS = SEGMENT / WARP / OCTET;
+constexpr int GROUPS_A_SEGMENT = SEGMENT / GROUP;
+constexpr float LOG2E = 1.4426950408889634f;
+
+// A row's parameters lie in arrays, one element a row, so that a captured graph reads what changes between replays.
+struct Parameters {
+    const float *temperature, *top_p, *min_p, *repetition, *presence, *frequency;
+    const int *top_k, *position;
+    const uint64_t* seed;
+    short* counts;     // [num_slots, counts_stride]: times generated, plus IN_PROMPT
+    const int* slots;  // a row's line in counts, or -1
+    int64_t counts_stride;
+};
+
+constexpr int IN_PROMPT = 0x8000;
+
+// One row's logits as sampling sees them.
+struct Row {
+    const DTYPE* logits;
+    const short* counts;
+    int vocab;
+    float repetition, presence, frequency;
+
+    __device__ __forceinline__ Row(const DTYPE* all, int64_t stride, int vocab, int64_t row, const Parameters& of)
+        : logits(all + row * stride), counts(nullptr), vocab(vocab) {
+#if PENALISED
+        const int slot = of.slots[row];
+        if (slot >= 0) {
+            counts = of.counts + slot * of.counts_stride;
+            repetition = of.repetition[row];
+            presence = of.presence[row];
+            frequency = of.frequency[row];
+        }
+#endif
+    }
+
+    // Penalties as OpenAI's interface and CTRL [1] define them: repetition concerns prompt and output, the others output.
+    // [1] N. S. Keskar et al. CTRL: a conditional transformer language model. arXiv:1909.05858, section 4.1.
+    __device__ __forceinline__ float penalised(float logit, int id) const {
+        const int count = static_cast<unsigned short>(counts[id]);
+        if (count == 0) return logit;
+        const int generated = count & (IN_PROMPT - 1);
+        logit = logit > 0 ? logit / repetition : logit * repetition;
+        return generated ? logit - (frequency * generated + presence) : logit;
+    }
+
+    // Eight neighbours from ``first`` on, a multiple of 8; what lies beyond the vocabulary is -inf.
+    __device__ __forceinline__ void read(float (&value)[OCTET], int first) const {
+#pragma unroll
+        for (int part = 0; part < OCTET; part += VEC) {
+            if (first + part + VEC <= vocab) {
+                const Vec<DTYPE, VEC> held = load<DTYPE, VEC>(logits + first + part);
+#pragma unroll
+                for (int e = 0; e < VEC; e++) value[part + e] = held.get(e);
+            } else {
+#pragma unroll
+                for (int e = 0; e < VEC; e++)
+                    value[part + e] = first + part + e < vocab ? to_float(logits[first + part + e]) : -INFINITY;
+            }
+        }
+#if PENALISED
+        if (counts) {
+#pragma unroll
+            for (int e = 0; e < OCTET; e++)
+                if (first + e < vocab) value[e] = penalised(value[e], first + e);
+        }
+#endif
+    }
+};
+
+// Bits that compare as the floats do; -inf is above 0, which stands for no token at all.
+__device__ __forceinline__ uint32_t ordered(float x) {
+    const uint32_t bits = __float_as_uint(x == 0.f ? 0.f : x);  // one zero
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+__device__ __forceinline__ float unordered(uint32_t bits) {
+    return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+
+// A token's place in the falling order: greater logits first, of equal ones the smaller id.
+__device__ __forceinline__ uint64_t token_key(float logit, int id) {
+    return uint64_t(ordered(logit)) << 32 | uint32_t(~id);
+}
+
+__device__ __forceinline__ int token_of(uint64_t key) { return ~uint32_t(key); }
+__device__ __forceinline__ float logit_of(uint64_t key) { return unordered(uint32_t(key >> 32)); }
+
+// A token's probability, times a factor that its row has in common.
+struct Mass {
+    float best, temperature;
+
+    __device__ __forceinline__ float of(float logit) const { return expf((logit - best) / temperature); }
+
+    // For sums over the whole vocabulary; relative error 2^-20.
+    __device__ __forceinline__ float roughly(float logit, float factor) const {
+        return exp2_roughly((logit - best) * factor);
+    }
+    __device__ __forceinline__ float factor() const { return fminf(LOG2E / temperature, 3e38f); }
+};
+
+// Stafford's variant 13, as in SplitMix64 [2, figure 16]; workers/engine/uniform.py is the same function.
+// [2] G. L. Steele, D. Lea, C. H. Flood. Fast splittable pseudorandom number generators. OOPSLA 2014.
+__device__ __forceinline__ uint64_t mix(uint64_t z) {
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    return z ^ z >> 31;
+}
+
+// In [0, 1), a function of the request's seed and of the tokens that it has generated: of no other row.
+__device__ __forceinline__ double uniform(uint64_t seed, uint64_t position) {
+    constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15ull;
+    return (mix(mix(seed + GAMMA) + (position + 1) * GAMMA) >> 11) * 0x1p-53;
+}
+
+}  // namespace headrace

@@ -1,0 +1,108 @@
+"""Plain torch for sampling: the whole vocabulary sorted, all sums in fp64: the oracle of ``sampling``."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.sampling import Draws, Penalties, SamplingParameters
+
+_MASK = (1 << 64) - 1
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+IN_PROMPT = 0x8000
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """All rows' tokens in falling order, and what of them is kept.
+
+    Attributes:
+        token_ids: int64 ``[num_rows, vocab]``.
+        cumulative: fp64 ``[num_rows, vocab]``, masses with all before them; a row's best token has the mass 1.
+        num_kept: int64 ``[num_rows]``.
+        target: fp64 ``[num_rows]``, the mass that the drawn token is the first to exceed.
+    """
+
+    token_ids: Tensor
+    cumulative: Tensor
+    num_kept: Tensor
+    target: Tensor
+
+
+def uniform(seed: int, position: int) -> float:
+    """The random number of a position, as ``workers/engine/uniform.py`` has it."""
+
+    def mix(z: int) -> int:
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        return z ^ (z >> 31)
+
+    state = mix((seed + _GOLDEN_GAMMA) & _MASK) + (position + 1) * _GOLDEN_GAMMA
+    return (mix(state & _MASK) >> 11) * 2.0**-53
+
+
+def penalise(logits: Tensor, penalties: Penalties) -> Tensor:
+    """Apply penalties: fp32 ``[num_rows, vocab]``."""
+    num_rows, vocab = logits.shape
+    logits = logits.float()
+    slots = penalties.slots[:num_rows].long()
+    counts = penalties.counts[slots.clamp(min=0), :vocab].int() & 0xFFFF
+    counts = counts.masked_fill(slots[:, None] < 0, 0)
+    generated = counts & (IN_PROMPT - 1)
+    repetition, presence, frequency = (
+        column[:num_rows, None] for column in (penalties.repetition, penalties.presence, penalties.frequency)
+    )
+    repeated = torch.where(logits > 0, logits / repetition, logits * repetition)
+    logits = torch.where(counts > 0, repeated, logits)
+    return torch.where(generated > 0, logits - (frequency * generated + presence), logits)
+
+
+def rank(logits: Tensor, parameters: SamplingParameters, penalties: Penalties | None = None) -> Ranked:
+    """Sort and filter; greedy rows are those of ``top_k`` 1."""
+    num_rows, vocab = logits.shape
+    logits = logits.float() if penalties is None else penalise(logits, penalties)
+    temperature = parameters.temperature[:num_rows]
+    greedy = temperature <= 0
+    values, token_ids = logits.sort(dim=-1, descending=True, stable=True)
+    tiny = torch.finfo(torch.float32).tiny
+    scaled = (values - values[:, :1]) / temperature.where(~greedy, 1.0).clamp(min=tiny)[:, None]
+    mass = scaled.exp().double()
+    cumulative = mass.cumsum(dim=-1)
+    top_k = parameters.top_k[:num_rows].long()
+    top_k = top_k.where(top_k > 0, vocab).clamp(max=vocab).where(~greedy, 1)
+    total = cumulative.gather(1, top_k[:, None] - 1)
+    top_p, min_p = parameters.top_p[:num_rows, None], parameters.min_p[:num_rows, None]
+    index = torch.arange(vocab, device=logits.device)
+    stays = (index < top_k[:, None]) & (mass >= min_p) & ((top_p >= 1) | (cumulative - mass < top_p.double() * total))
+    num_kept = stays.sum(dim=-1).clamp(min=1)
+    seeds, positions = parameters.seed[:num_rows].tolist(), parameters.position[:num_rows].tolist()
+    draws = [uniform(seed & _MASK, position) for seed, position in zip(seeds, positions, strict=True)]
+    share = torch.tensor(draws, dtype=torch.float64, device=logits.device)
+    return Ranked(token_ids, cumulative, num_kept, share * cumulative.gather(1, num_kept[:, None] - 1)[:, 0])
+
+
+def sample(logits: Tensor, parameters: SamplingParameters, *, penalties: Penalties | None = None) -> Draws:
+    """Draw one token a row; the counts of penalties are left as they are."""
+    adjusted = logits.float() if penalties is None else penalise(logits, penalties)
+    valid = adjusted.max(dim=-1).values.isfinite()
+    ranked = rank(adjusted.nan_to_num(0.0).where(valid[:, None], 0.0), parameters)
+    choice = torch.searchsorted(ranked.cumulative, ranked.target[:, None], right=True)
+    choice = torch.minimum(choice[:, 0], ranked.num_kept - 1)
+    token_ids = ranked.token_ids.gather(1, choice[:, None])[:, 0]
+    return Draws(token_ids.where(valid, 0), valid)
+
+
+def edit_logits(logits: Tensor, token_ids: Tensor, values: Tensor) -> None:
+    """Add to single logits in place."""
+    for row, (ids, added) in enumerate(zip(token_ids, values, strict=True)):
+        named = ids >= 0
+        where = ids[named].long()
+        logits[row, where] = (logits[row, where].float() + added[named]).to(logits.dtype)
+
+
+def count_tokens(counts: Tensor, token_ids: Tensor, num_prompt_tokens: int) -> None:
+    """Count by ``bincount``."""
+    vocab = counts.shape[0]
+    generated = torch.bincount(token_ids[num_prompt_tokens:], minlength=vocab)
+    generated[token_ids[:num_prompt_tokens]] += IN_PROMPT
+    counts.copy_(torch.where(generated >= IN_PROMPT, generated - 2 * IN_PROMPT, generated).to(torch.int16))
