@@ -113,6 +113,8 @@ class ThinProduct:
         if chosen.x_in_shared and in_features > _MOST_X_PIECES * chosen.piece:
             raise KernelError(f"{in_features} columns are more than {_MOST_X_PIECES} pieces of {chosen.piece}")
         shared = chosen.shared_bytes(num_tokens, in_features)
+        if shared > self._device.shared_bytes:
+            raise KernelError(f"{chosen} wants {shared} bytes of shared memory; there are {self._device.shared_bytes}")
         token_tiles = -(-num_tokens // _TOKEN_TILE)
         kernel = _kernel(x.device.index, x.dtype, token_tiles, chosen)
         num_sms = self._device.num_sms
@@ -154,8 +156,8 @@ def choose(num_tokens: int, out_features: int, in_features: int, shared_bytes: i
         wanted = Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1)
     if in_features <= 8192 and wanted.shared_bytes(num_tokens, in_features) <= shared_bytes:
         return wanted
-    # x does not fit beside the ring: taller tiles fetch it less often.
-    return Tiling(32, 1024, 3, 8, x_in_shared=False)
+    # x does not fit beside the ring. Taller tiles fetch it less often, but leave room for few sums.
+    return Tiling(32, 1024, 3, 8, False) if num_tokens <= _TOKEN_TILE else Tiling(16, 1024, 2, 8, False)
 
 
 def beats_cublas(num_tokens: int, out_features: int, in_features: int) -> bool:
