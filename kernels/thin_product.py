@@ -169,7 +169,7 @@ def beats_cublas(num_tokens: int, out_features: int, in_features: int) -> bool:
         return True
     if num_tokens > MOST_TOKENS:
         return False
-    return out_features >= 65536 or (out_features <= in_features <= 8192)
+    return in_features <= 8192 and not 16384 < out_features < 65536
 
 
 @functools.cache
