@@ -11,7 +11,8 @@ from headrace.kernels import reference_attention as reference
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape, Ring
 from headrace.kernels.device import open_device
-from headrace.kernels.rotary_kv import KVPages
+from headrace.kernels.rotary_kv import KVPages, rotary_kv
+from headrace.testing.graph_timing import make_programmatic
 
 NUM_KV_HEADS = 2
 # One key, page borders, padding, long rows beside short ones; more rows than a share has.
@@ -136,6 +137,41 @@ def test_a_captured_graph_serves_rows_of_any_length(device: torch.device) -> Non
         graph.replay()
         # I expect what a fresh launch gives
         assert torch.equal(out, attend(DecodeAttention(shape, device), query, pages, now))
+
+
+def test_old_keys_are_read_early_and_new_ones_in_time(device: torch.device) -> None:
+    # Given a graph in which each attention may begin before the kernel that writes its rows' newest keys has ended
+    lengths = [1, 16, 17, 300, 5000, 33]
+    shape = shaped(lengths, torch.bfloat16, 128, 4)
+    _, pages, on_device = paged(shape, lengths, device)
+    positions, attention = on_device - 1, DecodeAttention(shape, device)
+    width = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
+    steps = [torch.randn(len(lengths), width, device=device, dtype=shape.dtype) for _ in range(30)]
+    query = torch.empty(len(lengths), shape.num_heads, shape.head_dim, device=device, dtype=shape.dtype)
+    early, late = ([torch.empty_like(query) for _ in steps] for _ in range(2))
+
+    def write_and_attend(qkv: Tensor, out: Tensor, *, old_is_settled: bool) -> None:
+        rotary_kv(qkv, positions, pages, num_heads=shape.num_heads, out=query)
+        attention.run(out, query, pages, on_device, old_is_settled=old_is_settled)
+
+    attention.plan(on_device)
+    for qkv, out in zip(steps, late, strict=True):
+        write_and_attend(qkv, out, old_is_settled=False)
+    torch.cuda.synchronize()
+    assert not torch.equal(late[0], late[1])
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.cuda.graph(graph, stream=open_device(device.index).new_stream()):
+        for qkv, out in zip(steps, early, strict=True):
+            write_and_attend(qkv, out, old_is_settled=True)
+    make_programmatic(graph.raw_cuda_graph())
+    graph.instantiate()
+    # When it runs, again and again
+    for _ in range(10):
+        for out in early:
+            out.fill_(torch.nan)
+        graph.replay()
+        # I expect the bits of launches that follow each other
+        assert all(torch.equal(a, b) for a, b in zip(early, late, strict=True))
 
 
 def test_scores_may_be_scaled(device: torch.device) -> None:

@@ -64,7 +64,7 @@ class GraphTimer:
             for index in range(count):
                 copies[index % len(copies)]()
         if programmatic:
-            _make_programmatic(graph.raw_cuda_graph())
+            make_programmatic(graph.raw_cuda_graph())
         graph.instantiate()
         return graph, count
 
@@ -87,8 +87,15 @@ class _EdgeData(ctypes.Structure):
     )
 
 
-def _make_programmatic(raw_graph: int) -> None:
-    """Turn every edge of a graph of kernels into a programmatic one."""
+def make_programmatic(raw_graph: int) -> None:
+    """Turn every edge of a graph of kernels into a programmatic one, before the graph is instantiated.
+
+    Args:
+        raw_graph: ``torch.cuda.CUDAGraph.raw_cuda_graph()``; each node is a kernel that waits for the one before it.
+
+    Raises:
+        RuntimeError: the driver refused.
+    """
     driver, graph, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p(raw_graph), ctypes.c_size_t(0)
     _call(driver, "cuGraphGetEdges_v2", graph, None, None, None, ctypes.byref(count))
     if count.value == 0:
