@@ -15,64 +15,9 @@
 // [1] T. Dao et al. FlashAttention: fast and memory-efficient exact attention with IO-awareness. NeurIPS 2022.
 // [2] T. Dao, D. Haziza, F. Massa, G. Sizov. Flash-Decoding for long-context inference. 2023.
 #include "copy_async.cuh"
-#include "decode_fragments.cuh"
-#include "decode_tiles.cuh"
+#include "decode_settle.cuh"
 
 namespace headrace {
-
-constexpr int THREADS = WARPS * WARP;
-// Floats: sums [GROUP][HEAD_DIM], greatest scores [GROUP], weights [GROUP]; a multiple of 16 bytes.
-constexpr int SLOT = (GROUP * (HEAD_DIM + 2) + 3) / 4 * 4;
-
-struct Args {
-    DTYPE* out;
-    const DTYPE *query, *keys, *values;
-    const int *page_table, *lengths;
-    const int4* plan;
-    float* slots;
-    int* tickets;  // [num_rows * num_kv_heads], zeros before and after
-    int num_rows, num_kv_heads, max_pages, page_tiles, window;
-    long long query_stride, page_stride, head_stride;
-    float score_scale;  // softmax's, times log2(e)
-};
-
-// A block's way through its share, a piece at a time.
-struct Walk {
-    int row, head, unit, left;  // of the piece, the latter two in units; left counts from this piece on
-    int length, begin, end;     // of the row in keys; of the piece in tiles
-    int at, units, piece_units; // unit among all, units of the item, units of the piece
-
-    __device__ __forceinline__ explicit Walk(const Args& args) {
-        // All the first piece needs comes by one round trip to memory.
-        const int4 header = *args.plan, entry = args.plan[1 + 2 * blockIdx.x];
-        length = args.plan[2 + 2 * blockIdx.x].x;
-        row = entry.x, head = entry.y, unit = entry.z, left = entry.w;
-        at = blockIdx.x * header.x;
-        if (left > 0) look(args, header);
-    }
-
-    __device__ __forceinline__ void look(const Args& args, const int4& header) {
-        const Tiles seen = tiles_seen(length, args.window);
-        units = seen.units(header.y);
-        piece_units = header.z ? 1 : min(units - unit, left);
-        begin = seen.begin + unit * header.y;
-        end = min(begin + piece_units * header.y, seen.end);
-    }
-
-    __device__ __forceinline__ void next(const Args& args) {
-        left -= piece_units, at += piece_units, unit += piece_units;
-        if (left == 0) return;
-        if (unit == units) {
-            unit = 0;
-            if (++head == args.num_kv_heads) {
-                head = 0;
-                do length = args.lengths[++row];
-                while (length == 0);
-            }
-        }
-        look(args, *args.plan);
-    }
-};
 
 // Issues a warp's copies, tile after tile.
 struct Feeder {
@@ -137,97 +82,6 @@ struct Feeder {
         }
     }
 };
-
-// Four neighbouring sums of one head over some keys, those keys' greatest score, and the sum of their weights.
-struct Part {
-    float4 sums;
-    float most, weight;
-
-    __device__ __forceinline__ void add(const Part& other) {
-        const float both = fmaxf(most, other.most), a = exp2f(most - both), b = exp2f(other.most - both);
-        sums.x = a * sums.x + b * other.sums.x, sums.y = a * sums.y + b * other.sums.y;
-        sums.z = a * sums.z + b * other.sums.z, sums.w = a * sums.w + b * other.sums.w;
-        most = both, weight = a * weight + b * other.weight;
-    }
-};
-
-__device__ __forceinline__ void write(DTYPE* out, const Part& part) {
-    const float factor = 1 / part.weight;
-    Vec<DTYPE, 4> result;
-    result.set(0, part.sums.x * factor), result.set(1, part.sums.y * factor);
-    result.set(2, part.sums.z * factor), result.set(3, part.sums.w * factor);
-    store(out, result);
-}
-
-// From a slot that another block may have written: past the first-level cache.
-__device__ __forceinline__ Part read_slot(const float* slot, int head, int dim) {
-    return {__ldcg(reinterpret_cast<const float4*>(slot + head * HEAD_DIM + dim)),
-            __ldcg(slot + GROUP * HEAD_DIM + head), __ldcg(slot + GROUP * (HEAD_DIM + 1) + head)};
-}
-
-struct alignas(16) Meeting {
-    float sums[WARPS][GROUP][SUM_PITCH], mosts[WARPS][GROUP], weights[WARPS][GROUP];
-    int is_last;
-
-    __device__ __forceinline__ Part part(int warp, int head, int dim) const {
-        return {*reinterpret_cast<const float4*>(&sums[warp][head][dim]), mosts[warp][head], weights[warp][head]};
-    }
-};
-
-// The block's piece is summed up in ``meeting``; write the item's result, or this piece's part of it.
-__device__ __forceinline__ void settle(const Args& args, const Walk& walk, Meeting& meeting) {
-    constexpr int QUADS = HEAD_DIM / 4;
-    const int item = walk.row * args.num_kv_heads + walk.head;
-    DTYPE* out = args.out + static_cast<long long>(item) * GROUP * HEAD_DIM;
-    const bool whole = walk.piece_units == walk.units;
-    const int4 header = *args.plan;
-    // Blocks write at most two slots, for the first piece and the last; segments have one each.
-    const int from = walk.at - walk.unit, first = header.z ? from : from / header.x,
-              last = header.z ? from + walk.units - 1 : (from + walk.units - 1) / header.x;
-    const auto slot_of = [&](int part) -> float* {
-        const int slot = header.z ? part : 2 * part + (part == first && from % header.x != 0);
-        return args.slots + static_cast<long long>(slot) * SLOT;
-    };
-    float* slot = slot_of(header.z ? walk.at : blockIdx.x);
-    for (int i = threadIdx.x; i < GROUP * QUADS; i += THREADS) {
-        const int head = i / QUADS, dim = i % QUADS * 4;
-        // Warp 0 has the piece's first tile, so its greatest score is a number.
-        Part total = meeting.part(0, head, dim);
-#pragma unroll
-        for (int w = 1; w < WARPS; w++) total.add(meeting.part(w, head, dim));
-        if (whole) {
-            write(out + head * HEAD_DIM + dim, total);
-        } else {
-            *reinterpret_cast<float4*>(slot + head * HEAD_DIM + dim) = total.sums;
-            if (dim == 0)
-                slot[GROUP * HEAD_DIM + head] = total.most, slot[GROUP * (HEAD_DIM + 1) + head] = total.weight;
-        }
-    }
-    if (whole) return;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        meeting.is_last = atomicAdd(args.tickets + item, 1) == last - first;
-        if (meeting.is_last) args.tickets[item] = 0;
-        __threadfence();
-    }
-    __syncthreads();
-    if (!meeting.is_last) return;
-    constexpr int AT_ONCE = 8;  // slots whose latencies overlap
-    for (int i = threadIdx.x; i < GROUP * QUADS; i += THREADS) {
-        const int head = i / QUADS, dim = i % QUADS * 4;
-        Part total = read_slot(slot_of(first), head, dim);
-        for (int part = first + 1; part <= last; part += AT_ONCE) {
-            Part read[AT_ONCE];
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; j++) read[j] = read_slot(slot_of(min(part + j, last)), head, dim);
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; j++)
-                if (part + j <= last) total.add(read[j]);
-        }
-        write(out + head * HEAD_DIM + dim, total);
-    }
-}
 
 }  // namespace headrace
 
