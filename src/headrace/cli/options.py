@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any
-from urllib.parse import parse_qs, urlsplit
 
 import typer
 
+from headrace.cli.address import Address
 from headrace.config import Settings
 from headrace.errors import ConfigurationError
 from headrace.keys import RESULT_ID_PATTERN
@@ -26,7 +26,7 @@ Queue = Annotated[str | None, typer.Option("--queue", help="Name of the queue. D
 LeaseMs = Annotated[int | None, typer.Option("--lease-ms", help="How long a silent worker keeps its requests.")]
 MaxRows = Annotated[int | None, typer.Option("--max-rows", help="Requests in one worker's running batch.")]
 KvTokens = Annotated[int | None, typer.Option("--kv-tokens", help="Tokens in one worker's key-value memory.")]
-NumThreads = Annotated[int | None, typer.Option("--num-threads", help="Threads of one engine; 0: all cores.")]
+NumThreads = Annotated[int | None, typer.Option("--num-threads", help="Threads of one engine; 0: the cores to spare.")]
 DrainMs = Annotated[int | None, typer.Option("--drain-ms", help="What an end leaves running requests.")]
 LogLevel = Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")]
 Set = Annotated[
@@ -96,8 +96,7 @@ def _parse_assignment(assignment: str) -> tuple[str, Any]:
 
 
 def _refuse_password(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.password or "password" in parse_qs(parts.query):
+    if Address.of(url).has_password:
         raise ConfigurationError(
             "--redis-url: leave the password out, a process list shows it to everyone on this machine; "
             "put the URL into HEADRACE_REDIS_URL, or the password into a file named by HEADRACE_REDIS_PASSWORD_FILE"
@@ -110,6 +109,6 @@ def check_id(request_id: str) -> str:
     Raises:
         ConfigurationError: it cannot.
     """
-    if not re.match(RESULT_ID_PATTERN, request_id):
+    if not re.fullmatch(RESULT_ID_PATTERN, request_id):
         raise ConfigurationError(f"{request_id!r} cannot be a request's id: letters, digits and _.@+=:-, at most 128")
     return request_id

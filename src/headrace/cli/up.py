@@ -1,12 +1,12 @@
 """``headrace up``: a whole fleet on this machine."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from headrace.cli.fleet import Fleet
+from headrace.cli.greeting import greeting
 from headrace.cli.options import (
     DrainMs,
     KvTokens,
@@ -21,9 +21,8 @@ from headrace.cli.options import (
     Set,
     load_fleet_settings,
 )
-from headrace.config import Settings, redact
+from headrace.config import Settings
 from headrace.errors import ModelError
-from headrace.keys import Keys, RequestStream
 from headrace.logs import configure
 from headrace.workers.supervisor import Supervisor
 
@@ -57,7 +56,9 @@ def up(
     configure(settings.log_level)
     fleet = Fleet.plan(settings)
     bring_model(fleet.settings)
-    supervisor = Supervisor(fleet.stages(), settings.restart_ms / 1000, lambda: _greet(fleet))
+    supervisor = Supervisor(
+        fleet.stages(), settings.restart_ms / 1000, lambda: print("\n".join(greeting(fleet)), flush=True)
+    )
     raise typer.Exit(supervisor.run())
 
 
@@ -76,36 +77,3 @@ def bring_model(settings: Settings) -> None:
         resolve(settings.model, cache_dir)
     except ModelError:
         pull(settings.model, cache_dir, Console(stderr=True))
-
-
-def _greet(fleet: Fleet) -> None:
-    """Say where the fleet listens, and three ways to ask it."""
-    settings, url = fleet.settings, redact(fleet.settings.redis_url)
-    queue, keys = settings.queue_name, Keys(settings.queue_name)
-    requests, out = keys.requests(RequestStream("normal")), keys.out("a1")
-    body = '{"id":"a1","prompt":"The capital of France is","max_tokens":8,"temperature":0}'
-    socket = url.removeprefix("unix://")
-    server = f"redis-cli -u {shlex.quote(url)}" if socket == url else f"redis-cli -s {shlex.quote(socket)}"
-    python = (
-        "from headrace.producer import Client; "
-        f'[print(piece, end="") for piece in Client(url="{url}", queue="{queue}").generate("A headrace is")]'
-    )
-    lines = (
-        f"ready: {url}, queue {queue}, workers: {settings.workers}. Ctrl-C ends it. Try, in another terminal:",
-        f"  {server} XADD '{requests}' '*' json '{body}'; {server} XREAD BLOCK 9999 STREAMS '{out}' 0",
-        f"  headrace submit {_client_options(fleet)}--chat 'What is a headrace?'",
-        f"  python -c '{python}'",
-    )
-    print("\n".join(lines), flush=True)
-
-
-def _client_options(fleet: Fleet) -> str:
-    settings = fleet.settings
-    options = []
-    if fleet.broker is None and "@" not in settings.redis_url:
-        options += ["--redis-url", settings.redis_url]
-    elif fleet.broker is not None and settings.port != Settings.model_fields["port"].default:
-        options += ["--port", str(settings.port)]
-    if settings.queue or settings.model != Settings.model_fields["model"].default:
-        options += ["--queue", settings.queue_name]
-    return "".join(f"{shlex.quote(option)} " for option in options)

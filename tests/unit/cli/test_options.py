@@ -9,7 +9,15 @@ from headrace.cli.options import is_url_given, load_fleet_settings, load_setting
 from headrace.errors import ConfigurationError
 
 
-@pytest.mark.parametrize("url", ["redis://:secret@host:1/0", "rediss://u:secret@host/0", "redis://h/0?password=secret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@host:1/0",
+        "rediss://u:secret@host/0",
+        "redis://h/0?password=secret",
+        "rediss://h/0?ssl_password=secret",
+    ],
+)
 def test_a_password_on_the_command_line_is_refused_and_not_repeated(headrace: Headrace, url: str) -> None:
     for arguments in (("status", "--redis-url", url), ("up", "--set", f"redis_url={url}")):
         status, _, err = headrace(*arguments)

@@ -6,7 +6,7 @@ import pytest
 
 from headrace.broker import Broker
 from headrace.cli.fleet import Fleet
-from headrace.cli.up import _greet
+from headrace.cli.greeting import greeting
 from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError
 
@@ -50,19 +50,54 @@ def test_no_password_is_on_a_childs_command_line(queue: Broker, monkeypatch: pyt
     assert not any("secret" in word for spec in processes for word in spec.argv)
 
 
-def test_the_greeting_shows_three_ways_that_reach_this_very_fleet(capsys: pytest.CaptureFixture[str]) -> None:
-    _greet(Fleet(_settings(redis_url="redis://:secret@host:7000/0", queue="q"), None))
-    ready, redis_cli, submit, python = capsys.readouterr().out.splitlines()
-    assert "secret" not in ready + redis_cli + submit + python
-    assert "redis://:***@host:7000/0" in ready
-    assert "XADD 'hr:{q}:requests' '*' json" in redis_cli
+def _greeting(**given: object) -> list[str]:
+    return greeting(Fleet(_settings(**given), None))
+
+
+def test_the_greeting_shows_three_ways_that_reach_this_very_fleet() -> None:
+    ready, redis_cli, submit, python = _greeting(redis_url="redis://host:7000/0", queue="q")
+    assert "redis://host:7000/0" in ready
+    assert "redis-cli -u redis://host:7000/0 XADD 'hr:{q}:requests' '*' json" in redis_cli
     assert "'hr:{q}:out:a1'" in redis_cli
-    assert "--queue q" in submit
-    assert 'queue="q"' in python
+    assert "--redis-url redis://host:7000/0 --queue q" in submit
+    assert 'Client(url="redis://host:7000/0", queue="q")' in python
 
 
-def test_the_greeting_of_a_socket_uses_redis_clis_option_for_sockets(capsys: pytest.CaptureFixture[str]) -> None:
-    _greet(Fleet(_settings(redis_url="unix:///run/r.sock"), None))
-    lines = capsys.readouterr().out.splitlines()
+@pytest.mark.parametrize(
+    ("url", "shown", "redis_cli"),
+    [
+        ("redis://:secret@host:7000/0", "redis://:***@host:7000/0", "redis-cli -u redis://host:7000/0 XADD"),
+        ("redis://host:7000/0?password=secret", "redis://host:7000/0,", "redis-cli -u redis://host:7000/0 XADD"),
+        ("redis://h/0?p%61ssword=secret&db=2", "redis://h/0?db=2,", "redis-cli -u redis://h/0 -n 2 XADD"),
+        ("rediss://me:secret@h/0", "rediss://me:***@h/0,", "redis-cli -u rediss://h/0 --user me XADD"),
+        ("redis://h/0?username=me&password=secret", "redis://h/0,", "redis-cli -u redis://h/0 --user me XADD"),
+        ("unix://me:secret@/r.sock?db=1", "unix:///r.sock?db=1,", "redis-cli -s /r.sock -n 1 --user me XADD"),
+        ("unix:///r.sock?password=secret", "unix:///r.sock,", "redis-cli -s /r.sock XADD"),
+    ],
+)
+def test_the_greeting_never_shows_a_password_and_says_where_to_put_it(url: str, shown: str, redis_cli: str) -> None:
+    lines = _greeting(redis_url=url, queue="q")
+    assert "secret" not in "".join(lines)
+    assert shown in lines[0]
+    assert "HEADRACE_REDIS_URL" in lines[1]
+    assert "REDISCLI_AUTH" in lines[1]
+    assert redis_cli in lines[2]
+    # Both take the URL from the environment.
+    assert "headrace submit --queue q --chat" in lines[3]
+    assert 'Client(queue="q")' in lines[4]
+
+
+def test_the_greeting_hands_a_password_file_on(tmp_path: Path) -> None:
+    path = tmp_path / "a password"
+    path.write_text("secret")
+    lines = _greeting(redis_url="redis://host/0", redis_password_file=path)
+    assert lines[1] == f"  export HEADRACE_REDIS_PASSWORD_FILE='{path}' REDISCLI_AUTH=\"$(cat '{path}')\""
+    assert "redis-cli -u redis://host/0 XADD" in lines[2]
+    assert "--redis-url redis://host/0" in lines[3]
+    assert "secret" not in "".join(lines)
+
+
+def test_the_greeting_of_a_socket_uses_redis_clis_option_for_sockets() -> None:
+    lines = _greeting(redis_url="unix:///run/r.sock")
     assert "redis-cli -s /run/r.sock XADD" in lines[1]
     assert "headrace submit --redis-url unix:///run/r.sock --chat" in lines[2]
