@@ -145,6 +145,15 @@ class Broker:
             lowest, highest = pipe.execute()[-1]
         check_contract(lowest, highest, self.settings.queue_name)
 
+    def serve_tenants(self, streams: Sequence[RequestStream]) -> None:
+        """Enter the tenants whose streams a scheduler reads, so that submissions for any other can be refused."""
+        flows = [f"{stream.lane}:{stream.tenant}" for stream in streams if stream.tenant]
+        with translated(self.settings):
+            known = self.client.hmget(self.keys.tenants, flows) if flows else []
+            new = [flow for flow, virtual_time in zip(flows, known, strict=True) if virtual_time is None]
+            for flow in new:
+                self.client.hsetnx(self.keys.tenants, flow, 0)
+
     def now_ms(self) -> int:
         """The server's clock."""
         with translated(self.settings):

@@ -78,12 +78,12 @@ class Settings(BaseSettings):
     lease_ms: Annotated[int, Field(ge=200)] = Field(10_000, description="how long a silent worker keeps its requests")
 
     # The worker
-    device: Literal["cpu"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     num_threads: Annotated[int, Field(ge=0)] = Field(0, description="of an engine's products; 0: the cores to spare")
     max_rows: Positive = Field(32, description="requests in one worker's running batch")
     kv_tokens: Positive = Field(32_768, description="tokens in one worker's key-value memory")
     step_tokens: Positive = Field(512, description="tokens of one step, decoding rows and prefill together")
+    engine_timeout_ms: Positive = Field(60_000, description="silence after which a computing engine is killed as hung")
     flush_ms: Annotated[int, Field(ge=0)] = Field(20, description="pause between two flushes of tokens to Redis")
     drain_ms: Annotated[int, Field(ge=0)] = Field(30_000, description="what SIGTERM leaves running requests to end")
 

@@ -93,7 +93,7 @@ class Keys:
     """
 
     def __init__(self, queue: str) -> None:
-        if not _QUEUE_PATTERN.match(queue) or len(queue) > 128:
+        if not _QUEUE_PATTERN.fullmatch(queue) or len(queue) > 128:
             raise ConfigurationError(
                 f"queue name {queue!r}: letters, digits and _.@+=- only, at most 128, optionally /<number>"
             )
@@ -142,6 +142,6 @@ def check_tenant(tenant: str) -> str:
     Raises:
         ConfigurationError: it may not.
     """
-    if not _TENANT_PATTERN.match(tenant) or len(tenant) > 64:
+    if not _TENANT_PATTERN.fullmatch(tenant) or len(tenant) > 64:
         raise ConfigurationError(f"tenant name {tenant!r}: letters, digits and _.@+=- only, at most 64")
     return tenant

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Literal, Protocol, TypeVar
 
 from headrace.config import Settings
-from headrace.errors import DecodeError
+from headrace.errors import DecodeError, InvalidRequestError
 from headrace.keys import RequestStream
 from headrace.wire import Encoding
 
@@ -94,8 +94,16 @@ class SubmitCall:
                 RECHECK_MS]  # fmt: skip
 
     def read(self, reply: object) -> Submitted:
-        """Of ``{verdict, detail}``."""
+        """Of ``{verdict, detail}``.
+
+        Raises:
+            InvalidRequestError: no scheduler of the queue serves the tenant.
+        """
         verdict, detail = _texts(reply)
+        if verdict == "unserved":
+            raise InvalidRequestError(
+                f"tenant: no scheduler of this queue serves {detail}", field="tenant", request_id=self.request_id
+            )
         return Submitted(verdict, detail)  # type: ignore[arg-type]
 
 

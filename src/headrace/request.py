@@ -30,6 +30,8 @@ def _is_unicode(text: str) -> str:
 
 #: JSON's escapes can spell half a character, which no tokenizer takes and no chunk could carry.
 Text = Annotated[str, AfterValidator(_is_unicode)]
+#: What the patterns of ids and reply streams mean, in words.
+NAMES_ARE = "1 to 128 letters, digits and _.@+=:-, the first a letter or digit"
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 #: A text, whichever way it is spelt in tokens with or without a space before it; or the very tokens.
@@ -114,7 +116,11 @@ class Request(BaseModel):
 
 
 def _explain(error: ValidationError) -> InvalidRequestError:
-    first = error.errors(include_url=False, include_context=False)[0]
+    """Say what is wrong with the first culprit; a union's, the way that fitted longest."""
+    errors = error.errors(include_url=False, include_context=False)
+    of_field = [item for item in errors if item["loc"][:1] == errors[0]["loc"][:1]]
+    # A wrong type says only that another form was meant.
+    first = max(of_field, key=lambda item: (len(item["loc"]), not item["type"].endswith("_type")))
     location = first["loc"]
     if first["type"] == "extra_forbidden":
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"[:65] for part in location)[1:]
@@ -123,5 +129,13 @@ def _explain(error: ValidationError) -> InvalidRequestError:
         text = first["msg"].removeprefix("Value error, ")
         return InvalidRequestError(text, field=text.partition(":")[0])
     field = str(location[0])
-    where = field + "".join(f"[{part}]" for part in location[1:] if isinstance(part, int))
-    return InvalidRequestError(f"{where}: {first['msg'].removeprefix('Value error, ')}", field=field)
+    where = field
+    for part in location[1:]:
+        if isinstance(part, int):
+            where += f"[{part}]"
+        elif part in Message.model_fields:
+            where += f".{part}"
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch" and field in ("id", "reply_to"):
+        text = NAMES_ARE
+    return InvalidRequestError(f"{where}: {text}", field=field)

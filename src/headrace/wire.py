@@ -211,7 +211,9 @@ def decode_body(data: bytes, encoding: Encoding) -> dict[str, Any]:
     except RecursionError as error:
         raise DecodeError(f"{encoding}: nested too deeply") from error
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise DecodeError(f"{encoding}: {str(error)[:200] or type(error).__name__}") from error
+        # Python's words on integers of too many digits end in advice for its programmers.
+        text = str(error).partition("; use sys.")[0]
+        raise DecodeError(f"{encoding}: {text[:200] or type(error).__name__}") from error
     if not isinstance(fields, dict):
         raise DecodeError(f"{encoding}: must be an object, is {type(fields).__name__}")
     return fields

@@ -50,6 +50,22 @@ def test_a_worker_that_sleeps_past_its_lease_and_wakes_writes_nothing(fleet: Fle
     assert outcomes(collector, ids) == wanted
 
 
+@pytest.mark.timeout(240)
+def test_an_engine_that_hangs_is_replaced_and_the_texts_go_on(fleet: Fleet) -> None:
+    requests = prompts(4, 60)
+    wanted = undisturbed(fleet, requests)
+    ids = submit(fleet, "hung", requests)
+    collector = Collector(fleet.broker, ids)
+    while len(collector.running) < len(ids):
+        collector.poll(500)
+    engine = fleet.pids("engine")[0]
+    os.kill(engine, signal.SIGSTOP)
+    collector.wait(120)
+    assert outcomes(collector, ids) == wanted
+    fleet.wait_ready()
+    assert engine not in fleet.pids("engine")
+
+
 @pytest.mark.timeout(300)
 def test_a_broker_gone_for_three_leases_costs_no_row(model: ModelFolder) -> None:
     options = ["--appendonly", "yes", "--appendfsync", "always"]

@@ -1,25 +1,31 @@
 """The courier process. A worker starts it beside its engine; it exits when it has drained."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 
 from headrace.async_broker import AsyncBroker
 from headrace.config import Settings
-from headrace.errors import HeadraceError, exit_status
+from headrace.errors import BrokerUnavailableError, HeadraceError, exit_status
 from headrace.logs import configure
 from headrace.workers.channel import SOCKET_VARIABLE
 from headrace.workers.courier.courier import Courier
 from headrace.workers.model_store.store import default_cache_dir, resolve
 from headrace.workers.text.tokenizer import Tokenizer
 
+# By its own name, which as a program is "__main__".
+log = logging.getLogger("headrace.workers.courier")
+
+_PAUSE_S = 2.0
+
 
 async def serve(settings: Settings, socket_path: str) -> None:
     """Run a courier until SIGTERM or SIGINT."""
     folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
     tokenizer = Tokenizer.from_folder(folder.path)
-    broker = await AsyncBroker.connect(settings)
+    broker = await _connect(settings)
     courier = Courier(broker, tokenizer, settings, socket_path)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -30,6 +36,16 @@ async def serve(settings: Settings, socket_path: str) -> None:
         await broker.close()
 
 
+async def _connect(settings: Settings) -> AsyncBroker:
+    """Connect as soon as there is a server: one that is away for a while is no reason to start over and over."""
+    while True:
+        try:
+            return await AsyncBroker.connect(settings)
+        except BrokerUnavailableError as error:
+            log.warning("waiting for the broker: %s", error)
+            await asyncio.sleep(_PAUSE_S)
+
+
 def main() -> None:
     """Entry point of ``python -m headrace.workers.courier``."""
     try:
@@ -37,7 +53,7 @@ def main() -> None:
         configure(settings.log_level)
         asyncio.run(serve(settings, os.environ[SOCKET_VARIABLE]))
     except HeadraceError as error:
-        print(f"courier: {error}", file=sys.stderr)
+        log.error("%s", error)
         sys.exit(exit_status(error))
 
 

@@ -9,7 +9,11 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from headrace.async_broker import AsyncBroker
@@ -60,6 +64,7 @@ class Courier:
         self._stir = asyncio.Event()
         self._signalled = asyncio.Event()
         self._linked = asyncio.Event()
+        self._heard_s = time.monotonic()
 
     def stop(self) -> None:
         """Drain: claim no more, let rows end for a while, hand the rest back; called twice, hand back now."""
@@ -87,19 +92,42 @@ class Courier:
             log.info("engine %d: %d rows, %d tokens", link.ready.pid, link.ready.max_rows, link.ready.kv_tokens)
             self._link = link
             self._linked.set()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._take_in(link))
-                async for message in link.messages:
-                    if isinstance(message, Tokens):
-                        await self._take(link, message)
-                self._link = None
-                self._stir.set()
-            link.close()
+            try:
+                await self._serve(link)
+            finally:
+                link.close()
             lost = [row for row in self._outbox.rows if row.computing]
             for row in lost:
                 row.hand_back("lost")
             self._announce()
             log.warning("the engine has gone; %d rows go back to the queue", len(lost))
+
+    async def _serve(self, link: EngineLink) -> None:
+        """Feed one engine and take its tokens until it has gone."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._take_in(link))
+                group.create_task(self._watch(link))
+                async for message in link.messages:
+                    self._heard_s = time.monotonic()
+                    if isinstance(message, Tokens):
+                        await self._take(link, message)
+                self._link = None
+                self._stir.set()
+        except BaseExceptionGroup as group_error:
+            # One reason is enough for the process's last words.
+            raise group_error.exceptions[0] from group_error
+
+    async def _watch(self, link: EngineLink) -> None:
+        """Kill an engine that computes and says nothing for too long: a hung one would keep its rows for ever."""
+        limit_s = self._settings.engine_timeout_ms / 1000
+        while self._link is link:
+            await asyncio.sleep(min(limit_s / 4, 1.0))
+            silence_s = time.monotonic() - self._heard_s
+            if self._link is link and self._outbox.num_computing and silence_s > limit_s:
+                log.error("the engine has said nothing for %.0f s; killing it", silence_s)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(link.ready.pid, signal.SIGKILL)
 
     async def _take(self, link: EngineLink, message: Tokens) -> None:
         """Give one step's tokens to their rows."""
@@ -175,7 +203,7 @@ class Courier:
         if free_rows <= 0:
             return None
         self._nonce += 1
-        return await self._persist(
+        return await self._move(
             ClaimCall(
                 worker=self.name,
                 nonce=self._nonce,
@@ -191,8 +219,9 @@ class Courier:
     async def _begin(self, link: EngineLink, intake: Intake, claimed: Claimed) -> None:
         """Start the rows of a batch together, so that they share their prefill."""
         adds, void = [], []
+        self._heard_s = time.monotonic()
         for claimed_row in claimed.rows:
-            start = await intake.start(claimed_row)
+            start = await self._persist(partial(intake.start, claimed_row), "reading what was published")
             older = self._outbox.add(start.row)
             if older is not None:
                 void.append(older.number)
@@ -227,7 +256,7 @@ class Courier:
             flush = self._outbox.next_flush(last_flush_s)
             if not flush:
                 continue
-            answer = await self._persist(EmitCall([emit for _, emit in flush], self._settings))
+            answer = await self._move(EmitCall([emit for _, emit in flush], self._settings))
             self._clock.set(answer.now_ms)
             gone = self._outbox.settle(flush, answer)
             if self._link is not None:
@@ -241,14 +270,17 @@ class Courier:
             async with asyncio.timeout(timeout_s):
                 await event.wait()
 
-    async def _persist(self, call: Call[T]) -> T:
+    async def _move(self, call: Call[T]) -> T:
         """Send a move until it is answered; moves are idempotent, and this one stays as it is."""
+        return await self._persist(partial(self._broker.run, call), call.move)
+
+    async def _persist(self, action: Callable[[], Awaitable[T]], what: str) -> T:
         pause_s = _PAUSE_S
         while True:
             try:
-                return await self._broker.run(call)
+                return await action()
             except BrokerUnavailableError as error:
-                log.warning("%s is sent again: %s", call.move, error)
+                log.warning("%s is tried again: %s", what, error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _MAX_PAUSE_S)
 

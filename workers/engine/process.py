@@ -94,9 +94,8 @@ def _turn(link: CourierLink, engine: Engine) -> None:
     for message in link.receive(0 if engine.has_rows else _ORPHAN_CHECK_S):
         _handle(message, link, engine)
     if engine.has_rows:
-        tokens = engine.step()
-        if tokens.tokens:
-            link.send(tokens)
+        # Also of a step in which no row drew a token: an engine that says nothing for long is taken for hung.
+        link.send(engine.step())
 
 
 def _handle(message: Message, link: CourierLink, engine: Engine) -> None:

@@ -15,7 +15,7 @@ from headrace.config import Settings
 from headrace.errors import DecodeError, InvalidRequestError
 from headrace.keys import REQUEST_ID_PATTERN, RESULT_ID_PATTERN, RequestStream
 from headrace.moves import Admission
-from headrace.request import Name, Request
+from headrace.request import NAMES_ARE, Name, Request
 from headrace.wire import Encoding, Failure, decode_body
 from headrace.workers.scheduler.bad_words import spell_bad_words
 from headrace.workers.scheduler.pricing import Pricer, Prompt
@@ -110,7 +110,7 @@ class Admitter:
             try:
                 name = _REPLY_NAME.validate_python(reply_to, strict=True)
             except ValidationError as error:
-                raise InvalidRequestError(f"reply_to: {error.errors()[0]['msg']}", field="reply_to") from error
+                raise InvalidRequestError(f"reply_to: {NAMES_ARE}", field="reply_to") from error
             if not name.startswith(own_prefix):
                 raise InvalidRequestError(f"reply_to: must begin with {own_prefix}", field="reply_to")
             draft.reply_to = name
@@ -160,7 +160,7 @@ class Admitter:
 
 def _own_id(request_id: str, own_prefix: str, pattern: re.Pattern[str] = _REQUEST_ID) -> str:
     if not pattern.fullmatch(request_id):
-        raise InvalidRequestError("id: 1 to 128 letters, digits and _.@+=:-, the first a letter or digit", field="id")
+        raise InvalidRequestError(f"id: {NAMES_ARE}", field="id")
     if not request_id.startswith(own_prefix):
         raise InvalidRequestError(f"id: must begin with {own_prefix}", field="id")
     return request_id

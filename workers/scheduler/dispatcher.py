@@ -1,12 +1,16 @@
 """Ready requests become batches for as long as the workers' backlog is short."""
 
+import logging
 from collections.abc import Sequence
 
 from headrace.broker import Broker, ReadyRequest, WorkerInfo
 from headrace.config import Settings
+from headrace.errors import DecodeError
 from headrace.moves import DispatchCall
 from headrace.workers.scheduler.cost import CostTable
 from headrace.workers.scheduler.partition import Item, Limits, partition
+
+log = logging.getLogger(__name__)
 
 #: What a batch costs on a machine that has not published a table: small CPUs, which is where nobody measures.
 _FIXED_MS = 30.0
@@ -23,13 +27,12 @@ class Dispatcher:
         self._table = CostTable.linear(_FIXED_MS, _TOKEN_MS, settings.max_context_tokens, settings.max_batch_rows)
 
     def fit(self, workers: Sequence[WorkerInfo], table: bytes | None) -> None:
-        """Adjust to the workers that live: a batch must fit into each of them; take their cost table if there is one.
-
-        Raises:
-            DecodeError: the published table is not one.
-        """
+        """Adjust to the workers that live: a batch must fit into each of them; take their cost table, if any."""
         if table is not None:
-            self._table = CostTable.decode(table)
+            try:
+                self._table = CostTable.decode(table)
+            except DecodeError as error:
+                log.warning("keeping the cost table there was: %s", error)
         self._limits = Limits(
             min([self._settings.max_batch_rows, *(worker.max_rows for worker in workers)]),
             min([self._settings.max_batch_tokens, *(worker.kv_tokens for worker in workers)]),

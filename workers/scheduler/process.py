@@ -56,6 +56,7 @@ class Scheduler:
     def run(self) -> None:
         """Schedule until ``stop``; the broker may come and go."""
         leading, reachable = False, True
+        self._broker.serve_tenants(self._streams)
         while not self._stopping:
             try:
                 if leads := self._broker.lead(self.name, _LEADER_LEASE_MS):

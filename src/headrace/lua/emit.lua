@@ -44,7 +44,7 @@ for _, row in ipairs(rows) do
     requeue(id, row.h, t, verb == 'lost', max_strikes)
     rang = true
   else
-    redis.call('XADD', OUT .. id, row.entry, row.enc, row.chunk)
+    append(OUT .. id, row.entry, row.enc, row.chunk)
     redis.call('PUBLISH', OUT .. id, row.chunk)
     if row.reply ~= '' then
       local fields = mail[row.reply] or {}

@@ -100,16 +100,26 @@ local function running(by, cost)
   redis.call('HINCRBY', LOAD, 'running_tokens', int(by * cost))
 end
 
+-- XADD to a key that others may have spoilt (another type, an id ahead of ours): what they wrote goes, because a write
+-- that fails here would fail for ever, and half of a move would stand each time
+local function append(key, ...)
+  local reply = redis.pcall('XADD', key, ...)
+  if type(reply) == 'table' and reply.err then
+    redis.call('DEL', key)
+    redis.call('XADD', key, ...)
+  end
+end
+
 -- one entry a reply stream: {name = {id, chunk, id, chunk, …}}
 local function deliver(mail, t)
   for name, fields in pairs(mail) do
-    redis.call('XADD', REPLY .. name, 'MINID', '~', int(t - REPLY_TRIM_MS), '*', unpack(fields))
+    append(REPLY .. name, 'MINID', '~', int(t - REPLY_TRIM_MS), '*', unpack(fields))
     redis.call('PEXPIRE', REPLY .. name, REPLY_TTL_MS)
   end
 end
 
 local function publish(id, h, entry, chunk, t)
-  redis.call('XADD', OUT .. id, entry, h.enc or 'json', chunk)
+  append(OUT .. id, entry, h.enc or 'json', chunk)
   redis.call('PUBLISH', OUT .. id, chunk)
   if h.reply and h.reply ~= '' then deliver({[h.reply] = {id, chunk}}, t) end
 end
@@ -186,8 +196,8 @@ local function requeue(id, h, t, struck, max_strikes)
   if deadline > 0 and deadline <= t then finish(id, h, 'expired', t); return 'expired' end
   if h.state == 'running' and n > number(h.n0) then strikes = 0 elseif struck then strikes = strikes + 1 end
   if struck and strikes >= max_strikes then
-    redis.call('XADD', P .. 'dead', 'MAXLEN', '~', DEAD_ENTRIES, '*', 'v', VERSION, 'id', id, 'why', 'lost ' .. strikes .. ' workers without a token',
-      'job', job_of(id))
+    append(P .. 'dead', 'MAXLEN', '~', DEAD_ENTRIES, '*', 'v', VERSION, 'id', id, 'why',
+      'lost ' .. strikes .. ' workers without a token', 'job', job_of(id))
     finish(id, h, 'error', t, failure(h.enc, 'poison', 'given up: ' .. strikes .. ' workers died of it without a token'))
     return 'dead'
   end

@@ -3,7 +3,7 @@
 -- KEYS[1] load
 -- ARGV    id, stream (its name behind the prefix), lane, enc, body, cost (tokens, an estimate), limit_requests,
 --         limit_tokens, ttl_ms, tenant, reply, recheck_ms (when reap shall see whether the entry is still there)
--- returns {'ok', entry} | {'known', state} | {'cancelled', ''} | {'overloaded', queued tokens}
+-- returns {'ok', entry} | {'known', state} | {'cancelled', ''} | {'overloaded', queued tokens} | {'unserved', tenant}
 -- twice   the hash exists: 'known'. It writes then too, because a client that waits for the disk must have written.
 local id, stream, lane, enc, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local cost, limit_requests, limit_tokens, ttl = number(ARGV[6]), number(ARGV[7]), number(ARGV[8]), ARGV[9]
@@ -18,6 +18,8 @@ if h.v then
   redis.call('HSET', LOAD, 't_known', int(t))
   return {'known', h.state or ''}
 end
+-- a scheduler enters the tenants that it serves; a stream that nobody reads would only fill the backlog
+if tenant ~= '' and redis.call('HEXISTS', P .. 'tenants', lane .. ':' .. tenant) == 0 then return {'unserved', tenant} end
 local load = redis.call('HMGET', LOAD, 'queued', 'queued_tokens')
 if number(load[1]) + 1 > limit_requests or number(load[2]) + cost > limit_tokens then
   return {'overloaded', int(number(load[2]))}

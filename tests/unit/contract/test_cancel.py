@@ -20,6 +20,7 @@ def test_a_submitted_request_is_cancelled_and_its_entry_goes_with_it(actors: Act
 
 
 def test_the_entry_of_a_cancelled_request_goes_whichever_stream_it_is_in(actors: Actors) -> None:
+    actors.broker.serve_tenants([RequestStream("bulk", "t")])
     actors.submit("t:a", stream=RequestStream("bulk", "t"))
     actors.submit("t:b", stream=RequestStream("bulk", "t"))
     actors.cancel("t:a")

@@ -102,7 +102,7 @@ def test_messagepack_is_answered_in_messagepack(admitter: Admitter) -> None:
         ({"prompt": "one " * 70}, "prompt", "70 tokens"),
         ({"prompt": "one", "stop_token_ids": [999_999]}, "stop_token_ids", "under"),
         ({"prompt": "one", "ttl_ms": 10**11}, "ttl_ms", "at most"),
-        ({"prompt": "one", "reply_to": "no spaces"}, "reply_to", "pattern"),
+        ({"prompt": "one", "reply_to": "no spaces"}, "reply_to", "letters, digits"),
         ({"prompt": "one", "messages": [{"role": "user", "content": "x"}]}, "prompt", "exactly one"),
         ({"prompt": ""}, "prompt", "empty"),
         ({}, "prompt", "exactly one"),
@@ -121,7 +121,7 @@ def test_a_refusal_names_the_field_and_the_limit(
 
 
 def test_an_id_that_cannot_be_used_is_refused_under_the_entrys_name(admitter: Admitter) -> None:
-    for bad in ("a b", "", "x" * 129, 7, "a/1"):
+    for bad in ("a b", "", "x" * 129, 7, "a/1", "a1\n"):
         admission = judge(admitter, as_json(id=bad, prompt="one"))
         assert (admission.request_id, refusal(admission)["field"]) == ("17-0", "id")
 
@@ -147,6 +147,19 @@ def test_a_body_that_cannot_be_read_is_refused_as_body(admitter: Admitter, field
 @pytest.mark.parametrize("fields", [{b"x": b"y"}, {b"json": b"{}", b"mp": b"\x80"}, {b"json": b"{}", b"x": b"y"}])
 def test_an_entry_of_another_shape_is_refused_as_entry(admitter: Admitter, fields: dict[bytes, bytes]) -> None:
     assert refusal(judge(admitter, fields))["field"] == "entry"
+
+
+def test_a_line_break_behind_an_entrys_id_is_no_part_of_a_name(admitter: Admitter) -> None:
+    # Previously Python's "$" let it pass, and the request was lost between moves that split names at white space.
+    assert refusal(judge(admitter, {b"id": b"a1\n", **as_json(prompt="one")}))["field"] == "id"
+    assert refusal(judge(admitter, {b"cancel": b"a1\n"}))["field"] == "id"
+
+
+def test_a_union_is_explained_by_the_form_that_was_meant(admitter: Admitter) -> None:
+    too_many = refusal(judge(admitter, as_json(prompt="one", stop=["x"] * 17)))
+    assert (too_many["field"], "16" in too_many["message"]) == ("stop", True)
+    nested = refusal(judge(admitter, as_json(messages=[{"role": "user", "content": 5}])))
+    assert nested["message"].startswith("messages[0].content:")
 
 
 def test_entry_and_body_must_name_the_same_id(admitter: Admitter) -> None:

@@ -48,6 +48,13 @@ def test_a_published_cost_table_changes_which_requests_share_a_batch(fake_broker
     assert ids(dispatcher.cut(waiting)) == [["short", "long"]]
 
 
+def test_a_damaged_cost_table_leaves_the_one_there_was(fake_broker: Broker) -> None:
+    dispatcher = Dispatcher(fake_broker, fake_broker.settings)
+    dispatcher.fit([], CostTable((1,), (1,), ((5.0,),)).encode())
+    dispatcher.fit([], b"garbage")
+    assert ids(dispatcher.cut([ready("short", 4), ready("long", 4000)])) == [["short", "long"]]
+
+
 def test_a_full_backlog_stops_dispatching(fake_broker: Broker) -> None:
     for _ in range(fake_broker.settings.max_backlog_batches):
         fake_broker.client.xadd(fake_broker.keys.batches, {"ids": "x"})
