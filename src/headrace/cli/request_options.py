@@ -1,5 +1,6 @@
 """The fields of a request as options of ``headrace submit``; ``--field`` gives those that have no option."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from headrace.cli.options import parse_json_assignment
 from headrace.errors import ConfigurationError
+from headrace.request import Request
 
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Tokens to generate at most.")]
 MinTokens = Annotated[int | None, typer.Option("--min-tokens", help="No end before this many tokens.")]
@@ -26,15 +28,27 @@ Fields = Annotated[
 ]
 
 
+#: What is no field of a body but has an option; the names are the SDK's and the options'.
+_OPTIONS = {"id": "--id", "request_id": "--id", "lane": "--lane", "tenant": "--tenant", "timeout_s": "--timeout-s",
+            "chat": "--chat", "system": "--system"}  # fmt: skip
+_FIELDS = tuple(name for name in Request.model_fields if name not in _OPTIONS)
+
+
 def request_fields(assignments: Sequence[str] | None, **options: Any) -> dict[str, Any]:
     """The fields that were given, by option or by ``--field``.
 
     Raises:
-        ConfigurationError: one was given twice, or without a value.
+        ConfigurationError: one is no field of a request, was given twice, or has no value.
     """
     fields = {name: value for name, value in options.items() if value is not None and value != []}
     for assignment in assignments or ():
         name, value = parse_json_assignment("--field", assignment)
+        if name in _OPTIONS:
+            raise ConfigurationError(f"--field {name}: no field of a request; give it as {_OPTIONS[name]}")
+        if name not in _FIELDS:
+            near = difflib.get_close_matches(name, _FIELDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(_FIELDS))}"
+            raise ConfigurationError(f"--field {name}: unknown field; {hint}")
         if name in fields:
             raise ConfigurationError(f"--field {name}: given twice")
         fields[name] = value

@@ -78,8 +78,7 @@ def submit(
         min_p=min_p, seed=seed, stop=stop, stop_token_ids=stop_token_ids, ignore_eos=ignore_eos,
         deadline_ms=deadline_ms, ttl_ms=ttl_ms, reply_to=reply_to,
     )  # fmt: skip
-    if "messages" not in fields and not isinstance(fields.get("prompt"), list):
-        fields |= _prompt_fields(prompt, system, is_chat=chat)
+    fields = _with_prompt(fields, prompt, system, is_chat=chat)
     with Client(settings) as client:
         # lane: the client checks it, and says which ones there are.
         meter = Meter(time.monotonic())
@@ -98,16 +97,26 @@ def _lane(name: str) -> Lane:
     raise ConfigurationError(f"--lane {name!r}: must be interactive, normal or bulk")
 
 
-def _prompt_fields(prompt: str | None, system: str | None, *, is_chat: bool) -> dict[str, Any]:
+def _with_prompt(fields: dict[str, Any], prompt: str | None, system: str | None, *, is_chat: bool) -> dict[str, Any]:
+    """Add what is asked, from the command line or stdin, unless ``--field`` has told already."""
     if system is not None and not is_chat:
         raise ConfigurationError("--system goes with --chat")
+    for name in ("prompt", "messages"):
+        if name in fields and prompt is not None:
+            raise ConfigurationError(f"--field {name}: given twice, the prompt is there as well")
+        if name in fields and is_chat:
+            raise ConfigurationError(f"--field {name}: --chat makes messages of a prompt, not of a field")
+    if "prompt" in fields or "messages" in fields:
+        return fields
     if prompt is None and sys.stdin.isatty():
         raise ConfigurationError("give a prompt, or write one to stdin")
     text = sys.stdin.read() if prompt in (None, "-") else prompt
+    if not text:
+        raise ConfigurationError("give a prompt: stdin is empty" if prompt in (None, "-") else "give a prompt")
     if not is_chat:
-        return {"prompt": text}
+        return fields | {"prompt": text}
     turns = [{"role": "system", "content": system}] if system is not None else []
-    return {"messages": [*turns, {"role": "user", "content": text}]}
+    return fields | {"messages": [*turns, {"role": "user", "content": text}]}
 
 
 def _watch(handle: Handle, chunks: Iterator[Chunk], *, as_json: bool) -> None:

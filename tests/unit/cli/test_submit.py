@@ -99,9 +99,13 @@ def test_a_prompt_comes_from_stdin_where_there_is_none(headrace: Headrace, queue
     assert bodies(queue) == [{"prompt": "one\ntwo", "seed": 1}]
 
 
-def test_token_ids_can_be_given_as_a_field(headrace: Headrace, queue: Broker) -> None:
-    assert headrace("submit", "--field", "prompt=[1,2,3]", "--seed", "1", "--no-wait")[0] == 0
-    assert bodies(queue) == [{"prompt": [1, 2, 3], "seed": 1}]
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("prompt", [1, 2, 3]), ("prompt", "hello"), ("messages", [{"role": "user", "content": "hello"}])],
+)
+def test_what_is_asked_can_be_given_as_a_field(headrace: Headrace, queue: Broker, field: str, value: object) -> None:
+    assert headrace("submit", "--field", f"{field}={json.dumps(value)}", "--seed", "1", "--no-wait")[0] == 0
+    assert bodies(queue) == [{field: value, "seed": 1}]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,25 @@ def test_token_ids_can_be_given_as_a_field(headrace: Headrace, queue: Broker) ->
     [
         (["x", "--lane", "fast"], 2, "--lane 'fast': must be interactive, normal or bulk"),
         (["x", "--temperature", "-1"], 1, "temperature"),
-        (["x", "--field", "temprature=1"], 1, "temprature: unknown field"),
+        (["x", "--field", "temprature=1"], 2, "temprature: unknown field; did you mean temperature?"),
+        (["x", "--field", "request_id=a1"], 2, "--field request_id: no field of a request; give it as --id"),
+        (["x", "--field", "id=a1"], 2, "give it as --id"),
+        (["x", "--field", "lane=bulk"], 2, "give it as --lane"),
+        (["x", "--field", "tenant=acme"], 2, "give it as --tenant"),
+        (["x", "--field", "timeout_s=1"], 2, "give it as --timeout-s"),
+        (["x", "--field", "via=xadd"], 2, "via: unknown field"),
+        (["x", "--field", "encoding=json"], 2, "encoding: unknown field"),
+        (["x", "--field", "durability=fsync"], 2, "durability: unknown field"),
+        (["x", "--field", "self=1"], 2, "self: unknown field"),
+        (["x", "--field", "prompt=[1,2]"], 2, "prompt: given twice"),
+        (["x", "--field", 'prompt="y"'], 2, "prompt: given twice"),
+        (["x", "--field", 'messages=[{"role":"user","content":"y"}]'], 2, "messages: given twice"),
+        (["--chat", "--field", "prompt=[1,2]"], 2, "--field prompt: --chat makes messages"),
+        (["x", "--stop", "y", "--field", 'stop="z"'], 2, "stop: given twice"),
+        (["x", "--field", "n=1", "--field", "n=2"], 2, "n: given twice"),
+        ([""], 2, "give a prompt"),
+        ([], 2, "give a prompt: stdin is empty"),
+        (["-"], 2, "give a prompt: stdin is empty"),
         (["x", "--field", "n=129"], 1, "n: Input should be less than or equal to 128"),
         (["x", "--field", "seed"], 2, "must be NAME=VALUE"),
         (["x", "--seed", "1", "--field", "seed=2"], 2, "seed: given twice"),
