@@ -10,7 +10,15 @@ from headrace.errors import BrokerUnavailableError, InvalidRequestError
 from headrace.keys import Lane
 from headrace.producer.async_handle import AsyncHandle
 from headrace.producer.async_line import AsyncLine
-from headrace.producer.options import ATTACH_WAIT_S, SUBMIT_TIMEOUT_S, TIMEOUT_S, settings_of, stream_of
+from headrace.producer.options import (
+    ATTACH_WAIT_S,
+    SUBMIT_TIMEOUT_S,
+    TIMEOUT_S,
+    checked_id,
+    checked_seconds,
+    settings_of,
+    stream_of,
+)
 from headrace.producer.submission import Durability, Via, prepare
 from headrace.wire import Encoding
 
@@ -40,8 +48,8 @@ class AsyncClient:
     ) -> None:
         self.settings = settings_of(settings, url, queue)
         self._via: Via = via
-        self._timeout_s = timeout_s
-        self._line = AsyncLine(self.settings, via, submit_timeout_s)
+        self._timeout_s = checked_seconds(timeout_s)
+        self._line = AsyncLine(self.settings, via, checked_seconds(submit_timeout_s, "submit_timeout_s"))
 
     async def submit(
         self,
@@ -77,6 +85,7 @@ class AsyncClient:
             self._line,
             submission.request_id,
             None if submission.belongs_to_another(answer) else submission,
+            known_already=submission.belongs_to_another(answer),
             stream=submission.stream,
             via=submission.via,
             timeout_s=self._timeout_s,
@@ -93,9 +102,10 @@ class AsyncClient:
         """
         if fields.get("n", 1) != 1:
             raise InvalidRequestError("n: generate() yields one text; submit, and read stream() or result()", field="n")
+        limit_s = checked_seconds(self._timeout_s if timeout_s is None else timeout_s)
         handle = await self.submit(prompt, **fields)
         try:
-            async for piece in handle.text(timeout_s=timeout_s):
+            async for piece in handle.text(timeout_s=limit_s):
                 yield piece
         except (GeneratorExit, asyncio.CancelledError):
             await handle.cancel()
@@ -105,18 +115,19 @@ class AsyncClient:
         """A handle of a request that somebody else submitted: sends nothing until it is used; see ``Client.attach``."""
         return AsyncHandle(
             self._line,
-            request_id,
+            checked_id(request_id),
             None,
             stream=stream_of(request_id),
             via=self._via,
             timeout_s=self._timeout_s,
-            wait_s=wait_s,
+            wait_s=checked_seconds(wait_s, "wait_s"),
         )
 
     async def cancel(self, request_id: str) -> str:
         """End a request; return the state it was in: ``unknown`` cancels it once it comes, "" if sent by XADD.
 
         Raises:
+            InvalidRequestError: this cannot be a request's id.
             BrokerUnavailableError: no server answers; the request may have been cancelled.
         """
         return await self.attach(request_id).cancel()

@@ -9,7 +9,15 @@ from headrace.errors import BrokerUnavailableError, InvalidRequestError
 from headrace.keys import Lane
 from headrace.producer.handle import Handle
 from headrace.producer.line import Line
-from headrace.producer.options import ATTACH_WAIT_S, SUBMIT_TIMEOUT_S, TIMEOUT_S, settings_of, stream_of
+from headrace.producer.options import (
+    ATTACH_WAIT_S,
+    SUBMIT_TIMEOUT_S,
+    TIMEOUT_S,
+    checked_id,
+    checked_seconds,
+    settings_of,
+    stream_of,
+)
 from headrace.producer.submission import Durability, Via, prepare
 from headrace.wire import Encoding
 
@@ -39,6 +47,7 @@ class Client:
 
     Raises:
         ConfigurationError: a setting is wrong.
+        InvalidRequestError: a time is negative.
     """
 
     def __init__(
@@ -53,8 +62,8 @@ class Client:
     ) -> None:
         self.settings = settings_of(settings, url, queue)
         self._via: Via = via
-        self._timeout_s = timeout_s
-        self._line = Line(self.settings, via, submit_timeout_s)
+        self._timeout_s = checked_seconds(timeout_s)
+        self._line = Line(self.settings, via, checked_seconds(submit_timeout_s, "submit_timeout_s"))
 
     def submit(
         self,
@@ -72,12 +81,12 @@ class Client:
         """Put a request into the queue.
 
         Args:
-            prompt: text or token ids; or else
+            prompt: text, or token ids as any sequence of integers; or else
             messages: a chat, each message with ``role`` and ``content``.
             lane: ``interactive``, ``normal`` or ``bulk``.
             tenant: whose; the tenant must be one of the fleet's ``tenants``, or nobody reads its stream.
-            request_id: its name; drawn if absent. Submitting a name that exists changes nothing, and the handle reads
-                what is there. A tenant's begin with ``<tenant>:``.
+            request_id: its name; drawn if absent. Submitting a name that exists changes nothing: the handle says so
+                (``known_already``), and reads what is there. A tenant's begin with ``<tenant>:``.
             encoding: of request and result.
             durability: ``memory`` promises what the server's fsync policy gives; ``fsync`` is taken only by a server
                 that syncs every write before it answers.
@@ -112,6 +121,7 @@ class Client:
             self._line,
             submission.request_id,
             None if submission.belongs_to_another(answer) else submission,
+            known_already=submission.belongs_to_another(answer),
             stream=submission.stream,
             via=submission.via,
             timeout_s=self._timeout_s,
@@ -128,9 +138,10 @@ class Client:
         """
         if fields.get("n", 1) != 1:
             raise InvalidRequestError("n: generate() yields one text; submit, and read stream() or result()", field="n")
+        limit_s = checked_seconds(self._timeout_s if timeout_s is None else timeout_s)
         handle = self.submit(prompt, **fields)
         try:
-            yield from handle.text(timeout_s=timeout_s)
+            yield from handle.text(timeout_s=limit_s)
         except GeneratorExit:
             handle.cancel()
             raise
@@ -144,21 +155,25 @@ class Client:
         Args:
             request_id: its name.
             wait_s: seconds for which the request may still be unknown.
+
+        Raises:
+            InvalidRequestError: this cannot be a request's id, or no time to wait.
         """
         return Handle(
             self._line,
-            request_id,
+            checked_id(request_id),
             None,
             stream=stream_of(request_id),
             via=self._via,
             timeout_s=self._timeout_s,
-            wait_s=wait_s,
+            wait_s=checked_seconds(wait_s, "wait_s"),
         )
 
     def cancel(self, request_id: str) -> str:
         """End a request; return the state it was in: ``unknown`` cancels it once it comes, "" if sent by XADD.
 
         Raises:
+            InvalidRequestError: this cannot be a request's id.
             BrokerUnavailableError: no server answers; the request may have been cancelled.
         """
         return self.attach(request_id).cancel()

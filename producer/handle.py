@@ -8,6 +8,7 @@ from headrace.keys import RequestStream
 from headrace.producer.cutting import Cutter
 from headrace.producer.group import Group, Round
 from headrace.producer.line import Line
+from headrace.producer.options import checked_seconds
 from headrace.producer.outcome import Result, several_texts
 from headrace.producer.reading import Look, Pause, Read, Reading, Send, Step
 from headrace.producer.submission import Submission, Via
@@ -21,6 +22,8 @@ class Handle:
 
     Attributes:
         id: the request's name; ``Client.attach`` makes another handle of it, in any process.
+        known_already: the id that was to be submitted was known before: what is read here is that request's result, not
+            a new one's. (Its own, if the connection broke before the answer came.) By XADD nobody can tell: False.
     """
 
     def __init__(
@@ -33,8 +36,10 @@ class Handle:
         via: Via,
         timeout_s: float,
         wait_s: float,
+        known_already: bool = False,
     ) -> None:
         self.id = request_id
+        self.known_already = known_already
         self._line = line
         self._submission = submission
         self._stream = stream
@@ -63,14 +68,14 @@ class Handle:
             TimeoutError: the result has not ended in time.
             CancelledError: the request was cancelled.
             ExpiredError: its deadline passed.
-            InvalidRequestError: the fleet refused it; ``field`` names the culprit.
+            InvalidRequestError: the fleet refused it, or ``timeout_s`` is negative; ``field`` names the culprit.
             OverloadedError: the fleet refused it because its backlog is over the limit.
             FailedError: the fleet gave it up; ``code`` says why.
             UnknownRequestError: there is no such request (any more).
             ValueError: tokens are held of a request for several results: read one of them, ``<id>/<index>``.
             DecodeError: the result has a gap, or changed after it was read.
         """
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = checked_seconds(self._timeout_s if timeout_s is None else timeout_s)
         reading = self._reading(self.id, Cutter(after, after_chars), timeout_s, self._wait_s)
         while not reading.ended:
             step = reading.next_step(time.monotonic())

@@ -1,8 +1,10 @@
 """What the two clients take, and its defaults. Pure."""
 
+import re
+
 from headrace.config import Settings
-from headrace.errors import ConfigurationError
-from headrace.keys import RequestStream
+from headrace.errors import ConfigurationError, InvalidRequestError
+from headrace.keys import RESULT_ID_PATTERN, RequestStream
 
 #: Seconds for a whole result.
 TIMEOUT_S = 600.0
@@ -29,3 +31,31 @@ def stream_of(request_id: str) -> RequestStream:
     """A stream by which the owner of an id may withdraw it: any lane of the tenant whose name the id begins with."""
     tenant, colon, _ = request_id.partition(":")
     return RequestStream("normal", tenant if colon else "")
+
+
+def checked_id(request_id: object, pattern: str = RESULT_ID_PATTERN) -> str:
+    """Return a request's id if it can be one; one that cannot would be waited for in vain.
+
+    Raises:
+        InvalidRequestError: it cannot.
+    """
+    if not isinstance(request_id, str):
+        raise InvalidRequestError(f"id: must be a string, {request_id!r} is none", field="id")
+    # Not match: a dollar sign would let a newline pass.
+    if not re.fullmatch(pattern, request_id):
+        raise InvalidRequestError(
+            f"id: {request_id!r} cannot be a request's: 1 to 128 letters, digits and _.@+=:-, the first a letter or digit",
+            field="id",
+        )
+    return request_id
+
+
+def checked_seconds(seconds: float, name: str = "timeout_s") -> float:
+    """Return a time to wait if it is one.
+
+    Raises:
+        InvalidRequestError: it is negative or not a number.
+    """
+    if not seconds >= 0:  # nan is not
+        raise InvalidRequestError(f"{name}: {seconds} is no time to wait, it must be at least 0", field=name)
+    return seconds

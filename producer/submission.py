@@ -1,5 +1,6 @@
 """A request made ready to be sent, once or again: checked, named, seeded, priced and encoded. Pure but for the dice."""
 
+import operator
 import secrets
 import time
 import uuid
@@ -9,9 +10,10 @@ from typing import Any, Literal
 
 from headrace.config import Settings
 from headrace.errors import ConfigurationError, ExpiredError, InvalidRequestError, OverloadedError
-from headrace.keys import LANES, Lane, RequestStream, check_tenant
+from headrace.keys import LANES, REQUEST_ID_PATTERN, Lane, RequestStream, check_tenant
 from headrace.moves import SubmitCall, Submitted
 from headrace.producer.cost import estimate_cost_tokens
+from headrace.producer.options import checked_id
 from headrace.request import Request
 from headrace.wire import Encoding, encode_body
 
@@ -121,7 +123,7 @@ def prepare(
     name = _name(request_id, tenant)
     if "id" in fields:
         raise InvalidRequestError("id: give it as request_id", field="id", request_id=name)
-    asked = {"prompt": prompt, "messages": messages, **fields}
+    asked = {"prompt": _token_ids(prompt), "messages": messages, **fields}
     given = {field: _plain(value) for field, value in asked.items() if value is not None}
     given.setdefault("seed", secrets.randbits(63))
     try:
@@ -144,6 +146,25 @@ def prepare(
     return submission
 
 
+def _token_ids(prompt: object) -> object:
+    """Text as it is; any sequence of integers, a range or an array say, as the list that the schema asks for.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    if prompt is None or isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, bytes | bytearray | Mapping) or not hasattr(prompt, "__getitem__"):
+        raise InvalidRequestError(f"prompt: must be text or token ids, not {type(prompt).__name__}", field="prompt")
+    try:
+        # A bool stays one, which the schema refuses.
+        return [token if isinstance(token, bool) else operator.index(token) for token in prompt]  # type: ignore[attr-defined]
+    except TypeError as error:
+        raise InvalidRequestError(
+            f"prompt: must be text or token ids, one integer each: {error}", field="prompt"
+        ) from error
+
+
 def _plain(value: object) -> object:
     """A tuple as the list that the schema asks for."""
     return list(value) if isinstance(value, tuple) else value
@@ -152,6 +173,8 @@ def _plain(value: object) -> object:
 def _stream(lane: Lane, tenant: str) -> RequestStream:
     if lane not in LANES:
         raise InvalidRequestError(f"lane: {lane!r} is none of {', '.join(LANES)}", field="lane")
+    if not isinstance(tenant, str):
+        raise InvalidRequestError(f"tenant: must be a string, {tenant!r} is none", field="tenant")
     try:
         return RequestStream(lane, check_tenant(tenant) if tenant else "")
     except ConfigurationError as error:
@@ -172,6 +195,7 @@ def _name(request_id: str | None, tenant: str) -> str:
     prefix = f"{tenant}:" if tenant else ""
     if request_id is None:
         return prefix + uuid.uuid4().hex
+    checked_id(request_id, REQUEST_ID_PATTERN)
     if not request_id.startswith(prefix):
         raise InvalidRequestError(
             f"id: of a request of {tenant} must begin with {prefix}", field="id", request_id=request_id

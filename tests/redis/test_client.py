@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -172,6 +173,36 @@ def test_what_is_wrong_is_refused_before_anything_is_sent(client: AnyClient, ser
         assert plain.dbsize() == 0
 
 
+@pytest.mark.parametrize("request_id", [5, None, "", "a b", "a\n", "/1", "x" * 129])
+def test_what_cannot_be_an_id_is_refused_at_once(client: AnyClient, server: Server, request_id: Any) -> None:
+    for refused in (client.attach, client.cancel):
+        with pytest.raises(InvalidRequestError, match=r"^id: ") as caught:
+            refused(request_id)
+        assert caught.value.field == "id"
+    with server.client() as plain:
+        assert plain.dbsize() == 0
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan])
+def test_a_time_that_is_none_is_refused_before_anything_is_sent(
+    client: AnyClient, build: Build, settings: Settings, server: Server, seconds: float
+) -> None:
+    handle = client.attach("mine")
+    for refused in (
+        lambda: build(settings, timeout_s=seconds),
+        lambda: build(settings, submit_timeout_s=seconds),
+        lambda: client.attach("mine", wait_s=seconds),
+        lambda: list(handle.stream(timeout_s=seconds)),
+        lambda: list(handle.text(timeout_s=seconds)),
+        lambda: handle.result(seconds),
+        lambda: list(client.generate("hello", timeout_s=seconds)),
+    ):
+        with pytest.raises(InvalidRequestError, match="must be at least 0"):
+            refused()
+    with server.client() as plain:
+        assert plain.dbsize() == 0
+
+
 def test_a_full_backlog_and_a_full_server_are_overloaded(settings: Settings, build: Build) -> None:
     client = build(settings.model_copy(update={"max_queued_requests": 1}))
     client.submit("one")
@@ -211,6 +242,7 @@ def test_a_second_submission_of_an_id_reads_the_first_ones_result(client: AnyCli
     with StubFleet(broker) as fleet:
         first = client.submit("hello", request_id="mine", seed=5)
         second = client.submit("hello", request_id="mine", seed=6)
+        assert (first.known_already, second.known_already) == (False, True)
         assert second.result() == first.result()
     assert fleet.asked == ["mine"]
 

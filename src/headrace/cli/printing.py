@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+from headrace.errors import ConfigurationError
 from headrace.wire import Chunk
 
 
@@ -39,8 +40,16 @@ class Meter:
 
 
 def timeout_s(seconds: float | None) -> float:
-    """What ``--timeout-s`` means to a client: without it, somebody who watches decides when it is enough."""
-    return math.inf if seconds is None else seconds
+    """What ``--timeout-s`` means to a client: without it, somebody who watches decides when it is enough.
+
+    Raises:
+        ConfigurationError: it is negative or not a number.
+    """
+    if seconds is None:
+        return math.inf
+    if not seconds >= 0:  # nan is not
+        raise ConfigurationError(f"--timeout-s {seconds}: must be at least 0")
+    return seconds
 
 
 def print_chunks(chunks: Iterator[Chunk], *, as_json: bool) -> None:

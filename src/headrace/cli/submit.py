@@ -73,6 +73,7 @@ def submit(
 ) -> None:
     """Put a request into the queue and print its text as it comes. Ctrl-C cancels the request."""
     settings = load_settings(set_, redis_url=redis_url, port=port, model=model, queue=queue)
+    limit_s = timeout_s(timeout)
     fields = request_fields(
         field, max_tokens=max_tokens, min_tokens=min_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
         min_p=min_p, seed=seed, stop=stop, stop_token_ids=stop_token_ids, ignore_eos=ignore_eos,
@@ -83,10 +84,13 @@ def submit(
         # lane: the client checks it, and says which ones there are.
         meter = Meter(time.monotonic())
         handle = client.submit(request_id=id_, lane=_lane(lane), tenant=tenant, **fields)
+        if handle.known_already:
+            what = "this is its result, not a new one" if wait else "nothing new was submitted"
+            print(f"headrace: {handle.id} is known already: {what}", file=sys.stderr)
         if not wait:
             print(handle.id)
             return
-        _watch(handle, meter.watch(handle.stream(timeout_s=timeout_s(timeout))), as_json=json_)
+        _watch(handle, meter.watch(handle.stream(timeout_s=limit_s)), as_json=json_)
     if stats:
         print(meter, file=sys.stderr)
 

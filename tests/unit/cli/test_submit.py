@@ -1,5 +1,6 @@
 """``headrace submit``, ``tail`` and ``cancel`` against a fleet made of the moves."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -70,6 +71,20 @@ def test_stats_go_to_stderr(headrace: Headrace, stub_fleet: StubFleet) -> None:
     assert "tokens/s (6 tokens)" in err
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_id_that_is_known_is_said_to_be(headrace: Headrace, stub_fleet: StubFleet, options: list[str]) -> None:
+    first = headrace("submit", "hello", "--id", "a1", "--seed", "5", "--max-tokens", "4", *options)
+    assert first[2] == ""
+    second = headrace("submit", "another", "--id", "a1", "--seed", "6", "--max-tokens", "4", *options)
+    assert second[:2] == first[:2]
+    assert second[2] == "headrace: a1 is known already: this is its result, not a new one\n"
+    assert headrace("submit", "another", "--id", "a1", "--no-wait") == (
+        0,
+        "a1\n",
+        "headrace: a1 is known already: nothing new was submitted\n",
+    )
+
+
 def test_no_wait_prints_the_id_and_leaves(headrace: Headrace, queue: Broker) -> None:
     assert headrace("submit", "hello", "--id", "a1", "--no-wait", "--lane", "bulk")[:2] == (0, "a1\n")
     assert queue.request_fields("a1")["lane"] == "bulk"
@@ -129,6 +144,8 @@ def test_what_is_asked_can_be_given_as_a_field(headrace: Headrace, queue: Broker
         (["--chat", "--field", "prompt=[1,2]"], 2, "--field prompt: --chat makes messages"),
         (["x", "--stop", "y", "--field", 'stop="z"'], 2, "stop: given twice"),
         (["x", "--field", "n=1", "--field", "n=2"], 2, "n: given twice"),
+        (["x", "--timeout-s", "-1"], 2, "--timeout-s -1.0: must be at least 0"),
+        (["x", "--timeout-s", "nan"], 2, "--timeout-s nan: must be at least 0"),
         ([""], 2, "give a prompt"),
         ([], 2, "give a prompt: stdin is empty"),
         (["-"], 2, "give a prompt: stdin is empty"),
@@ -221,7 +238,7 @@ def test_cancel_says_what_became_of_each(headrace: Headrace, queue: Broker) -> N
 
 
 def test_an_id_that_cannot_be_one_is_refused(headrace: Headrace, queue: Broker) -> None:
-    for command in ("cancel", "tail"):
-        status, _, err = headrace(command, "a b")
+    for command, name in itertools.product(("cancel", "tail"), ("a b", "a\n", "")):
+        status, _, err = headrace(command, name)
         assert status == 2
         assert "cannot be a request's id" in err

@@ -56,6 +56,7 @@ class Loop:
 class BlockingHandle:
     def __init__(self, loop: Loop, handle: AsyncHandle) -> None:
         self.id = handle.id
+        self.known_already = handle.known_already
         self._loop = loop
         self._handle = handle
 
@@ -78,8 +79,8 @@ class BlockingClient:
     """Has the surface of ``Client``."""
 
     def __init__(self, settings: Settings, **given: Any) -> None:
-        self._loop = Loop()
         self._client = AsyncClient(settings, **given)
+        self._loop = Loop()
 
     def submit(self, *prompt: Any, **fields: Any) -> BlockingHandle:
         return BlockingHandle(self._loop, self._loop.wait(self._client.submit(*prompt, **fields)))

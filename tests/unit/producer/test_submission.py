@@ -1,6 +1,9 @@
+import math
 import time
+from array import array
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +13,7 @@ from headrace.errors import ExpiredError, InvalidRequestError, OverloadedError
 from headrace.keys import RequestStream
 from headrace.moves import Submitted
 from headrace.producer.cost import estimate_cost_tokens
+from headrace.producer.options import checked_seconds
 from headrace.producer.submission import Submission, prepare
 from headrace.request import Request
 from headrace.wire import decode_body
@@ -60,7 +64,23 @@ def test_a_tenants_id_begins_with_its_name() -> None:
         ({"prompt": None, "messages": [{"role": "user", "content": "\ud800"}]}, "messages", "messages"),
         ({"prompt": "x" * 200}, "prompt", "at most 200 are allowed"),
         ({"prompt": None, "messages": [{"role": "user", "content": "x" * 200}]}, "messages", "at most 200"),
-        ({"request_id": "no spaces"}, "id", "pattern"),
+        ({"request_id": "no spaces"}, "id", "'no spaces' cannot be a request's"),
+        ({"request_id": "a\n"}, "id", "cannot be a request's"),
+        ({"request_id": "a/1"}, "id", "cannot be a request's"),
+        ({"request_id": ""}, "id", "cannot be a request's"),
+        ({"request_id": "x" * 129}, "id", "1 to 128"),
+        ({"request_id": 5}, "id", "id: must be a string, 5 is none"),
+        ({"prompt": b"hello"}, "prompt", "prompt: must be text or token ids, not bytes"),
+        ({"prompt": {1, 2}}, "prompt", "not set"),
+        ({"prompt": {1: 2}}, "prompt", "not dict"),
+        ({"prompt": 5}, "prompt", "not int"),
+        ({"prompt": [1, 2.5]}, "prompt", "one integer each: 'float'"),
+        ({"prompt": numpy.ones((2, 2), int)}, "prompt", "one integer each"),
+        ({"prompt": numpy.ones(2)}, "prompt", "one integer each"),
+        ({"prompt": [True]}, "prompt", "integer"),
+        ({"prompt": [-1]}, "prompt", "prompt"),
+        ({"prompt": range(0)}, "prompt", "must not be empty"),
+        ({"tenant": 5}, "tenant", "must be a string"),
         ({"id": "mine"}, "id", "request_id"),
         ({"lane": "fast"}, "lane", "interactive, normal, bulk"),
         ({"tenant": "a b"}, "tenant", "a b"),
@@ -82,6 +102,20 @@ def test_tuples_are_taken_where_the_schema_asks_for_lists() -> None:
     submission = prepared((1, 2, 3), stop=("a", "b"))
     assert submission.fields["prompt"] == [1, 2, 3]
     assert submission.fields["stop"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("prompt", [range(1, 4), numpy.array([1, 2, 3], numpy.int32), array("i", [1, 2, 3])])
+def test_any_sequence_of_integers_is_a_prompt(prompt: Any) -> None:
+    assert prepared(prompt).fields["prompt"] == [1, 2, 3]
+    assert {type(token) for token in prepared(prompt).fields["prompt"]} == {int}
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.001, math.nan, -math.inf])
+def test_a_time_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(InvalidRequestError, match=r"timeout_s: .* must be at least 0") as caught:
+        checked_seconds(seconds)
+    assert caught.value.field == "timeout_s"
+    assert [checked_seconds(s) for s in (0, 1.5, math.inf)] == [0, 1.5, math.inf]
 
 
 @given(
