@@ -44,7 +44,7 @@ def checked_id(request_id: object, pattern: str = RESULT_ID_PATTERN) -> str:
     # Not match: a dollar sign would let a newline pass.
     if not re.fullmatch(pattern, request_id):
         raise InvalidRequestError(
-            f"id: {request_id!r} cannot be a request's: 1 to 128 letters, digits and _.@+=:-, the first a letter or digit",
+            f"id: {request_id!r} cannot be a request's: 1 to 128 letters, digits and _.@+=:-, no mark in front",
             field="id",
         )
     return request_id

@@ -1,7 +1,9 @@
 """``headrace dead``: requests that were given up because their workers died of them."""
 
 import re
+import sys
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from typing import Annotated, Any
 
 import typer
@@ -10,15 +12,18 @@ from headrace.broker import Broker, Entry
 from headrace.cli.options import Json, Model, Port, Queue, RedisUrl, Set, load_settings
 from headrace.cli.printing import print_json
 from headrace.config import Settings
-from headrace.errors import ConfigurationError, DecodeError, HeadraceError, ModelError
+from headrace.errors import BrokerUnavailableError, ConfigurationError, DecodeError, HeadraceError, ModelError
 from headrace.job import Job, SamplingParams
-from headrace.keys import child_index
+from headrace.keys import LANES, Lane, child_index
 from headrace.producer import Client
+from headrace.wire import Encoding
 
 app = typer.Typer(help="Requests given up as poison: look, send again, forget.", no_args_is_help=True)
 
 #: More than the stream is trimmed to.
 _ALL = 1_000_000
+#: Of a request's id.
+_MAX_ID_CHARS = 128
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Requests, or entries of the stream.")]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
@@ -50,11 +55,49 @@ class DeadRequest:
     def next_id(self) -> str:
         """The id under which it is sent again: always the same one, so that sending twice asks once.
 
-        Of several results only the dead one is sent again, as a request of its own.
+        Of several results only the dead one is sent again, as a request of its own. A name that would become too long
+        is cut, and a hash of all of it put in the place of what is lost.
         """
         name = self.request_id.replace("/", ".")
-        root, number = re.match(r"(.*?)(?:\.r([0-9]+))?$", name, re.DOTALL).groups()  # type: ignore[union-attr]
-        return f"{root}.r{int(number or 0) + 1}"
+        root, number = re.match(r"(.*?)(?:\.r([0-9]{1,9}))?\Z", name, re.DOTALL).groups()  # type: ignore[union-attr]
+        suffix = f".r{int(number or 0) + 1}"
+        if len(root) + len(suffix) > _MAX_ID_CHARS:
+            mark = "-" + blake2b(root.encode(), digest_size=8).hexdigest()
+            root = root[: _MAX_ID_CHARS - len(suffix) - len(mark)] + mark
+        return root + suffix
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a request was asked, besides its job.
+
+    Attributes:
+        lane: where it came in.
+        tenant: whose it is; "" nobody's.
+        encoding: of its result.
+        fields: ``reply_to`` and ``ttl_ms``, as far as they are known.
+        is_known: its hash was still there.
+    """
+
+    lane: Lane
+    tenant: str
+    encoding: Encoding
+    fields: dict[str, Any]
+    is_known: bool
+
+    @classmethod
+    def read(cls, broker: Broker, request_id: str) -> "Manner":
+        """Of the request's hash, which lives as long as its result; without one, the defaults."""
+        found = broker.request_fields(request_id)
+        lane, encoding = found.get("lane"), found.get("enc")
+        # A tombstone that took a namesake's place has neither.
+        is_known = lane in LANES and encoding in ("json", "mp")
+        if not is_known:
+            return cls("normal", _tenant(request_id, broker.settings), "mp", {}, is_known=False)
+        fields: dict[str, Any] = {"reply_to": found["reply"]} if found.get("reply") else {}
+        if found.get("ttl"):
+            fields["ttl_ms"] = int(float(found["ttl"]))
+        return cls(lane, found.get("tenant", ""), encoding, fields, is_known=True)  # type: ignore[arg-type]
 
 
 @app.command("list")
@@ -86,22 +129,46 @@ def replay_dead(
     queue: Queue = None,
     set_: Set = None,
 ) -> None:
-    """Send them again, under new ids. An entry goes once the queue has taken its new request."""
+    """Send them again, under new ids. An entry goes once the queue has taken its new request.
+
+    One that cannot be sent again stays, and the others go on; the exit status is then 1.
+    """
     settings = load_settings(set_, redis_url=redis_url, port=port, model=model, queue=queue)
     broker = Broker.connect(settings)
     chosen = _choose(_read_all(broker), names, is_all=all_)
     revisions = {str(worker.details.get("revision")) for worker in broker.workers(settings.lease_ms)}
+    num_failed = 0
     with Client(settings) as client:
         for request in reversed(chosen):  # the oldest first
             try:
-                _replay(client, request, revisions)
+                manner = _replay(client, broker, request, revisions)
+            except BrokerUnavailableError:
+                raise  # the others would wait for it as long
             except HeadraceError as error:
-                raise type(error)(f"{request.request_id} stays in dead: {error}") from error
+                num_failed += 1
+                _report(request, f"{request.request_id} stays in dead: {error}", as_json=json_, is_error=True)
+                continue
             broker.drop_dead([request.entry])
-            if json_:
-                print_json({"id": request.request_id, "replayed_as": request.next_id})
-            else:
-                print(f"{request.request_id} is sent again as {request.next_id}")
+            if not manner.is_known:
+                print(
+                    f"headrace: lane, reply stream, ttl and encoding of {request.request_id} are not known any more: "
+                    f"{request.next_id} has the defaults",
+                    file=sys.stderr,
+                )
+            _report(request, f"{request.request_id} is sent again as {request.next_id}", as_json=json_, is_error=False)
+    if num_failed:
+        raise typer.Exit(1)
+
+
+def _report(request: DeadRequest, sentence: str, *, as_json: bool, is_error: bool) -> None:
+    """Say what became of one request; an error goes to stderr, and where JSON is read, there as well."""
+    if is_error:
+        print(f"headrace: {sentence}", file=sys.stderr)
+    if as_json:
+        outcome = {"error": sentence} if is_error else {"replayed_as": request.next_id}
+        print_json({"id": request.request_id} | outcome)
+    elif not is_error:
+        print(sentence)
 
 
 @app.command("drop")
@@ -139,14 +206,23 @@ def _choose(requests: list[DeadRequest], names: list[str] | None, *, is_all: boo
     return [r for r in requests if is_all or {r.entry, r.request_id} & set(names or ())]
 
 
-def _replay(client: Client, request: DeadRequest, revisions: set[str]) -> None:
+def _replay(client: Client, broker: Broker, request: DeadRequest, revisions: set[str]) -> Manner:
+    """Send one again; return how it was asked."""
     job = Job.decode(request.job)
     if revisions and job.revision not in revisions:
         raise ModelError(f"its tokens are of revision {job.revision}, the workers serve {', '.join(sorted(revisions))}")
     if (index := child_index(request.request_id)) is not None:
         job = job.of_child(index)
-    tenant = _tenant(request.request_id, client.settings)
-    client.submit(list(job.prompt_ids), request_id=request.next_id, tenant=tenant, **_fields(job.params))
+    manner = Manner.read(broker, request.request_id)
+    client.submit(
+        list(job.prompt_ids),
+        request_id=request.next_id,
+        lane=manner.lane,
+        tenant=manner.tenant,
+        encoding=manner.encoding,
+        **(_fields(job.params) | manner.fields),
+    )
+    return manner
 
 
 def _fields(params: SamplingParams) -> dict[str, Any]:

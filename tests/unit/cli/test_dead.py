@@ -8,6 +8,7 @@ from tests.unit.cli.conftest import Headrace, bodies
 
 from headrace.broker import Broker
 from headrace.job import Job, SamplingParams, child_seed
+from headrace.keys import RequestStream
 
 _PARAMS = SamplingParams(
     max_tokens=9, min_tokens=1, temperature=0.5, top_k=40, top_p=0.9, min_p=0.0, seed=7, stop=("x",),
@@ -57,10 +58,61 @@ def test_list_as_json_holds_the_whole_job(headrace: Headrace, queue: Broker) -> 
 def test_replay_sends_the_same_tokens_and_parameters_under_a_new_id(headrace: Headrace, queue: Broker) -> None:
     _bury(queue, "a", "b")
     _serve(queue, "rev1")
-    assert headrace("dead", "replay", "a") == (0, "a is sent again as a.r1\n", "")
+    status, out, err = headrace("dead", "replay", "a")
+    assert (status, out) == (0, "a is sent again as a.r1\n")
+    assert err == (
+        "headrace: lane, reply stream, ttl and encoding of a are not known any more: a.r1 has the defaults\n"
+    )
     assert bodies(queue) == [{"prompt": [1, 2, 3], **_FIELDS, "logit_bias": {"5": -1.0}}]
     assert queue.request_fields("a.r1")["state"] == "submitted"
     assert _ids(queue) == ["b"]
+
+
+@pytest.mark.parametrize("request_id", ["acme:a", "acme:a/2"])
+def test_replay_keeps_how_a_request_was_asked_while_that_is_known(
+    headrace: Headrace, queue: Broker, request_id: str
+) -> None:
+    asked = {"lane": "bulk", "tenant": "acme", "enc": "json", "ttl": 4321, "reply": "me", "v": 1, "state": "done"}
+    queue.client.hset(queue.keys.request(request_id), mapping=asked)
+    queue.serve_tenants([RequestStream("bulk", "acme")])
+    _bury(queue, request_id)
+    status, _, err = headrace("dead", "replay", "--all")
+    assert (status, err) == (0, "")
+    ((_, entry),) = queue.client.xrange(queue.keys.prefix + "requests:bulk:acme")
+    body = json.loads(entry[b"json"])
+    assert (body["reply_to"], body["ttl_ms"], body["prompt"]) == ("me", 4321, [1, 2, 3])
+    found = queue.request_fields(entry[b"id"].decode())
+    assert {name: found[name] for name in ("lane", "tenant", "enc", "reply", "ttl")} == {
+        "lane": "bulk", "tenant": "acme", "enc": "json", "reply": "me", "ttl": "4321",
+    }  # fmt: skip
+
+
+def test_replay_goes_on_behind_what_cannot_be_sent_again(headrace: Headrace, queue: Broker) -> None:
+    _bury(queue, "a")
+    _bury(queue, "b", job=b"")
+    _bury(queue, "c")
+    _bury(queue, "d", job=b"")
+    status, out, err = headrace("dead", "replay", "--all")
+    assert (status, out) == (1, "a is sent again as a.r1\nc is sent again as c.r1\n")
+    told = [line for line in err.splitlines() if "stays in dead" in line]
+    assert [line.split()[1] for line in told] == ["b", "d"]
+    assert _ids(queue) == ["d", "b"]
+    status, out, _ = headrace("dead", "replay", "--all", "--json")
+    assert status == 1
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["b", "d"]
+    assert all("not a job" in json.loads(line)["error"] for line in out.splitlines())
+
+
+def test_replay_shortens_names_that_would_be_too_long_and_keeps_them_apart(headrace: Headrace, queue: Broker) -> None:
+    names = ["x" * 126 + "yy", "x" * 126 + "yz", "x" * 126 + "y/3"]
+    _bury(queue, *names)
+    assert headrace("dead", "replay", "--all")[0] == 0
+    entries = queue.client.xrange(queue.keys.prefix + "requests")
+    ids = [fields[b"id"].decode() for _, fields in entries]
+    assert len(set(ids)) == 3
+    assert all(len(name) == 128 and name.startswith("x" * 100) and name.endswith(".r1") for name in ids)
+    _bury(queue, ids[0])
+    assert headrace("dead", "replay", "--all")[1].split()[-1] == ids[0].removesuffix("1") + "2"
 
 
 def test_replay_of_one_of_several_results_sends_that_one(headrace: Headrace, queue: Broker) -> None:
@@ -91,7 +143,7 @@ def test_what_cannot_be_sent_again_stays(headrace: Headrace, queue: Broker, job:
     _bury(queue, "a", job=job)
     _serve(queue, "another")
     status, _, err = headrace("dead", "replay", "a")
-    assert status != 0
+    assert status == 1
     assert err.startswith("headrace: a stays in dead: ")
     assert message in err
     assert (_ids(queue), bodies(queue)) == (["a"], [])
