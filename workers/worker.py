@@ -5,18 +5,15 @@ interpreter lock; and so that what kills one of them leaves the other to clean u
 engine held, an engine keeps its model loaded for the next courier.
 """
 
-import contextlib
 import logging
 import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from headrace.config import Settings
 from headrace.errors import ConfigurationError
+from headrace.scratch import scratch_folder
 from headrace.workers.channel import SOCKET_VARIABLE
 from headrace.workers.child import ChildSpec
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
@@ -25,7 +22,6 @@ from headrace.workers.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-_FOLDER_PREFIX = "headrace-worker-"
 #: A Unix socket's path has at most 103 characters on macOS, 107 on Linux; ours adds some 40 to its root.
 _MAX_ROOT_CHARS = 60
 _ENGINE_GRACE_S = 5.0
@@ -51,7 +47,7 @@ def run(settings: Settings) -> int:
             f"kv_tokens {settings.kv_tokens} must hold max_context_tokens {settings.max_context_tokens}: "
             "a request of full length would never fit"
         )
-    with _meeting_folder() as meeting:
+    with scratch_folder("worker", _short_root()) as meeting:
         socket_path = str(meeting / "engine.sock")
         engine = EngineSettings(
             socket_path=socket_path,
@@ -90,19 +86,7 @@ def _child(name: str, module: str, environ: dict[str, str], grace_s: float) -> C
     return ChildSpec(name, (sys.executable, "-P", "-m", module), environ, grace_s)
 
 
-@contextmanager
-def _meeting_folder() -> Iterator[Path]:
-    """A folder for the socket, gone afterwards; those of workers that were killed are swept away first."""
+def _short_root() -> Path:
+    """A folder for the socket's folder whose path leaves the socket's short enough."""
     root = Path(tempfile.gettempdir())
-    if len(str(root)) > _MAX_ROOT_CHARS:
-        root = Path("/tmp")
-    for left in root.glob(f"{_FOLDER_PREFIX}*"):
-        pid = left.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir():
-            with contextlib.suppress(OSError):
-                shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=root))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return root if len(str(root)) <= _MAX_ROOT_CHARS else Path("/tmp")

@@ -1,9 +1,6 @@
 """``headrace demo``: a fleet for one question, and nothing left of it afterwards."""
 
-import shutil
 import signal
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +9,7 @@ from headrace.cli.fleet import Fleet, headrace_child
 from headrace.cli.options import LogLevel, Model, Set, load_fleet_settings
 from headrace.cli.up import bring_model
 from headrace.logs import configure
+from headrace.scratch import scratch_folder
 from headrace.workers.supervisor import Supervisor
 
 _PROMPT = "In two sentences: why is the sky blue?"
@@ -31,8 +29,7 @@ def demo(
     """
     # SIGTERM runs the same clearing away as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    data_dir = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
-    try:
+    with scratch_folder("demo") as data_dir:
         settings = load_fleet_settings(
             set_, model=model, port=0, data_dir=data_dir, workers=1, drain_ms=0, log_level=log_level or "warning"
         )
@@ -42,5 +39,3 @@ def demo(
         ask = ["submit", "--chat", "--stats", "--temperature", "0", "--max-tokens", str(max_tokens), "--", prompt]
         stages = [*fleet.stages(), [headrace_child("question", ask, fleet.settings, _ASK_GRACE_S, restart=False)]]
         raise typer.Exit(Supervisor(stages, settings.restart_ms / 1000).run())
-    finally:
-        shutil.rmtree(data_dir, ignore_errors=True)
