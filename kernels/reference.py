@@ -3,7 +3,6 @@
 Shapes and dtypes are in ``table.Operations``, which this module fulfils; here are only the reasons for how.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from headrace.kernels.table import Linear, Ragged, Segment
+
+# What torch calls for ``scaled_dot_product_attention`` on a CPU; called directly, it also gives the softmax's sums.
+_flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def pack_linear(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -84,47 +86,67 @@ def write_kv(kv: Tensor, new: Tensor, batch: Ragged) -> None:
     kv.index_copy_(1, batch.slots, new.transpose(0, 1))
 
 
-def segment(views: Sequence[tuple[Tensor, Tensor]], *, first_query: int, num_queries: int, num_context: int) -> Segment:
-    """Prepare one row's attention; the mask is the bottom-right causal one, which torch has no name for."""
-    mask = None
-    if 1 < num_queries < num_context:
-        mask = torch.full((num_queries, num_context), -torch.inf, dtype=views[0][0].dtype)
-        mask.triu_(num_context - num_queries + 1)
-    return Segment(first_query, num_queries, tuple(views), mask)
-
-
-def band_mask(num_queries: int, num_context: int, window: int) -> Tensor:
-    """Say who sees whom through a window: bool ``[num_queries, num_context]``; queries are the context's last tokens.
-
-    Query ``i`` stands at position ``num_context - num_queries + i`` and sees itself and ``window - 1`` tokens before.
-    """
-    first = num_context - num_queries
-    return torch.ones(num_queries, num_context, dtype=torch.bool).tril_(first).triu_(first - window + 1)
-
-
 def attention(query: Tensor, layer: int, batch: Ragged, *, window: int | None = None) -> Tensor:
     """Attend row by row on views of the memory: no padding and no copy of keys or values."""
     num_tokens, num_kv_heads, group, head_dim = query.shape
-    pieces = []
+    outputs = []
     for row in batch.segments:
-        keys, values = row.views[layer]
-        mask = row.mask
-        if window is not None and window < keys.shape[2]:
-            # What lies before the first query's window is not even read.
-            seen_tokens = min(keys.shape[2], window + row.num_queries - 1)
-            keys, values = keys[:, :, -seen_tokens:], values[:, :, -seen_tokens:]
-            mask = band_mask(row.num_queries, seen_tokens, window)
         queries = query[row.first_query : row.first_query + row.num_queries]
-        if row.num_queries == 1:
+        if row.num_queries == 1 and len(row.pieces) == 1 and window is None:
             # One query sees everything, so a group's heads may stand where queries do.
-            pieces.append(functional.scaled_dot_product_attention(queries, keys, values))
+            outputs.append(functional.scaled_dot_product_attention(queries, *row.pieces[0].views[layer]))
+        else:
+            outputs.append(_attend_pieces(queries, layer, row, window))
+    return torch.cat(outputs).view(num_tokens, num_kv_heads * group * head_dim)
+
+
+def _attend_pieces(queries: Tensor, layer: int, row: Segment, window: int | None) -> Tensor:
+    """Attend to each piece for itself and weigh the results: ``[num_queries, num_kv_heads, group, head_dim]``.
+
+    The weights follow from the logarithms of the softmax's sums, as in Milakov and Gimelshein, Online normalizer
+    calculation for softmax, 2018.
+    """
+    num_queries, num_kv_heads, group, head_dim = queries.shape
+    heads = queries.permute(1, 2, 0, 3).reshape(1, num_kv_heads * group, num_queries, head_dim)
+    seen, sums = [], []
+    for piece in row.pieces:
+        keys, values = piece.views[layer]
+        start = max(piece.start, row.pieces[-1].end - num_queries - window + 1) if window else piece.start
+        if start >= piece.end:
             continue
-        heads = queries.flatten(1, 2).transpose(0, 1).unsqueeze(0)
-        seen = functional.scaled_dot_product_attention(
-            heads, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
-        )
-        pieces.append(seen[0].transpose(0, 1).reshape(row.num_queries, num_kv_heads, group, head_dim))
-    return torch.cat(pieces).view(num_tokens, num_kv_heads * group * head_dim)
+        keys, values = keys[:, :, start - piece.start :], values[:, :, start - piece.start :]
+        causal = num_queries > 1 and piece is row.pieces[-1]
+        mask = None
+        if window is not None and row.pieces[-1].end - start > window:
+            mask = _band_mask(row.pieces[-1].end, num_queries, start, piece.end, window).to(queries.dtype)
+            causal = False
+        if causal or mask is not None:
+            output, log_sum = _flash_attention(heads, keys, values, is_causal=causal, attn_mask=mask)
+        else:
+            # Every query sees every token, so a group's heads may stand where queries do.
+            alike = heads.reshape(1, num_kv_heads, group * num_queries, head_dim)
+            output, log_sum = _flash_attention(alike, keys, values)
+        seen.append(output.reshape(heads.shape))
+        sums.append(log_sum.reshape(heads.shape[:-1]))
+    weights = torch.stack(sums).softmax(dim=0).unsqueeze(-1)
+    total = sum(output * weight for output, weight in zip(seen, weights, strict=True)) if len(seen) > 1 else seen[0]
+    return total.to(queries.dtype)[0].transpose(0, 1).reshape(queries.shape)
+
+
+def _band_mask(end: int, num_queries: int, start: int, stop: int, window: int) -> Tensor:
+    """Say who sees whom through a window: fp32 ``[num_queries, stop - start]``, 0 or nearly minus infinity.
+
+    Not quite infinity: a query that sees nothing of one piece must weigh nothing there, and not be undefined.
+
+    Args:
+        end: position behind the last query.
+        num_queries: queries before it.
+        start: position of the first token.
+        stop: position behind the last token.
+        window: tokens that a query sees at most, itself among them.
+    """
+    distance = torch.arange(end - num_queries, end)[:, None] - torch.arange(start, stop)
+    return torch.where((distance >= 0) & (distance < window), 0.0, -1e30)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ A batch is ragged: the tokens of all rows lie behind each other, ``num_tokens`` 
 decodes brings one token, a row that prefills a chunk of its prompt.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,22 +15,34 @@ from torch import Tensor, dtype
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of one row's context that lie behind each other in the memory: pages with consecutive numbers.
+
+    Attributes:
+        start: position of the first of them in the row.
+        end: position behind the last of them.
+        views: a layer each, keys and values, both of shape ``[1, num_kv_heads, end - start, head_dim]``.
+    """
+
+    start: int
+    end: int
+    views: tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """One row's part of a batch.
+    """Tokens of one row whose attention is computed together.
 
     Attributes:
         first_query: index of its first token in the batch.
         num_queries: its tokens in the batch, >= 1; they are the last ones of its context.
-        views: a layer each, its keys and values up to and including these tokens, both of shape
-            ``[1, num_kv_heads, num_context, head_dim]``; the new tokens' parts are written during the step.
-        mask: additive, shape ``[num_queries, num_context]``, where several queries follow a prefix; None where the
-            shape alone says who sees whom (one query sees all; a square chunk is causal).
+        pieces: its context up to and including these tokens, in order. Where there are several queries, the last
+            piece is their own, so that it alone is causal; what is new in it is written during the step.
     """
 
     first_query: int
     num_queries: int
-    views: tuple[tuple[Tensor, Tensor], ...]
-    mask: Tensor | None
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,7 @@ class Ragged:
         positions: int64 ``[num_tokens]``, each token's place in its own row, from 0.
         slots: int64 ``[num_tokens]``, where in the key-value memory its key and value go.
         sampled: int64 ``[num_sampled]``, indices of the tokens whose logits are wanted.
-        segments: the rows, in the order of their tokens.
+        segments: the rows, in the order of their tokens; a row whose chunk crosses a border of pieces has several.
     """
 
     token_ids: Tensor
@@ -186,13 +197,3 @@ class Operations(Protocol):
 
     def select(self, x: Tensor, indices: Tensor) -> Tensor:
         """Pick rows ``indices``, int64 ``[num_sampled]``, of ``x [num_tokens, hidden]``."""
-
-    def segment(
-        self,
-        views: Sequence[tuple[Tensor, Tensor]],
-        *,
-        first_query: int,
-        num_queries: int,
-        num_context: int,
-    ) -> Segment:
-        """Prepare one row's attention, once a step for all layers (see ``Segment``)."""

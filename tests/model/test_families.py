@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headrace.job import SamplingParams
 from headrace.kernels import reference
-from headrace.memory.extents import Extent
 from headrace.memory.kv_cache import KVCache
 from headrace.workers.channel import Add
 from headrace.workers.engine.engine import Engine
@@ -45,13 +44,15 @@ def logits_in_chunks(loaded: LoadedModel, prompt: tuple[int, ...], lengths: list
     model, config = loaded.model, loaded.model.config
     cache = KVCache(
         num_layers=config.num_layers,
-        num_tokens=200,
+        num_pages=32,
+        page_size=8,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         dtype=model.dtype,
     )
     sequence = Sequence(1, prompt, (), GREEDY, frozenset())
-    sequence.extent = Extent(7, 150)
+    # Two runs and a single page, so that chunks cross borders.
+    sequence.pages.page_ids = [20, 3, 4, 5, 6, 7, 8, 22, 23, 24, 25, 26, 27, 28, 29]
     seen: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(Chunk, "samples", True)

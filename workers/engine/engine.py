@@ -2,14 +2,16 @@
 
 from headrace.errors import InvalidRequestError
 from headrace.kernels.table import Operations
-from headrace.memory.extents import Extents
 from headrace.memory.kv_cache import KVCache
+from headrace.memory.pages import Pages
 from headrace.workers.channel import Add, Drop, Tokens
 from headrace.workers.engine.fusion import Fusion
 from headrace.workers.engine.loading import LoadedModel
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.settle import settle
+
+DEFAULT_PAGE_SIZE = 16
 
 
 class Engine:
@@ -19,17 +21,27 @@ class Engine:
         loaded: the model.
         operations: the table that the model was loaded for.
         max_rows: rows in flight at once.
-        kv_tokens: token slots of the key-value memory.
+        kv_tokens: tokens that the key-value memory holds, rounded up to whole pages.
+        page_size: tokens of a page.
         step_tokens: tokens computed in one step at most, >= ``max_rows``.
     """
 
     def __init__(
-        self, loaded: LoadedModel, operations: Operations, *, max_rows: int, kv_tokens: int, step_tokens: int
+        self,
+        loaded: LoadedModel,
+        operations: Operations,
+        *,
+        max_rows: int,
+        kv_tokens: int,
+        step_tokens: int,
+        page_size: int = DEFAULT_PAGE_SIZE,
     ) -> None:
         config = loaded.model.config
+        self._pages = Pages(-(-kv_tokens // page_size), page_size)
         kv_cache = KVCache(
             num_layers=config.num_layers,
-            num_tokens=kv_tokens,
+            num_pages=self._pages.num_pages,
+            page_size=page_size,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             dtype=loaded.model.dtype,
@@ -37,13 +49,28 @@ class Engine:
         self._eos_ids = loaded.eos_ids
         self._vocab_size = config.vocab_size
         self._max_tokens = min(kv_tokens, config.max_positions)
-        self._fusion = Fusion(Extents(kv_tokens), max_rows=max_rows, step_tokens=step_tokens)
+        self._fusion = Fusion(self._pages, max_rows=max_rows, step_tokens=step_tokens)
         self._runner = Runner(loaded.model, kv_cache, operations)
 
     @property
     def has_rows(self) -> bool:
         """Whether a step would do anything."""
         return self._fusion.has_rows
+
+    @property
+    def num_used_pages(self) -> int:
+        """Pages of the key-value memory that rows use now."""
+        return self._pages.num_used
+
+    @property
+    def num_prefilled_tokens(self) -> int:
+        """Tokens computed so far in chunks of prompts, those computed again after a preemption among them."""
+        return self._fusion.num_prefilled_tokens
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often so far a row gave its pages back for an older one."""
+        return self._fusion.num_preemptions
 
     def add(self, add: Add) -> None:
         """Take a row in; it runs from the next step on, or as soon as there is room.

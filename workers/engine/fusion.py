@@ -10,11 +10,11 @@ Pure Python: no torch, no Redis, no clock.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from headrace.errors import ConfigurationError
-from headrace.memory.extents import Extents
+from headrace.memory.pages import PageCopy, Pages
 from headrace.workers.engine.sequence import Sequence
 
 
@@ -33,9 +33,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: the chunks to compute together, a row at most once."""
+    """One step: the chunks to compute together, a row at most once, and what must be copied before."""
 
     chunks: tuple[Chunk, ...]
+    copies: tuple[PageCopy, ...] = ()
 
 
 class Fusion:
@@ -44,17 +45,26 @@ class Fusion:
     Rows are admitted in the order of arrival, and a row for which there is no room holds back those behind it: it
     would starve if shorter ones could overtake it for ever. (The scheduler, not the engine, orders requests.)
 
+    Pages are taken as rows grow. When there are none left, the row that was admitted last gives its own back, waits at
+    the front, and is computed again: the oldest row always goes on, hence every row ends.
+
     Args:
-        extents: the key-value memory's slots.
+        pages: of the key-value memory.
         max_rows: rows running at once.
         step_tokens: tokens of a step at most. At least ``max_rows``: every decoding row takes part in every step,
             and a row that still prefills finds at least one token left, for it is not among the decoding ones.
+
+    Attributes:
+        num_prefilled_tokens: tokens computed so far in chunks of prompts, those computed again among them.
+        num_preemptions: how often a row gave its pages back.
     """
 
-    def __init__(self, extents: Extents, *, max_rows: int, step_tokens: int) -> None:
+    def __init__(self, pages: Pages, *, max_rows: int, step_tokens: int) -> None:
         if not 1 <= max_rows <= step_tokens:
             raise ConfigurationError(f"max_rows {max_rows} must be at least 1 and at most step_tokens {step_tokens}")
-        self._extents = extents
+        self.num_prefilled_tokens = 0
+        self.num_preemptions = 0
+        self._pages = pages
         self._max_rows = max_rows
         self._step_tokens = step_tokens
         self._waiting: deque[Sequence] = deque()
@@ -77,9 +87,7 @@ class Fusion:
         """Forget rows, running or waiting; their memory is free for the next plan. Unknown ones are no error."""
         gone = set(rows)
         for row in gone & self._running.keys():
-            extent = self._running.pop(row).extent
-            if extent is not None:
-                self._extents.release(extent)
+            self._give_back(self._running.pop(row))
         if any(sequence.row in gone for sequence in self._waiting):
             self._waiting = deque(sequence for sequence in self._waiting if sequence.row not in gone)
 
@@ -93,21 +101,92 @@ class Fusion:
         A plan must be computed and settled (or its rows removed) before the next one is made.
         """
         self._admit()
-        running = self._running.values()
-        chunks = [Chunk(sequence, 1) for sequence in running if sequence.num_tokens_left == 1]
-        budget = self._step_tokens - len(chunks)
-        for sequence in running:
-            if budget and sequence.num_tokens_left > 1:
-                chunk = Chunk(sequence, min(sequence.num_tokens_left, budget))
-                chunks.append(chunk)
-                budget -= chunk.num_tokens
-        return Plan(tuple(chunks))
+        budget = self._step_tokens - sum(sequence.num_tokens_left == 1 for sequence in self._running.values())
+        decoding: list[Chunk] = []
+        prefilling: list[Chunk] = []
+        copies: list[PageCopy] = []
+        heads: set[object] = set()  # beginnings of pages that this plan computes
+        for sequence in tuple(self._running.values()):
+            if sequence.row not in self._running:
+                continue  # preempted by an older one
+            if sequence.num_tokens_left == 1:
+                if self._make_room(sequence, 1):
+                    decoding.append(Chunk(sequence, 1))
+                continue
+            if not budget or self._adopt(sequence, copies, heads):
+                continue
+            num_tokens = self._make_room(sequence, min(sequence.num_tokens_left, budget))
+            if num_tokens:
+                heads |= self._heads(sequence, num_tokens)
+                prefilling.append(Chunk(sequence, num_tokens))
+                budget -= num_tokens
+        return Plan((*decoding, *prefilling), tuple(copies))
+
+    def advance(self, plan: Plan, failed: Collection[int] = ()) -> None:
+        """Note that a plan has been computed, so that rows to come may share what it computed.
+
+        Args:
+            plan: the last one made.
+            failed: rows of it that could not be computed.
+        """
+        for chunk in plan.chunks:
+            sequence, samples = chunk.sequence, chunk.samples
+            if sequence.row in failed:
+                continue
+            prefills = sequence.num_tokens_left > 1 or not sequence.num_output_tokens
+            sequence.num_computed_tokens += chunk.num_tokens
+            self.num_prefilled_tokens += chunk.num_tokens * prefills
+            computed = sequence.num_computed_tokens
+            self._pages.record(sequence.pages, sequence.token_ids, computed, with_last=samples and prefills)
 
     def _admit(self) -> None:
+        if not self._waiting or len(self._running) >= self._max_rows:
+            return
+        # What running rows still lack for their prompts is spoken for.
+        num_free = self._pages.num_available - sum(
+            self._pages.num_missing(sequence.pages, sequence.token_ids) for sequence in self._running.values()
+        )
         while self._waiting and len(self._running) < self._max_rows:
-            extent = self._extents.reserve(self._waiting[0].num_slots)
-            if extent is None:
+            sequence = self._waiting[0]
+            num_free -= self._pages.num_missing(sequence.pages, sequence.token_ids)
+            if num_free < 0 and self._running:
                 return
-            sequence = self._waiting.popleft()
-            sequence.extent = extent
-            self._running[sequence.row] = sequence
+            self._running[sequence.row] = self._waiting.popleft()
+
+    def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[object]) -> bool:
+        """Take over what others have computed; True if the row should wait for what this very plan computes."""
+        pages, token_ids = sequence.pages, sequence.token_ids
+        sequence.num_computed_tokens, copy = self._pages.adopt(pages, token_ids, sequence.num_computed_tokens)
+        if copy is not None:
+            copies.append(copy)
+        page, offset = divmod(sequence.num_computed_tokens, self._pages.page_size)
+        return offset == 0 and self._pages.head(pages, token_ids, page) in heads
+
+    def _heads(self, sequence: Sequence, num_tokens: int) -> set[object]:
+        size, start = self._pages.page_size, sequence.num_computed_tokens
+        touched = range(start // size, (start + num_tokens - 1) // size + 1)
+        return {self._pages.head(sequence.pages, sequence.token_ids, page) for page in touched} - {None}
+
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> int:
+        """Give a row pages for its next tokens, at the cost of younger ones if need be.
+
+        Returns:
+            For how many tokens there is room, at most ``num_tokens``; 0 if the row itself had to give way.
+        """
+        while True:
+            start = sequence.num_computed_tokens
+            room = self._pages.reserve(sequence.pages, start + num_tokens) - start
+            if room > 0:
+                return room
+            youngest = next(reversed(self._running.values()))
+            del self._running[youngest.row]
+            self._give_back(youngest)
+            self._waiting.appendleft(youngest)
+            self.num_preemptions += 1
+            if youngest is sequence:
+                return 0
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self._pages.record(sequence.pages, sequence.token_ids, sequence.num_computed_tokens, with_last=True)
+        self._pages.end(sequence.pages)
+        sequence.num_computed_tokens = 0

@@ -12,6 +12,7 @@ from headrace.workers.engine.fusion import Chunk, Plan
 from headrace.workers.engine.logprobs import Logprobs
 from headrace.workers.engine.models.model import Model
 from headrace.workers.engine.sampling import Sampler
+from headrace.workers.engine.segments import segments_of
 from headrace.workers.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Runner:
 
     Args:
         model: what to compute.
-        kv_cache: where the rows' extents lie.
+        kv_cache: where the rows' pages lie.
         operations: the table that the model is written over.
     """
 
@@ -59,6 +60,8 @@ class Runner:
         Returns:
             A row each, for the rows that sampled and the rows that failed.
         """
+        for copy in plan.copies:
+            self._kv_cache.copy(copy.source, copy.target, copy.num_tokens)
         try:
             return self._compute(plan.chunks)
         except Exception:
@@ -91,23 +94,15 @@ class Runner:
         slots: list[int] = []
         sampled: list[int] = []
         segments: list[Segment] = []
+        page_size = self._kv_cache.page_size
         for chunk in chunks:
-            extent = chunk.sequence.extent
-            if extent is None:
-                raise ValueError(f"row {chunk.sequence.row} has no memory")
             start = chunk.sequence.num_computed_tokens
             end = start + chunk.num_tokens
-            segments.append(
-                self._operations.segment(
-                    self._kv_cache.views(extent, end),
-                    first_query=len(token_ids),
-                    num_queries=chunk.num_tokens,
-                    num_context=end,
-                )
-            )
+            page_ids = chunk.sequence.pages.page_ids
+            segments += segments_of(self._kv_cache, page_ids, start, end, first_query=len(token_ids))
             token_ids += chunk.sequence.token_ids[start:end]
             positions += range(start, end)
-            slots += range(extent.start + start, extent.start + end)
+            slots += [page_ids[i // page_size] * page_size + i % page_size for i in range(start, end)]
             if chunk.samples:
                 sampled.append(len(token_ids) - 1)
         return Ragged(

@@ -4,7 +4,7 @@ Plain state, no torch. ``fusion`` decides what of it is computed next, ``runner`
 """
 
 from headrace.job import SamplingParams
-from headrace.memory.extents import Extent
+from headrace.memory.pages import RowPages
 
 
 class Sequence:
@@ -25,14 +25,14 @@ class Sequence:
         num_prompt_tokens: how many of them are prompt.
         num_computed_tokens: how many of them are in the key-value memory.
         stop_ids: token ids that end the row.
-        extent: its key-value memory; None while it waits.
+        pages: its key-value memory; empty while it waits.
     """
 
     __slots__ = (
         "__weakref__",
-        "extent",
         "num_computed_tokens",
         "num_prompt_tokens",
+        "pages",
         "params",
         "row",
         "stop_ids",
@@ -53,7 +53,7 @@ class Sequence:
         self.num_computed_tokens = 0
         self.params = params
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_ids)
-        self.extent: Extent | None = None
+        self.pages = RowPages(self.num_slots)
 
     @property
     def num_output_tokens(self) -> int:

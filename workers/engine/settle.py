@@ -19,8 +19,7 @@ def settle(plan: Plan, draws: Rows[Draw], fusion: Fusion) -> Tokens:
     Returns:
         What the courier is told; no tokens if no row sampled.
     """
-    for chunk in plan.chunks:
-        chunk.sequence.num_computed_tokens += chunk.num_tokens
+    fusion.advance(plan, {draw.sequence.row for draw in draws if draw.error})
     tokens: list[tuple[int, int, Finish]] = []
     for draw in draws:
         finish: Finish = "error"

@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -5,46 +7,76 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from headrace.errors import ConfigurationError
 from headrace.job import SamplingParams
-from headrace.memory.extents import Extents
+from headrace.memory.pages import Pages
 from headrace.workers.engine.fusion import Fusion, Plan
 from headrace.workers.engine.sequence import Sequence
 
-KV_TOKENS = 60
+NUM_PAGES, PAGE_SIZE = 15, 4
+KV_TOKENS = NUM_PAGES * PAGE_SIZE
 
 
-def sequence(row: int, num_prompt: int, max_tokens: int, num_output: int = 0) -> Sequence:
+def sequence(row: int, prompt: Iterable[int], max_tokens: int, num_output: int = 0) -> Sequence:
     params = SamplingParams(max_tokens, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
-    return Sequence(row, (1,) * num_prompt, (1,) * num_output, params, frozenset())
+    return Sequence(row, tuple(prompt), (1,) * num_output, params, frozenset())
+
+
+def fresh(row: int, num_prompt: int, max_tokens: int) -> Sequence:
+    """A row that shares its beginning with no other."""
+    return sequence(row, range(row * 1000, row * 1000 + num_prompt), max_tokens)
 
 
 def settle(plan: Plan, fusion: Fusion) -> None:
-    ended = []
-    for chunk in plan.chunks:
-        samples = chunk.samples
-        chunk.sequence.num_computed_tokens += chunk.num_tokens
-        if samples:
-            chunk.sequence.token_ids.append(1)
-        if chunk.sequence.num_output_tokens == chunk.sequence.params.max_tokens:
-            ended.append(chunk.sequence.row)
-    fusion.remove(ended)
+    sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
+    fusion.advance(plan)
+    for row in sampling:
+        row.token_ids.append(1)
+    fusion.remove(row.row for row in sampling if row.num_output_tokens == row.params.max_tokens)
 
 
-class FusionAgainstLists(RuleBasedStateMachine):
-    """The model is the rows in the order of arrival, and what each of them still has to compute."""
+class Slots:
+    """What stands in every slot of the memory: the token that was written there last, and those before it."""
+
+    def __init__(self) -> None:
+        self.content: list[list[tuple[int, ...] | None]] = [[None] * PAGE_SIZE for _ in range(NUM_PAGES)]
+
+    def apply(self, plan: Plan) -> None:
+        for copy in plan.copies:
+            self.content[copy.target][: copy.num_tokens] = self.content[copy.source][: copy.num_tokens]
+        for chunk in plan.chunks:
+            row, start = chunk.sequence, chunk.sequence.num_computed_tokens
+            for position in range(start, start + chunk.num_tokens):
+                page = row.pages.page_ids[position // PAGE_SIZE]
+                self.content[page][position % PAGE_SIZE] = tuple(row.token_ids[: position + 1])
+
+    def check(self, row: Sequence, num_tokens: int) -> None:
+        for position in range(num_tokens):
+            found = self.content[row.pages.page_ids[position // PAGE_SIZE]][position % PAGE_SIZE]
+            assert found == tuple(row.token_ids[: position + 1]), "a row reads what it would have computed"
+
+
+class FusionAgainstSlots(RuleBasedStateMachine):
+    """The model is the rows in the order of arrival, and the tokens that stand in the memory's slots."""
 
     @initialize(max_rows=st.integers(1, 5), spare=st.integers(0, 12))
     def start(self, max_rows: int, spare: int) -> None:
-        self.extents = Extents(KV_TOKENS)
+        self.pages = Pages(NUM_PAGES, PAGE_SIZE)
         self.max_rows, self.step_tokens = max_rows, max_rows + spare
-        self.fusion = Fusion(self.extents, max_rows=max_rows, step_tokens=self.step_tokens)
+        self.fusion = Fusion(self.pages, max_rows=max_rows, step_tokens=self.step_tokens)
+        self.slots = Slots()
         self.rows: list[Sequence] = []
         self.num_added = 0
 
-    @rule(num_prompt=st.integers(1, 40), max_tokens=st.integers(1, 20), data=st.data())
-    def add(self, num_prompt: int, max_tokens: int, data: st.DataObject) -> None:
+    # Few tokens and a common beginning, so that rows share pages, whole ones and parts.
+    @rule(
+        num_common=st.integers(0, 24),
+        prompt=st.lists(st.integers(1, 2), min_size=1, max_size=16),
+        max_tokens=st.integers(1, 20),
+        data=st.data(),
+    )
+    def add(self, num_common: int, prompt: list[int], max_tokens: int, data: st.DataObject) -> None:
         num_output = data.draw(st.integers(0, max_tokens - 1))
         self.num_added += 1
-        self.rows.append(sequence(self.num_added, num_prompt, max_tokens, num_output))
+        self.rows.append(sequence(self.num_added, [7] * num_common + prompt, max_tokens, num_output))
         self.fusion.add(self.rows[-1])
 
     @rule(data=st.data())
@@ -55,83 +87,125 @@ class FusionAgainstLists(RuleBasedStateMachine):
 
     @rule()
     def step(self) -> None:
-        running_before = [row for row in self.rows if row.extent]
-        decoding = {row.row for row in running_before if row.num_tokens_left == 1}
+        running = [row for row in self.rows if row.pages.page_ids]
+        decoding = {row.row for row in running if row.num_tokens_left == 1}
         plan = self.fusion.plan()
         planned = [chunk.sequence.row for chunk in plan.chunks]
 
-        assert len(planned) == len(set(planned))
+        assert len(planned) == len(set(planned)) <= self.max_rows
         assert sum(chunk.num_tokens for chunk in plan.chunks) <= self.step_tokens
         assert all(1 <= chunk.num_tokens <= chunk.sequence.num_tokens_left for chunk in plan.chunks)
         assert bool(planned) == bool(self.rows), "a step with rows computes something"
-        assert decoding <= set(planned), "no decoding row is left out"
-        self.check_admission()
-        self.check_budget_is_used(plan)
+        if self.rows:
+            assert self.rows[0].row in planned, "the oldest row always goes on"
+        preempted = {row.row for row in running if not row.pages.page_ids}
+        assert decoding <= {*planned, *preempted}, "no decoding row is left out, unless it gave its pages back"
+        self.check_pages(plan)
         settle(plan, self.fusion)
         self.rows = [row for row in self.rows if self.fusion.knows(row.row)]
-        assert len([row for row in self.rows if row.extent]) <= self.max_rows
 
-    def check_admission(self) -> None:
-        running = [row for row in self.rows if row.extent]
-        assert running == self.rows[: len(running)], "rows are admitted in the order of arrival"
-        slots = [slot for row in running if row.extent for slot in range(row.extent.start, row.extent.end)]
-        assert len(slots) == len(set(slots)) == sum(row.num_slots for row in running)
-        assert self.extents.num_free_tokens == KV_TOKENS - len(slots)
-        if len(running) < min(self.max_rows, len(self.rows)):
-            assert self.extents.reserve(self.rows[len(running)].num_slots) is None, "there was room for one more"
-
-    def check_budget_is_used(self, plan: Plan) -> None:
-        computed = {chunk.sequence.row: chunk.num_tokens for chunk in plan.chunks}
-        left_out = [row for row in self.rows if row.extent and computed.get(row.row, 0) < row.num_tokens_left]
-        if left_out:
-            assert sum(computed.values()) == self.step_tokens
+    def check_pages(self, plan: Plan) -> None:
+        running = [row for row in self.rows if row.pages.page_ids]
+        assert running == self.rows[: len(running)], "rows are admitted in the order of arrival, and leave from the end"
+        assert len({page for row in running for page in row.pages.page_ids}) == self.pages.num_used
+        users = [page for row in running for page in set(row.pages.page_ids)]
+        for chunk in plan.chunks:
+            start = chunk.sequence.num_computed_tokens
+            written = chunk.sequence.pages.page_ids[start // PAGE_SIZE :]
+            assert written
+            assert all(users.count(page) == 1 for page in written), "no page is written that two rows use"
+        self.slots.apply(plan)
+        for chunk in plan.chunks:
+            self.slots.check(chunk.sequence, chunk.sequence.num_computed_tokens + chunk.num_tokens)
 
     def teardown(self) -> None:
         if not hasattr(self, "fusion"):
             return
-        most_steps = sum(row.num_slots for row in self.rows)
-        for _ in range(most_steps):
-            if not self.rows:
-                break
-            self.step()
+        # Alone, each row takes one step a token at most, and the oldest one goes on whatever the others do.
+        for _ in range(sum(row.num_slots for row in self.rows)):
+            if self.rows:
+                self.step()
         assert not self.rows, "every row ends"
         assert not self.fusion.has_rows
-        assert self.extents.num_free_tokens == KV_TOKENS
+        assert self.pages.num_used == 0
 
 
-FusionAgainstLists.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
-test_every_plan_keeps_the_budget_and_every_row_ends = FusionAgainstLists.TestCase
+FusionAgainstSlots.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+test_every_plan_keeps_budget_and_pages_and_every_row_ends = FusionAgainstSlots.TestCase
 
 
 def test_a_request_joins_the_running_rows_at_the_next_step() -> None:
-    fusion = Fusion(Extents(64), max_rows=4, step_tokens=8)
-    fusion.add(sequence(1, 2, 10))
+    fusion = Fusion(Pages(16, 4), max_rows=4, step_tokens=8)
+    fusion.add(fresh(1, 2, 10))
     settle(fusion.plan(), fusion)
-    fusion.add(sequence(2, 3, 10))
-    assert [(chunk.sequence.row, chunk.num_tokens) for chunk in fusion.plan().chunks] == [(1, 1), (2, 3)]
+    fusion.add(fresh(2, 3, 10))
+    fusion.add(fresh(3, 2, 10))
+    assert [(chunk.sequence.row, chunk.num_tokens) for chunk in fusion.plan().chunks] == [(1, 1), (2, 3), (3, 2)]
 
 
 def test_a_finished_row_makes_room_for_the_next_step() -> None:
-    fusion = Fusion(Extents(8), max_rows=1, step_tokens=8)
-    fusion.add(sequence(1, 7, 1))
-    fusion.add(sequence(2, 7, 1))
+    fusion = Fusion(Pages(2, 4), max_rows=1, step_tokens=8)
+    fusion.add(fresh(1, 7, 1))
+    fusion.add(fresh(2, 7, 1))
     settle(fusion.plan(), fusion)
     assert [chunk.sequence.row for chunk in fusion.plan().chunks] == [2]
 
 
-def test_a_long_prompt_comes_in_chunks_and_never_delays_a_decoding_row() -> None:
-    fusion = Fusion(Extents(64), max_rows=4, step_tokens=5)
-    fusion.add(sequence(1, 1, 20))
+def test_prompts_of_4000_tokens_delay_no_decoding_row_by_more_than_one_chunk() -> None:
+    """The trace: each step computes every decoding row's token, and never more than the budget in all."""
+    fusion = Fusion(Pages(2048, 16), max_rows=16, step_tokens=256)
+    for row in range(4):
+        fusion.add(fresh(row, 5, 200))
     settle(fusion.plan(), fusion)
-    fusion.add(sequence(2, 11, 1))
-    lengths = []
-    while fusion.knows(2):
+    trace = []
+    for step in range(100):
+        if step % 15 == 0:
+            fusion.add(fresh(100 + step, 4000, 50))
         plan = fusion.plan()
-        lengths.append([(chunk.sequence.row, chunk.num_tokens, chunk.samples) for chunk in plan.chunks])
+        lengths = {chunk.sequence.row: chunk.num_tokens for chunk in plan.chunks}
+        assert all(lengths[row] == 1 for row in range(4))
+        trace.append(sum(lengths.values()))
         settle(plan, fusion)
-    assert lengths == [[(1, 1, True), (2, 4, False)], [(1, 1, True), (2, 4, False)], [(1, 1, True), (2, 3, True)]]
+    assert max(trace) == 256, "no step is longer than one bounded chunk makes it"
+    assert fusion.num_prefilled_tokens > 6 * 3900
+
+
+def test_the_youngest_row_gives_way_and_the_oldest_goes_on_when_pages_run_out() -> None:
+    pages = Pages(6, 4)
+    fusion = Fusion(pages, max_rows=4, step_tokens=16)
+    rows = [fresh(row, 4, 16) for row in (1, 2)]
+    for row in rows:
+        fusion.add(row)
+    ends: list[int] = []
+    while fusion.has_rows:
+        settle(fusion.plan(), fusion)
+        ends += [row.row for row in rows if row.row not in ends and not fusion.knows(row.row)]
+    assert ends == [1, 2]
+    assert fusion.num_preemptions == 1
+    assert all(row.num_output_tokens == 16 for row in rows)
+    assert pages.num_used == 0
+
+
+@pytest.mark.parametrize("num_own", [0, 1, 2])
+def test_rows_that_begin_alike_and_arrive_at_once_do_the_work_of_one(num_own: int) -> None:
+    fusion = Fusion(Pages(512, 16), max_rows=32, step_tokens=300)
+    for row in range(32):
+        fusion.add(sequence(row, [*range(1000), *(5000 + row for _ in range(num_own))], 4))
+    while fusion.has_rows:
+        settle(fusion.plan(), fusion)
+    assert fusion.num_prefilled_tokens <= 1.1 * (1000 + num_own)
+    assert fusion.num_preemptions == 0
+
+
+def test_a_row_that_comes_back_finds_what_it_had_computed() -> None:
+    fusion = Fusion(Pages(64, 4), max_rows=1, step_tokens=64)
+    for _ in range(2):
+        fusion.add(sequence(1, range(30), 4))
+        while fusion.has_rows:
+            settle(fusion.plan(), fusion)
+    assert fusion.num_prefilled_tokens == 30 + 1
 
 
 def test_a_budget_that_cannot_hold_all_decoding_rows_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="step_tokens"):
-        Fusion(Extents(8), max_rows=3, step_tokens=2)
+        Fusion(Pages(2, 4), max_rows=3, step_tokens=2)

@@ -3,8 +3,8 @@ import torch
 
 from headrace.kernels import reference
 from headrace.kernels.table import Ragged, Segment
-from headrace.memory.extents import Extent
 from headrace.memory.kv_cache import KVCache
+from headrace.workers.engine.segments import segments_of
 
 KV_HEADS, GROUP, HEAD_DIM, LAYERS = 2, 3, 8, 2
 
@@ -37,15 +37,23 @@ def test_a_product_is_right_where_torch_has_no_onednn(monkeypatch: pytest.Monkey
 
 def test_attention_sees_each_row_s_own_context_up_to_each_token() -> None:
     torch.manual_seed(1)
-    cache = KVCache(num_layers=LAYERS, num_tokens=64, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=torch.float32)
+    cache = KVCache(
+        num_layers=LAYERS, num_pages=16, page_size=4, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=torch.float32
+    )
     cache.storage.normal_()
-    # (extent, tokens new, tokens in all): decoding, a first chunk, a later chunk, a first token.
-    rows = [(Extent(40, 12), 1, 9), (Extent(3, 7), 6, 6), (Extent(12, 20), 4, 15), (Extent(60, 2), 1, 1)]
+    # (pages, tokens new, tokens in all): decoding, a first chunk, later chunks, a first token; runs and single pages.
+    rows = [
+        ((10, 11, 12), 1, 9),
+        ((1, 0), 6, 6),
+        ((3, 4, 5, 6), 4, 15),
+        ((15,), 1, 1),
+        ((7, 2, 14, 13), 1, 14),
+        ((8, 9, 2, 7), 10, 15),
+    ]
     segments: list[Segment] = []
     num_tokens = 0
-    for extent, num_new, num_context in rows:
-        views = cache.views(extent, num_context)
-        segments.append(reference.segment(views, first_query=num_tokens, num_queries=num_new, num_context=num_context))
+    for page_ids, num_new, num_context in rows:
+        segments += segments_of(cache, page_ids, num_context - num_new, num_context, first_query=num_tokens)
         num_tokens += num_new
     nothing = torch.empty(0, dtype=torch.int64)
     batch = Ragged(nothing, nothing, nothing, nothing, tuple(segments))
@@ -53,9 +61,10 @@ def test_attention_sees_each_row_s_own_context_up_to_each_token() -> None:
     seen = reference.attention(query, 1, batch).view(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
 
     token = 0
-    for extent, num_new, num_context in rows:
+    for page_ids, num_new, num_context in rows:
+        slots = torch.tensor([page * 4 + offset for page in page_ids for offset in range(4)])
         for position in range(num_context - num_new, num_context):
-            keys, values = cache.layer(1)[:, extent.start : extent.start + position + 1].double()
+            keys, values = cache.layer(1)[:, slots[: position + 1]].double()
             for head in range(KV_HEADS):
                 weights = (query[token, head].double() @ keys[:, head].T / HEAD_DIM**0.5).softmax(dim=-1)
                 assert torch.allclose(seen[token, head].double(), weights @ values[:, head], atol=1e-5)

@@ -5,8 +5,8 @@ import torch
 
 from headrace.kernels import reference
 from headrace.kernels.table import Ragged, Segment
-from headrace.memory.extents import Extent
 from headrace.memory.kv_cache import KVCache
+from headrace.workers.engine.segments import segments_of
 
 KV_HEADS, GROUP, HEAD_DIM = 2, 3, 8
 
@@ -81,15 +81,23 @@ def test_adding_is_done_in_place() -> None:
 @pytest.mark.parametrize("window", [1, 2, 5, 9, 14, 15, 100])
 def test_attention_through_a_window_sees_the_last_tokens_of_each_row_and_no_others(window: int) -> None:
     torch.manual_seed(1)
-    cache = KVCache(num_layers=1, num_tokens=64, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=torch.float32)
+    cache = KVCache(
+        num_layers=1, num_pages=16, page_size=4, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=torch.float32
+    )
     cache.storage.normal_()
-    # (extent, tokens new, tokens in all): decoding, a first chunk, a later chunk, a first token.
-    rows = [(Extent(40, 12), 1, 9), (Extent(3, 7), 6, 6), (Extent(12, 20), 4, 15), (Extent(60, 2), 1, 1)]
+    # (pages, tokens new, tokens in all): decoding, a first chunk, later chunks, a first token; runs and single pages.
+    rows = [
+        ((10, 11, 12), 1, 9),
+        ((1, 0), 6, 6),
+        ((3, 4, 5, 6), 4, 15),
+        ((15,), 1, 1),
+        ((7, 2, 14, 13), 1, 14),
+        ((8, 9, 2, 7), 10, 15),
+    ]
     segments: list[Segment] = []
     num_tokens = 0
-    for extent, num_new, num_context in rows:
-        views = cache.views(extent, num_context)
-        segments.append(reference.segment(views, first_query=num_tokens, num_queries=num_new, num_context=num_context))
+    for page_ids, num_new, num_context in rows:
+        segments += segments_of(cache, page_ids, num_context - num_new, num_context, first_query=num_tokens)
         num_tokens += num_new
     nothing = torch.empty(0, dtype=torch.int64)
     batch = Ragged(nothing, nothing, nothing, nothing, tuple(segments))
@@ -97,10 +105,11 @@ def test_attention_through_a_window_sees_the_last_tokens_of_each_row_and_no_othe
     seen = reference.attention(query, 0, batch, window=window).view(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
 
     token = 0
-    for extent, num_new, num_context in rows:
+    for page_ids, num_new, num_context in rows:
+        slots = torch.tensor([page * 4 + offset for page in page_ids for offset in range(4)])
         for position in range(num_context - num_new, num_context):
             first = max(0, position - window + 1)
-            keys, values = cache.layer(0)[:, extent.start + first : extent.start + position + 1].double()
+            keys, values = cache.layer(0)[:, slots[first : position + 1]].double()
             for head in range(KV_HEADS):
                 weights = (query[token, head].double() @ keys[:, head].T / HEAD_DIM**0.5).softmax(dim=-1)
                 assert torch.allclose(seen[token, head].double(), weights @ values[:, head], atol=1e-5)

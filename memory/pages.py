@@ -1,0 +1,188 @@
+"""The pages of rows: taken as rows grow, shared where rows begin alike, kept for those that will.
+
+Pure bookkeeping over ``page_pool`` (which pages are free) and ``prefix_index`` (what they hold). The paging is that of
+[1], the reuse of beginnings by content that of [2].
+
+Written once: no page is written that two rows use, nor any part of a page that the index speaks of. Rows that share a
+page in part each have their own, begun as a copy, for the copier is about to write behind what they share.
+
+[1] Kwon et al., Efficient Memory Management for Large Language Model Serving with PagedAttention, SOSP 2023.
+[2] Zheng et al., SGLang: Efficient Execution of Structured Language Model Programs, NeurIPS 2024.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace.memory.page_pool import PagePool, Stretch
+from headrace.memory.prefix_index import ROOT, PrefixIndex, key_of
+
+# Long runs make a page border cheap to cross; a stretch that will not be used is memory that others scatter around.
+_MAX_STRETCH_PAGES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PageCopy:
+    """Copy the first ``num_tokens`` of page ``source`` to page ``target``, before anything is written in this step."""
+
+    source: int
+    target: int
+    num_tokens: int
+
+
+class RowPages:
+    """One row's pages, in the order of its tokens; only ``Pages`` changes it.
+
+    Attributes:
+        page_ids: the pages.
+        max_tokens: tokens that the row can ever come to hold.
+    """
+
+    __slots__ = ("keys", "max_tokens", "num_recorded", "page_ids", "stretch")
+
+    def __init__(self, max_tokens: int) -> None:
+        self.page_ids: list[int] = []
+        self.max_tokens = max_tokens
+        self.stretch = Stretch(0, 0)
+        self.keys = [ROOT]  # of what stands before each page, as far as it was asked for
+        self.num_recorded = 0  # full pages that the index has been told of
+
+
+class Pages:
+    """The pages of one model's key-value memory; a page covers all its layers.
+
+    Args:
+        num_pages: pages of the memory, >= 1.
+        page_size: tokens of a page, >= 1.
+    """
+
+    def __init__(self, num_pages: int, page_size: int) -> None:
+        self.page_size = page_size
+        # A copy of fewer tokens saves less than the step that waited for it.
+        self._index = PrefixIndex(page_size, min_shared=max(1, page_size // 4))
+        self._pool = PagePool(num_pages, self._index.forget)
+
+    @property
+    def num_pages(self) -> int:
+        """Pages in all."""
+        return self._pool.num_pages
+
+    @property
+    def num_available(self) -> int:
+        """Pages that no row uses, kept ones among them."""
+        return self._pool.num_available
+
+    @property
+    def num_used(self) -> int:
+        """Pages that some row uses."""
+        return self._pool.num_pages - self._pool.num_available
+
+    def pages_for(self, num_tokens: int) -> int:
+        """Pages that hold ``num_tokens`` of one row."""
+        return -(-num_tokens // self.page_size)
+
+    def reserve(self, row: RowPages, num_tokens: int) -> int:
+        """Take pages until a row has room for its first ``num_tokens``, or no page is left.
+
+        Returns:
+            How many tokens the row has room for, at most ``num_tokens``.
+        """
+        while len(row.page_ids) * self.page_size < num_tokens:
+            if not self._pool.has(row.stretch):
+                self._pool.let_go(row.stretch)
+                num_missing = self.pages_for(max(row.max_tokens, num_tokens)) - len(row.page_ids)
+                behind = row.page_ids[-1] if row.page_ids else None
+                row.stretch = self._pool.hold(min(num_missing, _MAX_STRETCH_PAGES), behind=behind)
+            page = self._pool.take(row.stretch)
+            if page is None:
+                break
+            row.page_ids.append(page)
+        return min(num_tokens, len(row.page_ids) * self.page_size)
+
+    def adopt(self, row: RowPages, token_ids: Sequence[int], num_computed: int) -> tuple[int, PageCopy | None]:
+        """Use what other rows have computed, as far as it is what this row would compute next.
+
+        One token at least is left to be computed, for its logits are wanted.
+
+        Args:
+            row: its pages hold ``num_computed`` tokens.
+            token_ids: of the row, all that are known.
+            num_computed: how many of them are in its pages.
+
+        Returns:
+            How many are in its pages now, and what must be copied for that to be true.
+        """
+        size = self.page_size
+        last = len(token_ids) - 1
+        if num_computed != len(row.page_ids) * size:
+            return num_computed, None
+        while num_computed + size <= last:
+            page = self._index.find(self._key(row, token_ids, num_computed // size + 1))
+            if page is None:
+                break
+            self._pool.share(page)
+            row.page_ids.append(page)
+            row.num_recorded = len(row.page_ids)
+            num_computed += size
+        parent = self._key(row, token_ids, num_computed // size)
+        found = self._index.longest(parent, token_ids[num_computed : min(num_computed + size, last)])
+        if found is None:
+            return num_computed, None
+        # The page for the copy may be the very one that is copied, if that is the last one left: then it stays put.
+        source, num_shared = found
+        if self.reserve(row, num_computed + num_shared) < num_computed + num_shared:
+            return num_computed, None
+        return num_computed + num_shared, PageCopy(source, row.page_ids[-1], num_shared)
+
+    def head(self, row: RowPages, token_ids: Sequence[int], page: int) -> tuple[bytes, tuple[int, ...]] | None:
+        """Name the beginning of a row's page number ``page`` (see ``PrefixIndex.head``); None if it is too short.
+
+        The row's last token is left out, as it is where rows adopt pages.
+        """
+        start = page * self.page_size
+        end = min(start + self.page_size, len(token_ids) - 1)
+        return self._index.head(self._key(row, token_ids, page), token_ids[start:end])
+
+    def record(self, row: RowPages, token_ids: Sequence[int], num_computed: int, *, with_last: bool) -> None:
+        """Let later rows find what a row has computed.
+
+        Args:
+            row: its pages hold ``num_computed`` tokens.
+            token_ids: of the row.
+            num_computed: how many of them are in its pages.
+            with_last: also the last page, which is not full.
+        """
+        size = self.page_size
+        for page in range(row.num_recorded, num_computed // size):
+            key = self._key(row, token_ids, page + 1)
+            self._index.insert(row.page_ids[page], row.keys[page], token_ids[page * size : (page + 1) * size], key)
+            row.num_recorded = page + 1
+        num_full = num_computed // size
+        if with_last and num_computed % size:
+            parent = self._key(row, token_ids, num_full)
+            self._index.insert(row.page_ids[num_full], parent, token_ids[num_full * size : num_computed], None)
+
+    def end(self, row: RowPages) -> None:
+        """Give a row's pages back; those that the index knows are kept until somebody needs the room."""
+        self._pool.let_go(row.stretch)
+        # A beginning is more likely to be asked for than what follows it: let it be the last to go.
+        for page in reversed(row.page_ids):
+            self._pool.release(page, keep=page in self._index)
+        row.page_ids.clear()
+        row.num_recorded = 0
+
+    def num_missing(self, row: RowPages, token_ids: Sequence[int]) -> int:
+        """Count the pages that a row would have to take for its ``token_ids`` and one more, after what it may share."""
+        num_shared = len(row.page_ids)
+        while (num_shared + 1) * self.page_size < len(token_ids):
+            page = self._index.find(self._key(row, token_ids, num_shared + 1))
+            if page is None or not self._pool.references(page):
+                break
+            num_shared += 1
+        return max(0, min(self.pages_for(len(token_ids) + 1), self.pages_for(row.max_tokens)) - num_shared)
+
+    def _key(self, row: RowPages, token_ids: Sequence[int], page: int) -> bytes:
+        """Key of what stands before page number ``page``; the tokens of all pages before it must be known."""
+        while len(row.keys) <= page:
+            end = len(row.keys) * self.page_size
+            row.keys.append(key_of(row.keys[-1], token_ids[end - self.page_size : end]))
+        return row.keys[page]
