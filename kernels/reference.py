@@ -3,6 +3,7 @@
 Shapes and dtypes are in ``table.Operations``, which this module fulfils; here are only the reasons for how.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -15,6 +16,11 @@ from headrace.kernels.table import Linear, Ragged, Segment
 _flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
+def step(num_tokens: int, num_sampled: int) -> AbstractContextManager[None]:
+    """Do nothing: without ``out``, results have memory of their own."""
+    return nullcontext()
+
+
 def pack_linear(weight: Tensor, bias: Tensor | None) -> Linear:
     """Lay a weight out in oneDNN's blocks where torch has oneDNN.
 
@@ -23,40 +29,60 @@ def pack_linear(weight: Tensor, bias: Tensor | None) -> Linear:
     two cores, 780 us against 220 us). The operator is the one that torch's own compiler emits for frozen weights.
     """
     if torch._C._has_mkldnn:
-        return Linear(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None), bias)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        # oneDNN's operator has no form that writes where it is told.
+        return Linear(packed, bias, writes_out=False)
     return Linear(weight.contiguous(), bias)
 
 
-def linear(x: Tensor, linear: Linear) -> Tensor:
+def linear(x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
     """Multiply; a token's result has the same bits whatever other tokens are in the batch.
 
     oneDNN adds up in the same order for every batch of two tokens or more, and in another one for a single token
     (a matrix-vector kernel), which is not faster. So a single token is computed twice.
     """
     if not linear.weight.is_mkldnn:
-        return functional.linear(x, linear.weight, linear.bias)
+        if linear.bias is None:
+            return torch.mm(x, linear.weight.T, out=out)
+        return torch.addmm(linear.bias, x, linear.weight.T, out=out)
     padded = torch.cat((x, x)) if x.shape[0] == 1 else x
     product: Tensor = torch.ops.mkldnn._linear_pointwise(padded, linear.weight, linear.bias, "none", [], "")
     return product[: x.shape[0]]
 
 
-def embedding(token_ids: Tensor, weight: Tensor) -> Tensor:
+def embedding(token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Look tokens up."""
-    return functional.embedding(token_ids, weight)
+    return torch.index_select(weight, 0, token_ids, out=out)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """Normalise, after adding into the residual stream where there is one."""
     if residual is not None:
         x = residual.add_(x)
-    return functional.rms_norm(x, weight.shape, weight, eps)
+    if out is None or x.dtype != torch.float32:
+        normed = functional.rms_norm(x, weight.shape, weight, eps)
+        return normed if out is None else out.copy_(normed)
+    # torch's own has no form that writes where it is told; in fp32 these are its steps.
+    mean_square = torch.mul(x, x, out=out).mean(dim=-1, keepdim=True)
+    return torch.mul(x, mean_square.add_(eps).rsqrt_(), out=out).mul_(weight)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
+def layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """Normalise, after adding into the residual stream where there is one."""
     if residual is not None:
         x = residual.add_(x)
-    return functional.layer_norm(x, weight.shape, weight, bias, eps)
+    normed = functional.layer_norm(x, weight.shape, weight, bias, eps)
+    return normed if out is None else out.copy_(normed)
 
 
 def head_norm(x: Tensor, weight: Tensor, eps: float) -> None:
@@ -86,18 +112,22 @@ def write_kv(kv: Tensor, new: Tensor, batch: Ragged) -> None:
     kv.index_copy_(1, batch.slots, new.transpose(0, 1))
 
 
-def attention(query: Tensor, layer: int, batch: Ragged, *, window: int | None = None) -> Tensor:
+def attention(
+    query: Tensor, layer: int, batch: Ragged, *, window: int | None = None, out: Tensor | None = None
+) -> Tensor:
     """Attend row by row on views of the memory: no padding and no copy of keys or values."""
     num_tokens, num_kv_heads, group, head_dim = query.shape
     outputs = []
     for row in batch.segments:
         queries = query[row.first_query : row.first_query + row.num_queries]
-        if row.num_queries == 1 and len(row.pieces) == 1 and window is None:
+        alone = row.num_queries == 1 and len(row.pieces) == 1
+        if alone and (window is None or row.pieces[0].end <= window):
             # One query sees everything, so a group's heads may stand where queries do.
             outputs.append(functional.scaled_dot_product_attention(queries, *row.pieces[0].views[layer]))
         else:
             outputs.append(_attend_pieces(queries, layer, row, window))
-    return torch.cat(outputs).view(num_tokens, num_kv_heads * group * head_dim)
+    together = torch.cat(outputs, out=None if out is None else out.view(query.shape))
+    return together.view(num_tokens, num_kv_heads * group * head_dim)
 
 
 def _attend_pieces(queries: Tensor, layer: int, row: Segment, window: int | None) -> Tensor:
@@ -129,8 +159,8 @@ def _attend_pieces(queries: Tensor, layer: int, row: Segment, window: int | None
         seen.append(output.reshape(heads.shape))
         sums.append(log_sum.reshape(heads.shape[:-1]))
     weights = torch.stack(sums).softmax(dim=0).unsqueeze(-1)
-    total = sum(output * weight for output, weight in zip(seen, weights, strict=True)) if len(seen) > 1 else seen[0]
-    return total.to(queries.dtype)[0].transpose(0, 1).reshape(queries.shape)
+    total = seen[0] if len(seen) == 1 else torch.stack(seen).mul(weights).sum(dim=0).to(queries.dtype)
+    return total[0].transpose(0, 1).reshape(queries.shape)
 
 
 def _band_mask(end: int, num_queries: int, start: int, stop: int, window: int) -> Tensor:
@@ -149,15 +179,19 @@ def _band_mask(end: int, num_queries: int, start: int, stop: int, window: int) -
     return torch.where((distance >= 0) & (distance < window), 0.0, -1e30)
 
 
-def silu_mul(gate_up: Tensor) -> Tensor:
+def silu_mul(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Gate."""
     gate, up = gate_up.chunk(2, dim=-1)
-    return functional.silu(gate).mul_(up)
+    gated = functional.silu(gate) if out is None else torch.ops.aten.silu.out(gate, out=out)
+    return gated.mul_(up)
 
 
-def gelu(x: Tensor, approximate: Literal["none", "tanh"]) -> Tensor:
+def gelu(x: Tensor, approximate: Literal["none", "tanh"], *, out: Tensor | None = None) -> Tensor:
     """Apply; torch has no operation in place."""
-    return functional.gelu(x, approximate=approximate)
+    if out is None:
+        return functional.gelu(x, approximate=approximate)
+    applied: Tensor = torch.ops.aten.gelu.out(x, approximate=approximate, out=out)
+    return applied
 
 
 def add(x: Tensor, y: Tensor) -> None:
@@ -165,6 +199,6 @@ def add(x: Tensor, y: Tensor) -> None:
     x.add_(y)
 
 
-def select(x: Tensor, indices: Tensor) -> Tensor:
+def select(x: Tensor, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Pick rows."""
-    return x.index_select(0, indices)
+    return torch.index_select(x, 0, indices, out=out)

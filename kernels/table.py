@@ -8,6 +8,7 @@ A batch is ragged: the tokens of all rows lie behind each other, ``num_tokens`` 
 decodes brings one token, a row that prefills a chunk of its prompt.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -71,14 +72,28 @@ class Linear:
     Attributes:
         weight: made by ``pack_linear`` from ``[out_features, in_features]``; its layout is the table's own affair.
         bias: ``[out_features]``, or None.
+        writes_out: whether ``linear`` writes where it is told; a library may insist on memory of its own.
     """
 
     weight: Tensor
     bias: Tensor | None
+    writes_out: bool = True
 
 
 class Operations(Protocol):
-    """The table. Activations and weights have one dtype, fp32 or bf16, unless said otherwise."""
+    """The table. Activations and weights have one dtype, fp32 or bf16, unless said otherwise.
+
+    Every operation with a result takes ``out``, of the result's shape and contiguous: the result is written there and
+    returned. Without it, it is a tensor of its own.
+    """
+
+    def step(self, num_tokens: int, num_sampled: int) -> AbstractContextManager[None]:
+        """Hold the memory of one step's results; they may be overwritten by the next step.
+
+        Args:
+            num_tokens: of the batch.
+            num_sampled: tokens whose logits are wanted.
+        """
 
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Lay a weight out for ``linear``, once, at loading.
@@ -88,13 +103,15 @@ class Operations(Protocol):
             bias: ``[out_features]``, or None.
         """
 
-    def linear(self, x: Tensor, linear: Linear) -> Tensor:
+    def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
         """Multiply ``x [num_tokens, in_features]`` by a weight: ``[num_tokens, out_features]``, contiguous."""
 
-    def embedding(self, token_ids: Tensor, weight: Tensor) -> Tensor:
+    def embedding(self, token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Look up int64 ``token_ids [num_tokens]`` in ``weight [vocab, hidden]``: ``[num_tokens, hidden]``."""
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         """Normalise by the root mean square over the last dimension, and scale.
 
         Args:
@@ -102,13 +119,21 @@ class Operations(Protocol):
             weight: ``[hidden]``.
             eps: added to the mean square.
             residual: ``[num_tokens, hidden]``; if given, ``x`` is added into it in place and the sum is normalised.
+            out: see the class.
 
         Returns:
             ``[num_tokens, hidden]``.
         """
 
     def layer_norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, residual: Tensor | None = None
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        *,
+        residual: Tensor | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Normalise to mean 0 and variance 1 over the last dimension, scale and shift.
 
@@ -118,6 +143,7 @@ class Operations(Protocol):
             bias: ``[hidden]``.
             eps: added to the variance, which is the biased one (its divisor is ``hidden``).
             residual: ``[num_tokens, hidden]``; if given, ``x`` is added into it in place and the sum is normalised.
+            out: see the class.
 
         Returns:
             ``[num_tokens, hidden]``.
@@ -167,7 +193,9 @@ class Operations(Protocol):
             batch: says which slots.
         """
 
-    def attention(self, query: Tensor, layer: int, batch: Ragged, *, window: int | None = None) -> Tensor:
+    def attention(
+        self, query: Tensor, layer: int, batch: Ragged, *, window: int | None = None, out: Tensor | None = None
+    ) -> Tensor:
         """Let every token see its own row's context up to itself; scores are scaled by ``head_dim ** -0.5``.
 
         Args:
@@ -175,25 +203,27 @@ class Operations(Protocol):
             layer: whose keys and values, written before.
             batch: says which tokens belong to which row.
             window: tokens that a token sees at most, itself among them, >= 1: the last ones; None for all.
+            out: see the class.
 
         Returns:
             ``[num_tokens, num_kv_heads * group * head_dim]``.
         """
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
+    def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Gate: from ``[num_tokens, 2 * inner]``, gate before up, make ``silu(gate) * up [num_tokens, inner]``."""
 
-    def gelu(self, x: Tensor, approximate: Literal["none", "tanh"]) -> Tensor:
+    def gelu(self, x: Tensor, approximate: Literal["none", "tanh"], *, out: Tensor | None = None) -> Tensor:
         """Apply the Gaussian error linear unit to ``x [num_tokens, inner]``; may overwrite it.
 
         Args:
             x: any shape.
             approximate: "none" for ``x * Phi(x)``; "tanh" for
                 ``x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))``.
+            out: see the class.
         """
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add ``y`` into ``x`` in place, both ``[num_tokens, hidden]``."""
 
-    def select(self, x: Tensor, indices: Tensor) -> Tensor:
+    def select(self, x: Tensor, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Pick rows ``indices``, int64 ``[num_sampled]``, of ``x [num_tokens, hidden]``."""

@@ -165,7 +165,8 @@ class Fusion:
     def _heads(self, sequence: Sequence, num_tokens: int) -> set[object]:
         size, start = self._pages.page_size, sequence.num_computed_tokens
         touched = range(start // size, (start + num_tokens - 1) // size + 1)
-        return {self._pages.head(sequence.pages, sequence.token_ids, page) for page in touched} - {None}
+        heads = (self._pages.head(sequence.pages, sequence.token_ids, page) for page in touched)
+        return {head for head in heads if head is not None}
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> int:
         """Give a row pages for its next tokens, at the cost of younger ones if need be.

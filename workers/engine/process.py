@@ -20,7 +20,9 @@ import torch
 
 from headrace.errors import CONFIGURATION_STATUS, ConfigurationError, DecodeError, HeadraceError, InvalidRequestError
 from headrace.kernels import reference
+from headrace.kernels.planned import PlannedOperations
 from headrace.logs import configure
+from headrace.memory.workspace import Workspace
 from headrace.workers.channel import Add, Drop, Message, Ready, Tokens
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.lifetime import end_with_parent, exit_on_sigterm, is_orphan
@@ -62,10 +64,11 @@ def serve(settings: EngineSettings) -> None:
 
 
 def _load(settings: EngineSettings) -> Engine:
-    loaded = load(Path(settings.model_dir), reference, getattr(torch, settings.dtype))
+    operations = PlannedOperations(reference, Workspace().place)
+    loaded = load(Path(settings.model_dir), operations, getattr(torch, settings.dtype))
     return Engine(
         loaded,
-        reference,
+        operations,
         max_rows=settings.max_rows,
         kv_tokens=settings.kv_tokens,
         step_tokens=settings.step_tokens,

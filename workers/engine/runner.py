@@ -77,7 +77,9 @@ class Runner:
 
     def _compute(self, chunks: Rows[Chunk]) -> tuple[Draw, ...]:
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]
-        logits = self._model.forward(self._pack(chunks), self._kv_cache)
+        batch = self._pack(chunks)
+        with self._operations.step(len(batch.token_ids), len(sampling)):
+            logits = self._model.forward(batch, self._kv_cache)
         if logits is None:
             return ()
         sampled = self._sampler.sample(logits, sampling)

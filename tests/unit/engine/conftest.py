@@ -9,6 +9,9 @@ from safetensors.torch import save_file
 
 from headrace.job import SamplingParams
 from headrace.kernels import reference
+from headrace.kernels.planned import PlannedOperations
+from headrace.kernels.table import Operations
+from headrace.memory.workspace import Workspace
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import LoadedModel, load
 
@@ -65,15 +68,27 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, torch
 
 
 @pytest.fixture(scope="session")
-def loaded(model_dir: Path) -> LoadedModel:
+def operations() -> Operations:
+    return PlannedOperations(reference, Workspace().place)
+
+
+@pytest.fixture(scope="session")
+def loaded(model_dir: Path, operations: Operations) -> LoadedModel:
     torch.set_num_threads(1)
-    return load(model_dir, reference, torch.float32)
+    return load(model_dir, operations, torch.float32)
 
 
 @pytest.fixture
-def make_engine(loaded: LoadedModel) -> Callable[..., Engine]:
-    def make(*, max_rows: int = 4, kv_tokens: int = 256, step_tokens: int = 8) -> Engine:
-        return Engine(loaded, reference, max_rows=max_rows, kv_tokens=kv_tokens, step_tokens=step_tokens)
+def make_engine(loaded: LoadedModel, operations: Operations) -> Callable[..., Engine]:
+    def make(*, max_rows: int = 4, kv_tokens: int = 256, step_tokens: int = 8, page_size: int = 4) -> Engine:
+        return Engine(
+            loaded,
+            operations,
+            max_rows=max_rows,
+            kv_tokens=kv_tokens,
+            step_tokens=step_tokens,
+            page_size=page_size,
+        )
 
     return make
 

@@ -1,0 +1,226 @@
+"""A table whose results lie where a plan says: it hands each operation of another table the tensor to write into.
+
+The first step of a kind (with logits, without) is traced: which operation makes which result, and which reads it last.
+From then on results are laid out by these lifetimes for the lengths at hand (``memory.planner``), and nothing is
+allocated in a step whose lengths have been seen before. A model knows nothing of it, but must keep to the table's
+rule: it computes by its operations only, always the same ones in the same order.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.table import Linear, Operations, Ragged
+
+#: Gives a step's tensors memory: called with the lengths and, if these are new, what is to be laid out.
+Place = Callable[[tuple[int, int], Callable[[], Sequence["Result"]]], Sequence[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one operation writes.
+
+    Attributes:
+        first_op: number of that operation in the step.
+        last_op: number of the last operation that reads it.
+        shape: its shape.
+        dtype: its dtype.
+    """
+
+    first_op: int
+    last_op: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(slots=True)
+class _Traced:
+    first_op: int
+    last_op: int
+    width: tuple[int, ...]
+    dtype: torch.dtype
+    per_sampled: bool  # a row each for sampled tokens only
+    planned: bool
+
+
+class _Trace:
+    """The results of one kind of step, for any lengths."""
+
+    def __init__(self) -> None:
+        self._results: list[_Traced] = []
+        self._num_ops = 0
+        self._by_storage: dict[int, _Traced] = {}
+
+    def note(self, reads: Sequence[Tensor | None], result: Tensor | None, *, selects: bool, planned: bool) -> None:
+        """Note an operation; its result has a row for each of the first tensor that it reads, unless it selects."""
+        found = [self._by_storage.get(x.untyped_storage().data_ptr()) for x in reads if x is not None]
+        for traced in found:
+            if traced is not None:
+                traced.last_op = self._num_ops
+        if result is not None:
+            per_sampled = selects or (found[0] is not None and found[0].per_sampled)
+            traced = _Traced(self._num_ops, self._num_ops, tuple(result.shape[1:]), result.dtype, per_sampled, planned)
+            self._results.append(traced)
+            self._by_storage[result.untyped_storage().data_ptr()] = traced
+        self._num_ops += 1
+
+    def close(self) -> None:
+        """End the trace: what the last operation wrote is read by whoever asked for the step."""
+        self._by_storage.clear()
+
+    def results(self, num_tokens: int, num_sampled: int) -> list[Result]:
+        """The results that are planned, in the order in which they are written."""
+        return [
+            Result(
+                traced.first_op,
+                traced.last_op,
+                (num_sampled if traced.per_sampled else num_tokens, *traced.width),
+                traced.dtype,
+            )
+            for traced in self._results
+            if traced.planned
+        ]
+
+
+class PlannedOperations:
+    """A table over another one.
+
+    Args:
+        operations: computes.
+        place: gives results memory.
+    """
+
+    def __init__(self, operations: Operations, place: Place) -> None:
+        self._operations = operations
+        self._place = place
+        self._traces: dict[bool, _Trace] = {}
+        self._trace: _Trace | None = None
+        self._outs: Iterator[Tensor] = iter(())
+
+    @contextmanager
+    def step(self, num_tokens: int, num_sampled: int) -> Iterator[None]:
+        """Hold the memory of one step's results; they are overwritten by the next step."""
+        kind = num_sampled > 0
+        trace = self._traces.get(kind)
+        try:
+            if trace is None:
+                self._trace = _Trace()
+                yield
+                # Only now: a step that raised has not shown all of its operations.
+                self._trace.close()
+                self._traces[kind] = self._trace
+            else:
+                lengths = num_tokens, num_sampled
+                self._outs = iter(self._place(lengths, lambda: trace.results(*lengths)))
+                yield
+        finally:
+            self._trace = None
+            self._outs = iter(())
+
+    def _note(
+        self,
+        *reads: Tensor | None,
+        result: Tensor | None = None,
+        selects: bool = False,
+        planned: bool = True,
+    ) -> None:
+        if self._trace is not None:
+            self._trace.note(reads, result, selects=selects, planned=planned)
+
+    def _out(self, out: Tensor | None) -> Tensor | None:
+        return next(self._outs, None) if out is None else out
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """See ``Operations``."""
+        return self._operations.pack_linear(weight, bias)
+
+    def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
+        """See ``Operations``."""
+        result = self._operations.linear(x, linear, out=self._out(out) if linear.writes_out else None)
+        self._note(x, result=result, planned=linear.writes_out)
+        return result
+
+    def embedding(self, token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """See ``Operations``."""
+        result = self._operations.embedding(token_ids, weight, out=self._out(out))
+        self._note(token_ids, result=result)
+        return result
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """See ``Operations``."""
+        result = self._operations.rms_norm(x, weight, eps, residual=residual, out=self._out(out))
+        self._note(x, residual, result=result)
+        return result
+
+    def layer_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        *,
+        residual: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Operations``."""
+        result = self._operations.layer_norm(x, weight, bias, eps, residual=residual, out=self._out(out))
+        self._note(x, residual, result=result)
+        return result
+
+    def head_norm(self, x: Tensor, weight: Tensor, eps: float) -> None:
+        """See ``Operations``."""
+        self._operations.head_norm(x, weight, eps)
+        self._note(x)
+
+    def rotary_table(
+        self, positions: Tensor, inv_freq: Tensor, result: torch.dtype, *, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Operations``."""
+        return self._operations.rotary_table(positions, inv_freq, result, scale=scale)
+
+    def rotary(self, x: Tensor, table: tuple[Tensor, Tensor]) -> None:
+        """See ``Operations``."""
+        self._operations.rotary(x, table)
+        self._note(x)
+
+    def write_kv(self, kv: Tensor, new: Tensor, batch: Ragged) -> None:
+        """See ``Operations``."""
+        self._operations.write_kv(kv, new, batch)
+        self._note(new)
+
+    def attention(
+        self, query: Tensor, layer: int, batch: Ragged, *, window: int | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """See ``Operations``."""
+        result = self._operations.attention(query, layer, batch, window=window, out=self._out(out))
+        self._note(query, result=result)
+        return result
+
+    def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """See ``Operations``."""
+        result = self._operations.silu_mul(gate_up, out=self._out(out))
+        self._note(gate_up, result=result)
+        return result
+
+    def gelu(self, x: Tensor, approximate: Literal["none", "tanh"], *, out: Tensor | None = None) -> Tensor:
+        """See ``Operations``."""
+        result = self._operations.gelu(x, approximate, out=self._out(out))
+        self._note(x, result=result)
+        return result
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """See ``Operations``."""
+        self._operations.add(x, y)
+        self._note(x, y)
+
+    def select(self, x: Tensor, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """See ``Operations``."""
+        result = self._operations.select(x, indices, out=self._out(out))
+        self._note(x, result=result, selects=True)
+        return result
