@@ -63,7 +63,7 @@ def test_500_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_ba
                 assert finish != "error"
                 tokens[row].append(token_id)
     assert engine.num_used_pages == 0
-    assert engine.num_preemptions > 50
+    assert engine.num_preemptions > 30
     num_prompt = sum(len(add.prompt_ids) for add in adds)
     assert engine.num_prefilled_tokens < 0.9 * num_prompt, "beginnings are shared, and found again after a preemption"
 
