@@ -75,6 +75,11 @@ class Fusion:
         """Whether any row waits or runs."""
         return bool(self._waiting or self._running)
 
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """The rows that are admitted, in that order."""
+        return tuple(self._running.values())
+
     def knows(self, row: int) -> bool:
         """Whether a row waits or runs."""
         return row in self._running or any(sequence.row == row for sequence in self._waiting)

@@ -87,7 +87,7 @@ class FusionAgainstSlots(RuleBasedStateMachine):
 
     @rule()
     def step(self) -> None:
-        running = [row for row in self.rows if row.pages.page_ids]
+        running = self.fusion.running
         decoding = {row.row for row in running if row.num_tokens_left == 1}
         plan = self.fusion.plan()
         planned = [chunk.sequence.row for chunk in plan.chunks]
@@ -98,14 +98,15 @@ class FusionAgainstSlots(RuleBasedStateMachine):
         assert bool(planned) == bool(self.rows), "a step with rows computes something"
         if self.rows:
             assert self.rows[0].row in planned, "the oldest row always goes on"
-        preempted = {row.row for row in running if not row.pages.page_ids}
+        preempted = {row.row for row in running if row not in self.fusion.running}
         assert decoding <= {*planned, *preempted}, "no decoding row is left out, unless it gave its pages back"
         self.check_pages(plan)
         settle(plan, self.fusion)
         self.rows = [row for row in self.rows if self.fusion.knows(row.row)]
 
     def check_pages(self, plan: Plan) -> None:
-        running = [row for row in self.rows if row.pages.page_ids]
+        running = list(self.fusion.running)
+        assert not any(row.pages.page_ids for row in self.rows if row not in running), "who waits holds nothing"
         assert running == self.rows[: len(running)], "rows are admitted in the order of arrival, and leave from the end"
         assert len({page for row in running for page in row.pages.page_ids}) == self.pages.num_used
         users = [page for row in running for page in set(row.pages.page_ids)]
