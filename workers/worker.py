@@ -57,6 +57,7 @@ def run(settings: Settings) -> int:
             num_threads=settings.num_threads or spare_cores(settings.workers),
             max_rows=settings.max_rows,
             kv_tokens=settings.kv_tokens,
+            page_size=settings.page_size,
             step_tokens=settings.step_tokens,
             parent_pid=os.getpid(),
             log_level=settings.log_level,

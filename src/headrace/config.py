@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     num_threads: Annotated[int, Field(ge=0)] = Field(0, description="of an engine's products; 0: the cores to spare")
     max_rows: Positive = Field(32, description="requests in one worker's running batch")
     kv_tokens: Positive = Field(32_768, description="tokens in one worker's key-value memory")
+    page_size: Positive = Field(16, description="tokens in a page of it, which rows that begin alike share whole")
     step_tokens: Positive = Field(512, description="tokens of one step, decoding rows and prefill together")
     engine_timeout_ms: Positive = Field(60_000, description="silence after which a computing engine is killed as hung")
     flush_ms: Annotated[int, Field(ge=0)] = Field(20, description="pause between two flushes of tokens to Redis")

@@ -9,9 +9,8 @@ from headrace.workers.engine.fusion import Fusion
 from headrace.workers.engine.loading import LoadedModel
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.sequence import Sequence
+from headrace.workers.engine.settings import DEFAULT_PAGE_SIZE
 from headrace.workers.engine.settle import settle
-
-DEFAULT_PAGE_SIZE = 16
 
 
 class Engine:

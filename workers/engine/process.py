@@ -72,6 +72,7 @@ def _load(settings: EngineSettings) -> Engine:
         max_rows=settings.max_rows,
         kv_tokens=settings.kv_tokens,
         step_tokens=settings.step_tokens,
+        page_size=settings.page_size,
     )
 
 

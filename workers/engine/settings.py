@@ -7,6 +7,7 @@ from typing import Literal, Self
 from headrace.errors import ConfigurationError
 
 ENVIRONMENT_VARIABLE = "HEADRACE_ENGINE"
+DEFAULT_PAGE_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class EngineSettings:
         step_tokens: tokens computed in one step at most, >= ``max_rows``, so that every decoding row always goes on.
         parent_pid: process whose end ends the engine; None where it lives on its own.
         log_level: debug, info, warning or error.
+        page_size: tokens of a page of the key-value memory, >= 1.
     """
 
     socket_path: str
@@ -37,11 +39,12 @@ class EngineSettings:
     step_tokens: int = 256
     parent_pid: int | None = None
     log_level: str = "info"
+    page_size: int = DEFAULT_PAGE_SIZE
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigurationError(f"dtype {self.dtype!r} is neither float32 nor bfloat16")
-        for name in ("num_threads", "max_rows", "kv_tokens", "step_tokens"):
+        for name in ("num_threads", "max_rows", "kv_tokens", "step_tokens", "page_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.step_tokens < self.max_rows:
