@@ -16,6 +16,7 @@ from headrace.workers.channel import Add
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.loading import LoadedModel, load
+from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.sequence import Sequence
 
@@ -57,7 +58,7 @@ def logits_in_chunks(loaded: LoadedModel, prompt: tuple[int, ...], lengths: list
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(Chunk, "samples", True)
         for length in lengths:
-            batch = Runner(model, cache, reference)._pack([Chunk(sequence, length)])
+            batch = Runner(model, cache, reference, RowState(1, 32))._pack([Chunk(sequence, length)])
             logits = model.forward(batch, cache)
             assert logits is not None
             seen.append(logits)

@@ -7,6 +7,7 @@ from headrace.memory.pages import Pages
 from headrace.workers.channel import Add, Drop, Tokens
 from headrace.workers.engine.fusion import Fusion
 from headrace.workers.engine.loading import LoadedModel
+from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.settings import DEFAULT_PAGE_SIZE
@@ -49,7 +50,8 @@ class Engine:
         self._vocab_size = config.vocab_size
         self._max_tokens = min(kv_tokens, config.max_positions)
         self._fusion = Fusion(self._pages, max_rows=max_rows, step_tokens=step_tokens)
-        self._runner = Runner(loaded.model, kv_cache, operations)
+        rows = RowState(max_rows, self._pages.pages_for(self._max_tokens))
+        self._runner = Runner(loaded.model, kv_cache, operations, rows)
 
     @property
     def has_rows(self) -> bool:

@@ -3,14 +3,17 @@
 import logging
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
+from torch import Tensor
 
 from headrace.kernels.table import Operations, Ragged, Segment
 from headrace.memory.kv_cache import KVCache
 from headrace.workers.engine.fusion import Chunk, Plan
 from headrace.workers.engine.logprobs import Logprobs
 from headrace.workers.engine.models.model import Model
+from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.segments import segments_of
 from headrace.workers.engine.sequence import Sequence
@@ -42,9 +45,11 @@ class Runner:
         model: what to compute.
         kv_cache: where the rows' pages lie.
         operations: the table that the model is written over.
+        rows: what the device knows of the rows.
     """
 
-    def __init__(self, model: Model, kv_cache: KVCache, operations: Operations) -> None:
+    def __init__(self, model: Model, kv_cache: KVCache, operations: Operations, rows: RowState) -> None:
+        self._rows = rows
         self._model = model
         self._kv_cache = kv_cache
         self._operations = operations
@@ -80,9 +85,11 @@ class Runner:
         batch = self._pack(chunks)
         with self._operations.step(len(batch.token_ids), len(sampling)):
             logits = self._model.forward(batch, self._kv_cache)
+        self._rows.advance([chunk.sequence for chunk in chunks], [chunk.num_tokens for chunk in chunks])
         if logits is None:
             return ()
         sampled = self._sampler.sample(logits, sampling)
+        self._rows.draw(sampling, sampled.token_ids)
         return tuple(
             Draw(sequence, token_id, "" if valid else "no token has a finite logit", sampled.logprobs.get(index))
             for index, (sequence, token_id, valid) in enumerate(
@@ -91,26 +98,39 @@ class Runner:
         )
 
     def _pack(self, chunks: Rows[Chunk]) -> Ragged:
+        """Make a batch: decoding rows from the device's own state, prompts from the host."""
+        page_size, state = self._kv_cache.page_size, self._rows
+        places = state.enter([chunk.sequence for chunk in chunks])
+        num_decoding = sum(1 for _ in takewhile(lambda chunk: chunk.sequence.num_tokens_left == 1, chunks))
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         sampled: list[int] = []
         segments: list[Segment] = []
-        page_size = self._kv_cache.page_size
-        for chunk in chunks:
+        num_tokens = 0
+        for index, chunk in enumerate(chunks):
             start = chunk.sequence.num_computed_tokens
             end = start + chunk.num_tokens
             page_ids = chunk.sequence.pages.page_ids
-            segments += segments_of(self._kv_cache, page_ids, start, end, first_query=len(token_ids))
-            token_ids += chunk.sequence.token_ids[start:end]
-            positions += range(start, end)
-            slots += [page_ids[i // page_size] * page_size + i % page_size for i in range(start, end)]
+            segments += segments_of(self._kv_cache, page_ids, start, end, first_query=num_tokens)
+            num_tokens += chunk.num_tokens
             if chunk.samples:
-                sampled.append(len(token_ids) - 1)
+                sampled.append(num_tokens - 1)
+            if index >= num_decoding:
+                token_ids += chunk.sequence.token_ids[start:end]
+                positions += range(start, end)
+                slots += [page_ids[i // page_size] * page_size + i % page_size for i in range(start, end)]
+        decoding = places[:num_decoding]
+        position = state.position[decoding]
+        pages = state.page_table[decoding, position // page_size]
         return Ragged(
-            torch.tensor(token_ids),
-            torch.tensor(positions),
-            torch.tensor(slots),
+            _join(state.last_token[decoding], token_ids),
+            _join(position, positions),
+            _join(pages * page_size + position % page_size, slots),
             torch.tensor(sampled, dtype=torch.int64),
             tuple(segments),
         )
+
+
+def _join(first: Tensor, rest: list[int]) -> Tensor:
+    return torch.cat((first, torch.tensor(rest, dtype=first.dtype))) if rest else first
