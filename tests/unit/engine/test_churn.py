@@ -15,6 +15,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0, "top_p": 0.9},
     {"temperature": 1.2, "top_k": 5},
     {"temperature": 1.5, "ignore_eos": False},
+    {"temperature": 0.9, "repetition_penalty": 1.4, "presence_penalty": 0.5},
 )
 
 
