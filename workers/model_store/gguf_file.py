@@ -12,8 +12,11 @@ from typing import Any, TypeVar
 import gguf
 import numpy as np
 import numpy.typing as npt
+from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
 
 from headrace.errors import ModelError
+
+_MAGIC = b"GGUF"
 
 T = TypeVar("T", str, int, float, bool)
 
@@ -56,6 +59,26 @@ class GgufTensor:
         return np.ascontiguousarray(values, dtype=np.float32)
 
 
+def _check_head(path: Path) -> None:
+    """Look at the first bytes, the magic and the version.
+
+    Raises:
+        ModelError: no GGUF file begins with them, or none of a version that can be read.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+    if not head:
+        raise ModelError(f"{path} is empty, or was damaged: a GGUF file is expected")
+    if head[:4] != _MAGIC[: len(head)]:
+        raise ModelError(f"{path} is not a GGUF file: those begin with {_MAGIC.decode()}")
+    # Of a big-endian file the upper half; the reader knows those.
+    version = int.from_bytes(head[4:], "little")
+    if 0 < version < 1 << 16 and version not in READER_SUPPORTED_VERSIONS:
+        known = " and ".join(str(number) for number in READER_SUPPORTED_VERSIONS)
+        raise ModelError(f"{path} is of GGUF version {version}; versions {known} can be read")
+
+
 class GgufFile:
     """A GGUF file's metadata, by key and type, and its tensors."""
 
@@ -67,9 +90,14 @@ class GgufFile:
         """
         self.path = path
         try:
+            _check_head(path)
             self._reader: Any = gguf.GGUFReader(path)
         except (ValueError, IndexError, KeyError, OverflowError) as error:
-            raise ModelError(f"{path} is not a GGUF file, or is damaged: {error}") from error
+            # What the reader says is about its arrays.
+            size_bytes = path.stat().st_size
+            raise ModelError(
+                f"{path} is damaged or cut off: its {size_bytes} bytes do not hold what it announces; fetch it again"
+            ) from error
         except OSError as error:
             raise ModelError(f"cannot read {path}: {error}") from error
 

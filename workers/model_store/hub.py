@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from rich.console import Console
 from rich.filesize import decimal
 
@@ -78,8 +84,24 @@ def _failure(repo_id: str, error: BaseException) -> ModelError:
         if isinstance(cause, RepositoryNotFoundError):
             return ModelError(f"the Hugging Face hub has no public model {repo_id}; check the spelling")
         cause = cause.__cause__
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ModelError(f"cannot pull {repo_id} from the Hugging Face hub: {first_line}")
+    reason = _inaccessible(error.__cause__) if isinstance(error, DryRunError) else _first_line(error)
+    return ModelError(f"cannot pull {repo_id} from the Hugging Face hub: {reason}")
+
+
+def _inaccessible(cause: BaseException | None) -> str:
+    """Why the hub does not list a repository, of which its client only says that it cannot try a download."""
+    if isinstance(cause, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    if isinstance(cause, HfHubHTTPError):
+        status = cause.response.status_code
+        advice = "check HF_TOKEN, and the spelling" if status in (401, 403) else "try again later"
+        return f"it answers with status {status}; {advice}"
+    why = f" ({_first_line(cause)})" if cause is not None else ""
+    return f"it cannot be reached{why}; check the internet connection"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _has(path: Path, size_bytes: int | None) -> bool:

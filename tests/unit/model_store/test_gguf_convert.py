@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,7 +173,24 @@ def test_tensors_that_would_be_lost_are_refused_and_missing_ones_are_named(
 def test_a_cut_off_file_is_called_damaged(written: Write, recipe: GgufRecipe, folder: Path, length: int) -> None:
     path = written(recipe)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ModelError, match=r"damaged"):
+    with pytest.raises(ModelError, match=r"damaged") as caught:
+        convert_gguf(path, folder)
+    assert not re.search("axis|dtype|mmap|index|buffer|reshape", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello" * 9, "is not a GGUF file: those begin with GGUF"),
+        (b"PK", "is not a GGUF file"),
+        (b"GGUF\x09\0\0\0" + bytes(40), "is of GGUF version 9; versions 2 and 3 can be read"),
+        (b"GGUF\x03\0\0\0" + b"\xff" * 40, "is damaged or cut off: its 48 bytes do not hold what it announces"),
+    ],
+)
+def test_what_is_no_gguf_file_is_told_in_words(tmp_path: Path, folder: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
         convert_gguf(path, folder)
 
 

@@ -36,19 +36,25 @@ print(sorted(path.name for path in pulled.path.iterdir()))
 
 @dataclass
 class Hub:
-    """One repository: its files, which of them were sent, and which break off half-way."""
+    """One repository: its files, which of them were sent, which break off half-way; and how the hub answers at all."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
     breaks: set[str] = field(default_factory=set)
+    status: int = 200
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
-            if path.startswith("/api/models/some-org/model/tree/"):
+            if hub.status != 200:
+                self.send_response(hub.status)
+                self.send_header("X-Error-Message", "Invalid credentials in Authorization header")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif path.startswith("/api/models/some-org/model/tree/"):
                 self._json([{"type": "file", "path": p, "size": len(c), "oid": _etag(c)} for p, c in hub.files.items()])
             elif path.startswith("/api/models/some-org/model"):
                 files = [{"rfilename": path} for path in hub.files]
@@ -163,5 +169,24 @@ def test_a_repository_with_an_older_tokenizer_only_is_refused_before_anything_co
 
 def test_a_dead_network_is_told_in_words(tmp_path: Path) -> None:
     dead = run_pull("http://127.0.0.1:9", tmp_path / "cache")
-    assert "ModelError: cannot pull some-org/model from the Hugging Face hub: " in dead.stderr
-    assert "internet connection" in dead.stderr
+    assert "ModelError: cannot pull some-org/model from the Hugging Face hub: it cannot be reached (" in dead.stderr
+    assert dead.stderr.endswith("; check the internet connection\n")
+
+
+@pytest.mark.parametrize(("status", "advice"), [(401, "check HF_TOKEN, and the spelling"), (500, "try again later")])
+def test_a_hub_that_does_not_answer_as_it_should_is_told_in_words(
+    hub: Hub, tmp_path: Path, status: int, advice: str
+) -> None:
+    hub.status = status
+    refused = run_pull(hub.url, tmp_path / "cache")
+    assert refused.stderr.splitlines()[-1] == (
+        f"ModelError: cannot pull some-org/model from the Hugging Face hub: it answers with status {status}; {advice}"
+    )
+
+
+def test_a_client_that_was_told_to_stay_offline_says_so(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline = run_pull(hub.url, tmp_path / "cache")
+    assert offline.stderr.endswith("from the Hugging Face hub: HF_HUB_OFFLINE is set\n")
