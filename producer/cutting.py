@@ -62,6 +62,10 @@ class Cutter:
             if was != now:
                 raise DecodeError(f"the result changed: token {index} was {was} and is {now} now")
         if chunk.done and chunk.done.reason in ("stop", "length") and chunk.num_tokens_after < self.num_tokens:
+            if chunk.num_tokens_after < self._first:
+                raise DecodeError(
+                    f"the result has only {chunk.num_tokens_after} tokens, and {self._first} are said to be held"
+                )
             raise DecodeError(
                 f"the result changed: it ended behind token {chunk.num_tokens_after}, and {self.num_tokens} are held"
             )

@@ -54,3 +54,7 @@ def test_an_unknown_option_is_refused_by_name(headrace: Headrace) -> None:
 def test_commands_that_need_no_torch_do_not_import_it() -> None:
     code = "import sys, headrace.cli.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_help_of_num_threads_says_what_0_means(headrace: Headrace) -> None:
+    assert "0: the cores to spare" in " ".join(headrace("worker", "--help")[1].replace("│", " ").split())

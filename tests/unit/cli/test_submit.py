@@ -210,6 +210,13 @@ def test_tail_goes_on_behind_the_tokens_that_are_held(headrace: Headrace, stub_f
     assert [chunk["i"] for chunk in chunks] == [6]
 
 
+def test_tail_behind_the_end_says_how_long_the_result_is(headrace: Headrace, stub_fleet: StubFleet) -> None:
+    headrace("submit", "hello", "--id", "a1", "--max-tokens", "8")
+    status, out, err = headrace("tail", "a1", "--after", "99")
+    assert (status, out) == (1, "")
+    assert err == "headrace: the result has only 8 tokens, and 99 are said to be held\n"
+
+
 def test_tail_of_an_unknown_request_says_so(headrace: Headrace, queue: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.cli.tail.ATTACH_WAIT_S", 0.1)
     status, _, err = headrace("tail", "nobody")

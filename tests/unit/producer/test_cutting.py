@@ -106,6 +106,11 @@ def test_a_chunk_that_is_left_out_is_an_error_and_never_silent(
             cutter.cut(chunk)
 
 
+def test_a_result_that_is_shorter_than_what_the_reader_said_it_held_is_told_as_that() -> None:
+    with pytest.raises(DecodeError, match="the result has only 2 tokens, and 3 are said to be held"):
+        Cutter(3).cut(Chunk(0, 0, (1, 2), "ab", DONE))
+
+
 def test_a_gap_in_the_text_alone_is_an_error() -> None:
     cutter = Cutter()
     cutter.cut(Chunk(0, 0, (1,), "a"))
