@@ -124,12 +124,7 @@ class AsyncClient:
         )
 
     async def cancel(self, request_id: str) -> str:
-        """End a request; return the state it was in: ``unknown`` cancels it once it comes, "" if sent by XADD.
-
-        Raises:
-            InvalidRequestError: this cannot be a request's id.
-            BrokerUnavailableError: no server answers; the request may have been cancelled.
-        """
+        """End a request, and return the state it was in; see ``Client.cancel``."""
         return await self.attach(request_id).cancel()
 
     async def close(self) -> None:

@@ -17,15 +17,7 @@ from headrace.wire import Chunk
 
 
 class AsyncHandle:
-    """Reads and cancels one request. Any number of handles may read one result, from any token on, at any time.
-
-    A handle that made the submission sends it again if the broker comes back without it, until its end has been seen.
-
-    Attributes:
-        id: the request's name; ``AsyncClient.attach`` makes another handle of it, in any process.
-        known_already: the id that was to be submitted was known before: what is read here is that request's result, not
-            a new one's. (Its own, if the connection broke before the answer came.) By XADD nobody can tell: False.
-    """
+    """Reads and cancels one request; attributes, promises and errors are ``headrace.producer.handle.Handle``'s."""
 
     def __init__(
         self,
@@ -51,31 +43,7 @@ class AsyncHandle:
     async def stream(
         self, after: int = 0, *, after_chars: int | None = None, timeout_s: float | None = None
     ) -> AsyncIterator[Chunk]:
-        """Read the result as it grows, each token and each character once; the last chunk has ``done``.
-
-        A server that goes away is waited for. Chunks need not be cut as the worker cut them. Whoever asked for an echo
-        gets it first, in a chunk without tokens (``Chunk.echo``), if nothing is held. Of a request for several results
-        chunks come as they are written and say of which result they are (``Chunk.index``); the last one is the
-        request's own, with the usage of all.
-
-        Args:
-            after: tokens that the caller holds already.
-            after_chars: Unicode code points of the text that it holds. Needed only where ``after`` may lie inside a
-                chunk, as it may once the server has come back from an older state.
-            timeout_s: seconds for the whole result, default the client's. A server that falls silent without closing
-                its connections is noticed after up to 40 s, which may come on top.
-
-        Raises:
-            TimeoutError: the result has not ended in time.
-            CancelledError: the request was cancelled.
-            ExpiredError: its deadline passed.
-            InvalidRequestError: the fleet refused it, or ``timeout_s`` is negative; ``field`` names the culprit.
-            OverloadedError: the fleet refused it because its backlog is over the limit.
-            FailedError: the fleet gave it up; ``code`` says why.
-            UnknownRequestError: there is no such request (any more).
-            ValueError: tokens are held of a request for several results: read one of them, ``<id>/<index>``.
-            DecodeError: the result has a gap, or changed after it was read.
-        """
+        """Read the result as it grows; takes, promises and raises what ``Handle.stream`` does."""
         timeout_s = checked_seconds(self._timeout_s if timeout_s is None else timeout_s)
         reading = self._reading(self.id, Cutter(after, after_chars), timeout_s, self._wait_s)
         while not reading.ended:
@@ -95,11 +63,7 @@ class AsyncHandle:
                 yield piece
 
     async def text(self, *, timeout_s: float | None = None) -> AsyncIterator[str]:
-        """The text in pieces, as it grows, behind the prompt's if an echo was asked for; raises what ``stream`` raises.
-
-        Raises:
-            InvalidRequestError: the request has several results, whose pieces would be mixed.
-        """
+        """The text in pieces, as it grows; see ``Handle.text``."""
         async for chunk in self.stream(timeout_s=timeout_s):
             if chunk.index is not None:
                 raise several_texts(self.id)
@@ -109,15 +73,11 @@ class AsyncHandle:
                 yield chunk.text
 
     async def result(self, timeout_s: float | None = None) -> Result:
-        """Wait for the end and return all of it, of several results each; raises what ``stream`` raises."""
+        """Wait for the end and return all of it; see ``Handle.result``."""
         return Result.of(self.id, [piece async for piece in self.stream(timeout_s=timeout_s)])
 
     async def cancel(self) -> str:
-        """End the request; return the state it was in (``done`` if too late), "" if it was sent by XADD.
-
-        Raises:
-            BrokerUnavailableError: no server answers; the request may have been cancelled.
-        """
+        """End the request; see ``Handle.cancel``."""
         return await self._line.cancel(self.id, self._stream, self._via)
 
     def _reading(self, request_id: str, cutter: Cutter, timeout_s: float, wait_s: float) -> Reading:

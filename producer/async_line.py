@@ -29,13 +29,7 @@ class AsyncLine:
         self._broker: AsyncBroker | None = None
 
     async def broker(self) -> AsyncBroker:
-        """The broker; the first call connects.
-
-        Raises:
-            BrokerUnavailableError: no server, or one too old.
-            ConfigurationError: the server would evict requests, or refuses these credentials.
-            ContractVersionError: the queue is served under another version.
-        """
+        """The broker; the first call connects, and raises what ``Line.broker`` does."""
         async with self._opening:
             if self._broker is None:
                 # A tenant who may only XADD and XREAD is not permitted to ask what the server is like.
@@ -47,12 +41,7 @@ class AsyncLine:
             return self._broker
 
     async def send(self, submission: Submission) -> Submitted:
-        """Submit once.
-
-        Raises:
-            OverloadedError: the backlog or the server's memory is full.
-            ConfigurationError: ``fsync`` was asked for, and is not what the server gives.
-        """
+        """Submit once; raises what ``Line.send`` does."""
         broker = await self.broker()
         if submission.durability == "fsync":
             await self._check_fsync(broker)
@@ -86,11 +75,7 @@ class AsyncLine:
         check_fsync(found)
 
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Do what may be done twice until it succeeds, as long as the client's patience for a server lasts.
-
-        Raises:
-            BrokerUnavailableError: it did not come back in time.
-        """
+        """Do what may be done twice until it succeeds; see ``Line.persist``."""
         patience = Patience(time.monotonic() + self._patience_s)
         while True:
             try:
