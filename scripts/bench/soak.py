@@ -19,6 +19,8 @@ from headrace.testing.servers import Server
 
 NUM_PRODUCERS = 8
 NUM_PROMPTS = 50
+#: So many that the engine's prefix cache has filled its pages once, as it is meant to: a page of theirs each.
+WARM_UP = 3_200
 TTL_MS = 20_000
 #: Requests that one producer has open at once.
 DEPTH = 64
@@ -66,7 +68,7 @@ def main() -> None:
                 client.submit(prompt, max_tokens=1, temperature=0, ignore_eos=True, ttl_ms=TTL_MS).result().ids[0]
                 for prompt in prompts
             ]
-            run_producers(settings, 400, expected)
+            run_producers(settings, WARM_UP, expected)
             broker = fleet.broker
 
             def is_idle() -> bool:
