@@ -1,0 +1,55 @@
+"""What the courier does when the broker goes in the middle of taking a batch."""
+
+import asyncio
+from typing import Any, cast
+
+from headrace.async_broker import AsyncBroker
+from headrace.config import Settings
+from headrace.errors import BrokerUnavailableError
+from headrace.moves import Claimed, ClaimedRow
+from headrace.workers.channel import Ready
+from headrace.workers.courier.courier import Courier
+from headrace.workers.courier.engine_link import EngineLink
+from headrace.workers.courier.intake import Intake, Start
+from headrace.workers.courier.row import Row
+from headrace.workers.text.tokenizer import Tokenizer
+
+CLAIMED_ROW = ClaimedRow("r", 1, 3, 3, "json", b"", 0, "")
+
+
+class FlakyIntake:
+    """Cannot read what was published before its third try."""
+
+    def __init__(self) -> None:
+        self.num_tries = 0
+
+    async def start(self, claimed: ClaimedRow) -> Start:
+        self.num_tries += 1
+        if self.num_tries < 3:
+            raise BrokerUnavailableError("away")
+        return Start(Row(1, claimed, "w"), None)
+
+
+class QuietLink:
+    """Takes everything and says nothing."""
+
+    ready = Ready(1, "r", 8, 800)
+
+    async def add(self, rows: Any) -> None:
+        assert not rows
+
+    async def drop(self, numbers: Any) -> None:
+        assert not numbers
+
+
+def test_a_broker_that_goes_between_a_claim_and_its_reading_costs_no_row() -> None:
+    # Previously the error ended the courier, and all of its rows lost their leases.
+    async def run() -> int:
+        courier = Courier(cast(AsyncBroker, None), cast(Tokenizer, None), Settings(), "/nowhere")
+        intake = FlakyIntake()
+        claimed = Claimed("1-0", solo=False, rows=(CLAIMED_ROW,))
+        await courier._begin(cast(EngineLink, QuietLink()), cast(Intake, intake), claimed)
+        assert [row.request_id for row in courier._outbox.rows] == ["r"]
+        return intake.num_tries
+
+    assert asyncio.run(run()) == 3
