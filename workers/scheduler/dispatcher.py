@@ -7,7 +7,7 @@ from headrace.broker import Broker, ReadyRequest, WorkerInfo
 from headrace.config import Settings
 from headrace.errors import DecodeError
 from headrace.moves import DispatchCall
-from headrace.workers.scheduler.cost import CostTable
+from headrace.workers.costs.table import CostTable
 from headrace.workers.scheduler.partition import Item, Limits, partition
 
 log = logging.getLogger(__name__)

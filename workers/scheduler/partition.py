@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from headrace.workers.scheduler.cost import CostTable
+from headrace.workers.costs.table import CostTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """How the dispatcher cuts what is ready."""
 
 from headrace.broker import Broker, ReadyRequest, WorkerInfo
-from headrace.workers.scheduler.cost import CostTable
+from headrace.workers.costs.table import CostTable
 from headrace.workers.scheduler.dispatcher import Dispatcher
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import DecodeError
-from headrace.workers.scheduler.cost import CostTable
+from headrace.workers.costs.table import CostTable
 from headrace.workers.scheduler.partition import Item, Limits, partition
 
 UNBOUNDED = Limits(max_rows=100, max_tokens=10**9)
