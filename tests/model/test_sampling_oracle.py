@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from headrace.job import SamplingParams
+from headrace.kernels.reference_sampling import uniform
+from headrace.testing.sampling import sample
 from headrace.workers.engine.row_rules import RowRules
-from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.sequence import Sequence
-from headrace.workers.engine.uniform import uniform
 
 NUM_DRAWS = 40
 PARAMS = st.builds(
@@ -73,7 +73,7 @@ def test_draws_invert_the_distribution_that_transformers_leaves(
     probabilities, ids = filtered[0].double().softmax(dim=-1).sort(descending=True)
     cumulative = probabilities.cumsum(0)
     rows = [Sequence(0, (1,), (1,) * position, params, frozenset()) for position in range(NUM_DRAWS)]
-    drawn = Sampler().sample(logits.repeat(NUM_DRAWS, 1), rows).token_ids
+    drawn = sample(logits.repeat(NUM_DRAWS, 1), rows).token_ids
     for position, token_id in enumerate(drawn):
         number = uniform(params.seed, position)
         rank = int((ids == token_id).nonzero())

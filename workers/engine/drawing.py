@@ -29,13 +29,13 @@ _NUM_BUCKETS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """How rows draw: ``[num_rows, 1]`` each; ``top_k`` is int64, the others float64.
+    """How rows draw: ``[num_rows, 1]`` each.
 
     Attributes:
-        temperature: > 0.
-        top_k: tokens kept; the vocabulary's size keeps all.
-        top_p: share kept, in (0, 1].
-        min_p: least mass kept, as a share of the best token's.
+        temperature: fp32, a normal number > 0.
+        top_k: int64, tokens kept; the vocabulary's size keeps all.
+        top_p: float64, share kept, in (0, 1].
+        min_p: float64, least mass kept, as a share of the best token's.
     """
 
     temperature: Tensor
@@ -62,8 +62,7 @@ class Drawer:
         Returns:
             Token ids, int64 ``[num_rows]``.
         """
-        # A temperature below fp32's smallest number is as greedy as that one, and not a division by zero.
-        scaled = shifted.div_(filters.temperature.to(torch.float32).clamp_(min=torch.finfo(torch.float32).tiny))
+        scaled = shifted.div_(filters.temperature)
         mass = self._masses(scaled)
         token_ids, decided = _among_best(scaled, mass, self._totals(mass), filters, uniform)
         for row in (~decided).nonzero()[:, 0].tolist():

@@ -1,4 +1,4 @@
-"""What a device must know of the rows in flight, in tensors that stay: last token, position, page table.
+"""What a device must know of the rows in flight, in tensors that stay: last token, position, pages, how they draw.
 
 The tensors are brought up to date by differences: in a step in which rows only decode, the host writes nothing but the
 number of a page that a row has just taken. Positions move on and drawn tokens arrive on the device itself, so that
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from headrace.job import SamplingParams
+from headrace.workers.engine.sampling_state import SamplingState
 from headrace.workers.engine.sequence import Sequence
 
 
@@ -22,6 +24,8 @@ class _Known:
     position: int
     last_token: int
     page_ids: list[int] = field(default_factory=list)
+    params: SamplingParams | None = None
+    num_prompt_tokens: int = 0
 
 
 class RowState:
@@ -36,6 +40,7 @@ class RowState:
         last_token: int64 ``[max_rows]``, the token that a decoding row computes next.
         position: int64 ``[max_rows]``, tokens of a row that are computed.
         page_table: int32 ``[max_rows, max_pages]``, a row's pages in order; what is behind the last one means nothing.
+        sampling: how the rows draw.
         num_writes: values written by the host so far.
     """
 
@@ -43,10 +48,12 @@ class RowState:
         self.last_token = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self.position = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self.page_table = torch.zeros(max_rows, max_pages, dtype=torch.int32, device=device)
+        self.sampling = SamplingState(max_rows, device)
         self.num_writes = 0
         self._known: list[_Known | None] = [None] * max_rows
         self._places: dict[int, int] = {}  # by row
         self._indices: tuple[list[int], Tensor] = ([], self.position[:0])
+        self._subset: tuple[list[int], Tensor] = self._indices
 
     def enter(self, sequences: Rows[Sequence]) -> Tensor:
         """Bring the tensors up to date for the rows of a step.
@@ -66,7 +73,7 @@ class RowState:
             self._update(place, sequence)
             places.append(place)
         if places != self._indices[0]:
-            self._indices = places, torch.tensor(places, device=self.position.device)
+            self._indices = places, torch.tensor(places, dtype=torch.int64, device=self.position.device)
         return self._indices[1]
 
     def advance(self, sequences: Rows[Sequence], num_tokens: Rows[int]) -> None:
@@ -76,12 +83,17 @@ class RowState:
         for sequence, num in zip(sequences, num_tokens, strict=True):
             self._of(sequence).position += num
 
+    def places_of(self, sequences: Rows[Sequence]) -> Tensor:
+        """Tell the places of some of the rows that entered last, int64 ``[num_rows]``."""
+        places = [self._places[sequence.row] for sequence in sequences]
+        if places == self._indices[0]:
+            return self._indices[1]
+        if places != self._subset[0]:
+            self._subset = places, torch.tensor(places, dtype=torch.int64, device=self.position.device)
+        return self._subset[1]
+
     def draw(self, sequences: Rows[Sequence], token_ids: Rows[int]) -> None:
-        """Note the tokens that a step has drawn."""
-        if not sequences:
-            return
-        places = torch.tensor([self._places[sequence.row] for sequence in sequences], device=self.last_token.device)
-        self.last_token.index_copy_(0, places, torch.tensor(token_ids, device=places.device))
+        """Note the tokens that a step has drawn, and that the sampler has written into ``last_token``."""
         for sequence, token_id in zip(sequences, token_ids, strict=True):
             self._of(sequence).last_token = token_id
 
@@ -99,6 +111,10 @@ class RowState:
         if sequence.num_tokens_left == 1 and known.last_token != sequence.token_ids[-1]:
             known.last_token = sequence.token_ids[-1]
             self._write(self.last_token, place, known.last_token)
+        if known.params is not sequence.params or known.num_prompt_tokens != sequence.num_prompt_tokens:
+            known.params, known.num_prompt_tokens = sequence.params, sequence.num_prompt_tokens
+            for tensor, value in self.sampling.values_of(sequence):
+                self._write(tensor, place, value)
         page_ids, num_known = sequence.pages.page_ids, len(known.page_ids)
         if known.page_ids != page_ids[:num_known]:
             known.page_ids, num_known = [], 0
@@ -108,7 +124,7 @@ class RowState:
             self.num_writes += len(new)
             known.page_ids += new
 
-    def _write(self, tensor: Tensor, place: int, value: int) -> None:
+    def _write(self, tensor: Tensor, place: int, value: int | float) -> None:
         tensor[place] = value
         self.num_writes += 1
 

@@ -53,7 +53,7 @@ class Runner:
         self._model = model
         self._kv_cache = kv_cache
         self._operations = operations
-        self._sampler = Sampler()
+        self._sampler = Sampler(rows)
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> tuple[Draw, ...]:

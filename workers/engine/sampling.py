@@ -14,8 +14,10 @@ from torch import Tensor
 from headrace.workers.engine.drawing import Drawer, Filters
 from headrace.workers.engine.logprobs import Logprobs, RawLogprobs
 from headrace.workers.engine.row_rules import RowRules
+from headrace.workers.engine.row_state import RowState
+from headrace.workers.engine.sampling_state import SamplingState
 from headrace.workers.engine.sequence import Sequence
-from headrace.workers.engine.uniform import uniform
+from headrace.workers.engine.uniform import sequence_of, uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class _Group:
         greedy: indices of rows that take their most probable token, int64.
         drawing: indices of rows that draw, int64.
         filters: of those that draw.
+        numbers: where their random numbers begin, int64 ``[num_drawing]``.
+        num_prompt_tokens: of those that draw, int64 ``[num_drawing]``.
     """
 
     rows: tuple[Sequence, ...]
@@ -51,12 +55,19 @@ class _Group:
     greedy: Tensor
     drawing: Tensor
     filters: Filters
+    numbers: Tensor
+    num_prompt_tokens: Tensor
 
 
 class Sampler:
-    """Keeps what rows need from step to step; a row's part goes when the row does."""
+    """Samples on the CPU; keeps what rows need from step to step, and a row's part goes when the row does.
 
-    def __init__(self) -> None:
+    Args:
+        state: of the rows: how they draw and at which position; drawn tokens are written there.
+    """
+
+    def __init__(self, state: RowState) -> None:
+        self._state = state
         self._rules: WeakKeyDictionary[Sequence, RowRules] = WeakKeyDictionary()
         self._group: _Group | None = None
         self._drawer = Drawer()
@@ -67,12 +78,14 @@ class Sampler:
 
         Args:
             logits: fp32 ``[num_rows, vocab]``; overwritten.
-            rows: whose logits these are, with nothing chosen at this position yet.
+            rows: whose logits these are: they have entered the state, all their tokens are computed, and nothing is
+                chosen at this position yet.
 
         Returns:
             The tokens, on the host.
         """
-        group = self._group_of(tuple(rows), logits.shape[1])
+        places = self._state.places_of(rows)
+        group = self._group_of(tuple(rows), places, logits.shape[1])
         self._logprobs.take(logits, rows)
         for index, rules in group.ruled:
             rules.apply(logits[index], rows[index])
@@ -85,53 +98,57 @@ class Sampler:
                 dim=-1
             )
         if len(group.drawing):
-            self._draw(logits, best, valid, token_ids, group)
+            self._draw(logits, best, valid, token_ids, places, group)
+        self._state.last_token.index_copy_(0, places, token_ids)
         tokens = token_ids.tolist()
         return Sampled(tokens, valid.tolist(), self._logprobs.of(tokens))
 
-    def _draw(self, logits: Tensor, best: Tensor, valid: Tensor, token_ids: Tensor, group: _Group) -> None:
+    def _draw(
+        self, logits: Tensor, best: Tensor, valid: Tensor, token_ids: Tensor, places: Tensor, group: _Group
+    ) -> None:
         index = group.drawing
         shifted = logits if len(index) == len(group.rows) else logits[index]
         shifted.sub_(best[index, None])
         if not valid.all():
             # A row without a valid token has no distribution: it draws from one that does no harm.
             shifted[~valid[index]] = 0.0
-        params = [group.rows[i].params for i in index.tolist()]
-        positions = [group.rows[i].num_output_tokens for i in index.tolist()]
-        numbers = [uniform(p.seed, position) for p, position in zip(params, positions, strict=True)]
-        token_ids[index] = self._drawer.draw(
-            shifted, group.filters, torch.tensor(numbers, dtype=torch.float64)[:, None]
-        )
+        numbers = uniform(group.numbers, self._state.position[places[index]] - group.num_prompt_tokens)
+        token_ids[index] = self._drawer.draw(shifted, group.filters, numbers[:, None])
 
-    def _group_of(self, rows: tuple[Sequence, ...], vocab_size: int) -> _Group:
+    def _group_of(self, rows: tuple[Sequence, ...], places: Tensor, vocab_size: int) -> _Group:
         """The batch's group: the last step's, unless rows have come or gone."""
         # Sequences compare by identity.
         if self._group is None or self._group.rows != rows:
-            self._group = self._make_group(rows, vocab_size)
+            self._group = self._make_group(rows, places, vocab_size)
         return self._group
 
-    def _make_group(self, rows: tuple[Sequence, ...], vocab_size: int) -> _Group:
+    def _make_group(self, rows: tuple[Sequence, ...], places: Tensor, vocab_size: int) -> _Group:
         ruled: list[tuple[int, RowRules]] = []
         for index, row in enumerate(rows):
             rules = self._rules.get(row) or RowRules.of(row, vocab_size)
             if rules is not None:
                 self._rules[row] = rules
                 ruled.append((index, rules))
-        drawing = [index for index, row in enumerate(rows) if row.params.temperature > 0]
-        greedy = [index for index, row in enumerate(rows) if row.params.temperature == 0]
-        filters = _filters([rows[i] for i in drawing], vocab_size)
-        return _Group(rows, tuple(ruled), torch.tensor(greedy), torch.tensor(drawing), filters)
+        state = self._state.sampling
+        draws = state.temperature[places] > 0
+        drawing = draws.nonzero()[:, 0]
+        drawing_places = places[drawing]
+        return _Group(
+            rows,
+            tuple(ruled),
+            (~draws).nonzero()[:, 0],
+            drawing,
+            _filters(state, drawing_places, vocab_size),
+            sequence_of(state.seed[drawing_places]),
+            state.num_prompt_tokens[drawing_places],
+        )
 
 
-def _filters(rows: Rows[Sequence], vocab_size: int) -> Filters:
-    params = [row.params for row in rows]
-
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64)[:, None]
-
+def _filters(state: SamplingState, places: Tensor, vocab_size: int) -> Filters:
+    top_k = state.top_k[places].long()
     return Filters(
-        column([p.temperature for p in params]),
-        torch.tensor([min(p.top_k or vocab_size, vocab_size) for p in params], dtype=torch.int64)[:, None],
-        column([p.top_p for p in params]),
-        column([p.min_p for p in params]),
+        state.temperature[places, None],
+        top_k.where(top_k > 0, vocab_size).clamp_(max=vocab_size)[:, None],
+        state.top_p[places, None].double(),
+        state.min_p[places, None].double(),
     )

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from headrace.workers.engine import drawing
 from headrace.workers.engine.drawing import ONE, Drawer, Filters, bucketed
 
+LEAST = torch.finfo(torch.float32).tiny
+
 
 def defined(shifted: torch.Tensor, temperature: float, uniform: float, top_k: int, top_p: float, min_p: float) -> int:
     """The definition, by sorting all of a row: integers all the way, so that no sum is rounded."""
@@ -67,13 +69,13 @@ def test_both_ways_find_the_token_of_the_definition(
     if forbidden:
         logits[1::3] = -math.inf
     shifted = logits - logits.max()
-    top_k = min(top_k, vocab_size)
-    expected = defined(
-        shifted, temperature if temperature > 1e-38 else 1.1754943508222875e-38, uniform, top_k, top_p, min_p
+    top_k, temperature = min(top_k, vocab_size), max(temperature, LEAST)
+    expected = defined(shifted, temperature, uniform, top_k, top_p, min_p)
+    filters = Filters(
+        column(max(temperature, LEAST), torch.float32), column(top_k, torch.int64), column(top_p), column(min_p)
     )
-    filters = Filters(column(temperature), column(top_k, torch.int64), column(top_p), column(min_p))
     assert Drawer().draw(shifted[None].clone(), filters, column(uniform)).tolist() == [expected]
-    scaled = shifted / torch.tensor(max(temperature, 1.1754943508222875e-38), dtype=torch.float32)
+    scaled = shifted / torch.tensor(temperature, dtype=torch.float32)
     mass = (scaled.exp() * ONE).floor()
     assert bucketed(scaled, mass, uniform=uniform, top_k=top_k, top_p=top_p, min_p=min_p) == expected
 
@@ -89,6 +91,6 @@ def test_a_peaked_distribution_is_drawn_from_without_looking_at_the_whole_vocabu
     logits[:, ::1000] += 12
     shifted = logits - logits.amax(-1, keepdim=True)
     many = torch.ones(20, 1, dtype=torch.float64)
-    filters = Filters(many * 0.8, (many * 50_257).to(torch.int64), many * 0.95, many * 0.0)
+    filters = Filters((many * 0.8).float(), (many * 50_257).to(torch.int64), many * 0.95, many * 0.0)
     numbers = torch.linspace(0, 0.999, 20, dtype=torch.float64)[:, None]
     assert len(set(Drawer().draw(shifted, filters, numbers).tolist())) > 5

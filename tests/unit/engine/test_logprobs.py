@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from headrace.job import SamplingParams
+from headrace.testing.sampling import sample
 from headrace.workers.channel import Add
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.sequence import Sequence
 
 Params = Callable[..., SamplingParams]
@@ -31,7 +31,7 @@ def test_they_are_the_log_softmax_of_the_logits_before_anything_changes_them(
         Sequence(i, (5, 6), (), params(logprobs=count, **kind), frozenset()) for i, count in enumerate((3, None, 0))
     ]
     expected = logits().double().log_softmax(-1)
-    sampled = Sampler().sample(logits(), rows)
+    sampled = sample(logits(), rows)
     assert set(sampled.logprobs) == {0, 2}
     for index, told in sampled.logprobs.items():
         assert told.logprob == pytest.approx(float(expected[index, sampled.token_ids[index]]), abs=1e-5)
@@ -45,7 +45,7 @@ def test_a_token_that_is_all_but_impossible_has_a_number_that_json_can_spell(par
     values = torch.full((1, 4), -1e6)
     values[0, 2] = 0.0
     row = Sequence(0, (1,), (), params(logprobs=20, logit_bias=()), frozenset())
-    told = Sampler().sample(values, [row]).logprobs[0]
+    told = sample(values, [row]).logprobs[0]
     assert told.logprob == 0.0
     assert [logprob for _, logprob in told.top] == [0.0, -9999.0, -9999.0, -9999.0]
 

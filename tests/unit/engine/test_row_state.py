@@ -10,7 +10,7 @@ PAGE_SIZE = 4
 
 
 def sequence(row: int, num_prompt: int, max_tokens: int) -> Sequence:
-    params = SamplingParams(max_tokens, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
+    params = SamplingParams(max_tokens, 0, row % 3 * 0.5, row % 7, 1 - row % 5 / 8, row % 2 / 4, row, (), (), True)
     return Sequence(row, tuple(range(row * 100, row * 100 + num_prompt)), (), params, frozenset())
 
 
@@ -23,10 +23,13 @@ def step(fusion: Fusion, state: RowState, token_id: int) -> None:
     for row, place in zip(sequences, places, strict=True):
         assert state.position[place] == row.num_computed_tokens
         assert state.page_table[place, : len(row.pages.page_ids)].tolist() == row.pages.page_ids
+        for tensor, value in state.sampling.values_of(row):
+            assert tensor[place] == value
         if row.num_tokens_left == 1:
             assert state.last_token[place] == row.token_ids[-1]
     sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
     state.advance(sequences, [chunk.num_tokens for chunk in plan.chunks])
+    state.last_token[state.places_of(sampling)] = token_id
     state.draw(sampling, [token_id] * len(sampling))
     fusion.advance(plan)
     for row in sampling:
@@ -46,6 +49,14 @@ def test_the_device_reads_what_the_host_knows_whoever_joins_leaves_and_gives_way
         if fusion.has_rows:
             step(fusion, state, number)
     assert fusion.num_preemptions > 5
+
+
+def test_a_row_that_takes_a_number_used_before_draws_by_its_own_parameters() -> None:
+    state = RowState(1, 1)
+    for row in (sequence(4, 3, 5), sequence(8, 3, 5)):
+        row.row = 1
+        (place,) = state.enter([row]).tolist()
+        assert all(tensor[place] == value for tensor, value in state.sampling.values_of(row))
 
 
 def test_while_rows_decode_the_host_writes_nothing_but_new_pages() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from headrace.job import SamplingParams
+from headrace.testing.sampling import computed, sample
 from headrace.workers.engine.penalties import Penalties
 from headrace.workers.engine.row_rules import BadWords, RowRules
 from headrace.workers.engine.sampling import Sampler
@@ -92,7 +93,7 @@ def test_a_bias_decides(params: Params) -> None:
     values = random_logits(3)
     best, second = values.topk(2).indices.tolist()
     row = Sequence(0, (1,), (), params(logit_bias=((best, -50.0),)), frozenset())
-    assert Sampler().sample(values[None].clone(), [row]).token_ids == [second]
+    assert sample(values[None].clone(), [row]).token_ids == [second]
 
 
 def test_bad_words_are_never_completed_across_the_prompts_end_or_within_themselves() -> None:
@@ -109,19 +110,19 @@ def test_a_row_without_rules_has_none_and_is_not_touched(params: Params) -> None
     plain = Sequence(0, (1,), (), params(), frozenset())
     other = Sequence(1, (1,), (), params(logit_bias=((0, 90.0),)), frozenset())
     values = torch.stack([random_logits(1), random_logits(1)])
-    assert Sampler().sample(values, [plain, other]).token_ids == [int(random_logits(1).argmax()), 0]
+    assert sample(values, [plain, other]).token_ids == [int(random_logits(1).argmax()), 0]
     assert torch.equal(values[0], random_logits(1))
 
 
 def test_a_row_whose_every_token_is_forbidden_fails_alone(params: Params) -> None:
     hopeless = params(bad_words=tuple((token,) for token in range(VOCAB)), temperature=1.0)
     rows = [Sequence(0, (1,), (), hopeless, frozenset()), Sequence(1, (1,), (), params(), frozenset())]
-    assert Sampler().sample(torch.stack([random_logits(1), random_logits(2)]), rows).valid == [False, True]
+    assert sample(torch.stack([random_logits(1), random_logits(2)]), rows).valid == [False, True]
 
 
 def test_a_samplers_memory_of_a_row_goes_with_the_row(params: Params) -> None:
-    sampler = Sampler()
     rows = [Sequence(index, (1,), (), params(frequency_penalty=1.0), frozenset()) for index in range(3)]
+    sampler = Sampler(computed(rows))
     sampler.sample(torch.stack([random_logits(1)] * 3), rows)
     assert len(sampler._rules) == 3
     del rows[1:]

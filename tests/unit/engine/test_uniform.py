@@ -1,8 +1,15 @@
 from collections import Counter
 
-from headrace.workers.engine.uniform import uniform
+import torch
+
+from headrace.workers.engine.uniform import sequence_of, uniform
 
 MASK = (1 << 64) - 1
+
+
+def numbers_of(seeds: list[int], positions: list[int]) -> list[float]:
+    numbers: list[float] = uniform(sequence_of(torch.tensor(seeds)), torch.tensor(positions)).tolist()
+    return numbers
 
 
 def split_mix(state: int, count: int) -> list[int]:
@@ -21,11 +28,12 @@ def test_numbers_are_split_mix_from_a_mixed_seed() -> None:
     assert split_mix(1234567, 2) == [6457827717110365317, 3203168211198807973], "published vector"
     for seed in (0, 1, 1234567, 2**63 - 1):
         expected = [output >> 11 for output in split_mix(split_mix(seed, 1)[0], 50)]
-        assert [int(uniform(seed, position) * 2**53) for position in range(50)] == expected
+        assert [int(number * 2**53) for number in numbers_of([seed] * 50, list(range(50)))] == expected
 
 
 def test_numbers_lie_in_the_unit_interval_and_spread_evenly_over_positions_and_over_seeds() -> None:
-    for numbers in ([uniform(7, i) for i in range(8000)], [uniform(i, 7) for i in range(8000)]):
+    sevens, counting = [7] * 8000, list(range(8000))
+    for numbers in (numbers_of(sevens, counting), numbers_of(counting, sevens)):
         assert 0 <= min(numbers) < max(numbers) < 1
         tenths = Counter(int(number * 10) for number in numbers)
         # 800 plus or minus six standard deviations of a binomial count
@@ -33,5 +41,5 @@ def test_numbers_lie_in_the_unit_interval_and_spread_evenly_over_positions_and_o
 
 
 def test_neighbouring_seeds_do_not_share_their_numbers() -> None:
-    numbers = [uniform(seed, position) for seed in range(200) for position in range(200)]
+    numbers = numbers_of([seed for seed in range(200) for _ in range(200)], list(range(200)) * 200)
     assert len(set(numbers)) == len(numbers)

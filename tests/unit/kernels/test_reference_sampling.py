@@ -4,12 +4,13 @@ from hypothesis import strategies as st
 
 from headrace.kernels import reference_sampling as reference
 from headrace.kernels.sampling import Penalties
-from headrace.workers.engine.uniform import uniform
+from headrace.workers.engine.uniform import sequence_of, uniform
 
 
 @given(seed=st.integers(0, 2**64 - 1), position=st.integers(0, 2**31 - 1))
 def test_the_random_numbers_are_the_engine_s(seed: int, position: int) -> None:
-    assert reference.uniform(seed, position) == uniform(seed, position)
+    bits = seed - (seed >> 63 << 64)
+    assert reference.uniform(seed, position) == uniform(sequence_of(torch.tensor(bits)), torch.tensor(position))
 
 
 def test_counts_tell_the_prompt_from_what_was_generated() -> None:

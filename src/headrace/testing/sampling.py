@@ -1,0 +1,24 @@
+"""One step's sampling by itself: rows that stand where a model would have left them."""
+
+from collections.abc import Sequence as Rows
+
+from torch import Tensor
+
+from headrace.workers.engine.row_state import RowState
+from headrace.workers.engine.sampling import Sampled, Sampler
+from headrace.workers.engine.sequence import Sequence
+
+
+def computed(rows: Rows[Sequence]) -> RowState:
+    """Give each row a place (and a number of its own), and count all its tokens as computed."""
+    state = RowState(len(rows), 1)
+    for number, row in enumerate(rows):
+        row.row = number
+    state.enter(rows)
+    state.advance(rows, [row.num_tokens_left for row in rows])
+    return state
+
+
+def sample(logits: Tensor, rows: Rows[Sequence]) -> Sampled:
+    """Choose a token a row; ``logits`` are overwritten."""
+    return Sampler(computed(rows)).sample(logits, rows)
