@@ -108,7 +108,7 @@ class AsyncBroker:
 
     async def heartbeat(self, worker: str, details: dict[str, object], life_ms: int) -> None:
         """Say that a worker lives, and what it holds."""
-        await self.run(HeartbeatCall(worker, json.dumps(details), life_ms))
+        await self.run(HeartbeatCall("worker", worker, json.dumps(details), life_ms))
 
     async def forget_worker(self, worker: str) -> None:
         """Take a worker that ended in order off the list."""

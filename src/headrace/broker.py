@@ -10,8 +10,8 @@ import redis
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_client, translated
 from headrace.errors import HeadraceError
-from headrace.keys import Keys, RequestStream
-from headrace.moves import Call, source
+from headrace.keys import Keys, ProcessKind, RequestStream
+from headrace.moves import Call, HeartbeatCall, source
 from headrace.request import CONTRACT_VERSION
 from headrace.wire import Chunk, Encoding
 
@@ -64,6 +64,15 @@ class WorkerInfo:
     max_rows: int
     kv_tokens: int
     num_rows: int
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a process last said of itself: when, by the server's clock, and what."""
+
+    name: str
+    seen_ms: int
     details: Mapping[str, Any]
 
 
@@ -237,6 +246,33 @@ class Broker:
                 pipe.hget(self.keys.worker(worker.decode()), "info")
             infos = pipe.execute()
         return [read_worker(w.decode(), at, info) for (w, at), info in zip(seen, infos, strict=True) if info]
+
+    def beat(self, kind: ProcessKind, name: str, details: Mapping[str, object], life_ms: int) -> None:
+        """Say that a process lives, and what it does; forget those of its kind that are silent for ``life_ms``."""
+        now_ms = self.run(HeartbeatCall(kind, name, json.dumps(details), life_ms))
+        with translated(self.settings):
+            self.client.zremrangebyscore(self.keys.living(kind), "-inf", now_ms - life_ms)
+
+    def leave(self, kind: ProcessKind, name: str) -> None:
+        """Take a process that ended in order off the list."""
+        with translated(self.settings):
+            self.client.delete(self.keys.process(kind, name))
+            self.client.zrem(self.keys.living(kind), name)
+
+    def heartbeats(self, kind: ProcessKind, max_age_ms: int) -> list[Heartbeat]:
+        """Processes whose last heartbeat is at most so old, the oldest first. Writes nothing."""
+        oldest = self.now_ms() - max_age_ms
+        with translated(self.settings):
+            seen = self.client.zrangebyscore(self.keys.living(kind), oldest, "+inf", withscores=True)
+            pipe = self.client.pipeline(transaction=False)
+            for name, _ in seen:
+                pipe.hget(self.keys.process(kind, name.decode()), "info")
+            infos = pipe.execute()
+        return [
+            Heartbeat(name.decode(), int(at), json.loads(info))
+            for (name, at), info in zip(seen, infos, strict=True)
+            if info
+        ]
 
     def cost_table(self) -> bytes | None:
         """The published cost table, if there is one."""

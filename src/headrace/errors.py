@@ -32,6 +32,10 @@ class KernelError(HeadraceError):
     """Raised when a GPU kernel does not compile, or is called with what it cannot take."""
 
 
+class UnhealthyError(HeadraceError):
+    """Raised when a process that should run on this machine has sent no heartbeat of late."""
+
+
 class RequestError(HeadraceError):
     """Base of the errors that concern one request; ``request_id`` tells which."""
 

@@ -29,6 +29,8 @@ A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share
 ``leader``                 string with a time to live: the scheduler that works while others stand by. Efficiency only.
 ``worker:<w>``             hash: the last claim's nonce and answer, and the heartbeat. Lives a few leases.
 ``workers``                sorted set: workers by the time (ms) of their last heartbeat.
+``scheduler:<s>``          hash: a scheduler's heartbeat, whether it leads or stands by. Lives a few leases.
+``schedulers``             sorted set: schedulers by the time (ms) of their last heartbeat.
 ``cost``                   string: the measured cost table.
 ``contract``               hash: ``min`` and ``max`` version of the contract that may serve this queue.
 ``dead``                   stream: requests given up as poison, with their jobs.
@@ -53,6 +55,9 @@ from headrace.errors import ConfigurationError
 
 Lane = Literal["interactive", "normal", "bulk"]
 LANES: tuple[Lane, ...] = get_args(Lane)
+
+#: Processes that send heartbeats.
+ProcessKind = Literal["worker", "scheduler"]
 
 #: A name that may stand in a key, in an ACL pattern and in a space-separated list.
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.@+=-]*"
@@ -106,7 +111,7 @@ class Keys:
         self.load = self.prefix + "load"
         self.tenants = self.prefix + "tenants"
         self.leader = self.prefix + "leader"
-        self.workers = self.prefix + "workers"
+        self.workers = self.living("worker")
         self.cost = self.prefix + "cost"
         self.contract = self.prefix + "contract"
         self.dead = self.prefix + "dead"
@@ -133,7 +138,15 @@ class Keys:
 
     def worker(self, worker: str) -> str:
         """The hash of one worker's life."""
-        return f"{self.prefix}worker:{worker}"
+        return self.process("worker", worker)
+
+    def process(self, kind: ProcessKind, name: str) -> str:
+        """The hash with a process's heartbeat."""
+        return f"{self.prefix}{kind}:{name}"
+
+    def living(self, kind: ProcessKind) -> str:
+        """The sorted set of a kind's processes by their last heartbeats."""
+        return f"{self.prefix}{kind}s"
 
 
 def check_tenant(tenant: str) -> str:

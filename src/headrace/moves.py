@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeVar
 
 from headrace.config import Settings
 from headrace.errors import DecodeError, InvalidRequestError
-from headrace.keys import RequestStream
+from headrace.keys import ProcessKind, RequestStream
 from headrace.wire import Encoding
 
 Argument = bytes | str | int | float
@@ -432,16 +432,17 @@ class ReapCall:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatCall:
-    """A worker's sign of life. No move, but a script as they are: a full server takes no plain write."""
+    """A process's sign of life. No move, but a script as they are: a full server takes no plain write."""
 
-    worker: str
+    kind: ProcessKind
+    name: str
     info: str
     life_ms: int
     move: Literal["heartbeat"] = "heartbeat"
 
     def arguments(self) -> list[Argument]:
         """See ``lua/heartbeat.lua``."""
-        return [self.worker, self.info, self.life_ms]
+        return [self.kind, self.name, self.info, self.life_ms]
 
     def read(self, reply: object) -> int:
         """The server's clock, in ms."""

@@ -96,3 +96,10 @@ def test_workers_stay_on_the_list(actors: Actors) -> None:
     asyncio.run(beat())
     (worker,) = actors.broker.workers(5_000)
     assert (worker.worker, worker.max_rows, worker.kv_tokens, worker.num_rows) == ("w1", 8, 100, 1)
+
+
+def test_schedulers_stay_on_the_list(actors: Actors) -> None:
+    fill(actors)
+    actors.broker.beat("scheduler", "s1", {"host": "here"}, 5_000)
+    (scheduler,) = actors.broker.heartbeats("scheduler", 5_000)
+    assert (scheduler.name, scheduler.details) == ("s1", {"host": "here"})

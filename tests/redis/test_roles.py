@@ -33,7 +33,7 @@ PRODUCER = (
 WORKER = (
     "~hr:{test}:request:* ~hr:{test}:job:* ~hr:{test}:out:* ~hr:{test}:reply:* ~hr:{test}:batches ~hr:{test}:wake "
     "~hr:{test}:due ~hr:{test}:ready ~hr:{test}:load ~hr:{test}:dead ~hr:{test}:worker:* ~hr:{test}:workers "
-    "%R~hr:{test}:contract &hr:{test}:out:* " + SCRIPTS + " +xread +hello +ping +info"
+    "%R~hr:{test}:contract &hr:{test}:out:* " + SCRIPTS + " +xread +zrangebyscore +hello +ping +info"
 )
 SCHEDULER = (
     "~hr:{test}:* &hr:{test}:out:* " + SCRIPTS + " +xread +hsetnx +zscore +zrange +zrangebyscore +zremrangebyscore "
@@ -75,7 +75,8 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
     assert scheduler.run(DispatchCall(["t1:a", "p"], settings)).left == ()
     # A worker runs it, renews, publishes, hands back.
     worker.client.info(), worker.client.hmget("hr:{test}:contract", "min", "max")
-    worker.run(HeartbeatCall("w", "{}", 1_000))
+    worker.run(HeartbeatCall("worker", "w", "{}", 1_000))
+    assert [beat.name for beat in worker.heartbeats("worker", 1_000)] == ["w"]
     worker.client.xread({"hr:{test}:batches": "0-0"})
     claim = ClaimCall("w", 1, 8, 100, 8, 100, 0, 1_000)
     a, p = (Holding(row, "w") for row in worker.run(claim).rows)
@@ -100,6 +101,8 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
         Actors(Broker(admin, settings)).make_due("q")
     scheduler.run(ReapCall(10, settings))
     worker.client.delete("hr:{test}:worker:w"), worker.client.zrem("hr:{test}:workers", "w")
+    scheduler.beat("scheduler", "s", {}, 1_000)
+    scheduler.leave("scheduler", "s")
     scheduler.resign("s")
 
 

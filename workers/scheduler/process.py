@@ -29,6 +29,9 @@ _MAX_TICK_MS = 250
 _REAP_LIMIT = 256
 _FIT_INTERVAL_S = 1.0
 _PAUSE_S = 0.25
+_MAX_BEAT_INTERVAL_S = 1.0
+#: A heartbeat is kept this long, for those who ask what has become of a scheduler.
+_HEARTBEAT_LIFE_LEASES = 6
 #: A worker that missed this many heartbeats (one a third of a lease) no longer limits the size of batches.
 _WORKER_LIFE_LEASES = 1
 
@@ -47,6 +50,7 @@ class Scheduler:
         self._wake_entry = "0-0"
         self._next_reap_s = 0.0
         self._next_fit_s = 0.0
+        self._next_beat_s = 0.0
         self._stopping = False
 
     def stop(self) -> None:
@@ -59,7 +63,9 @@ class Scheduler:
         self._broker.serve_tenants(self._streams)
         while not self._stopping:
             try:
-                if leads := self._broker.lead(self.name, _LEADER_LEASE_MS):
+                leads = self._broker.lead(self.name, _LEADER_LEASE_MS)
+                self._beat(leads=leads)
+                if leads:
                     self.step()
                 else:
                     time.sleep(self._tick_ms / 1000)
@@ -71,8 +77,19 @@ class Scheduler:
                     log.warning("waiting for the broker: %s", error)
                 reachable = False
                 time.sleep(_PAUSE_S)
-        if leading and reachable:
-            self._broker.resign(self.name)
+        if reachable:
+            if leading:
+                self._broker.resign(self.name)
+            self._broker.leave("scheduler", self.name)
+
+    def _beat(self, *, leads: bool) -> None:
+        """Several times a lease, say that this scheduler lives: one that stands by is healthy, too."""
+        lease_ms, now_s = self._settings.lease_ms, time.monotonic()
+        if now_s < self._next_beat_s:
+            return
+        self._next_beat_s = now_s + min(lease_ms / 3000, _MAX_BEAT_INTERVAL_S)
+        details = {"host": socket.gethostname(), "scheduler_pid": os.getpid(), "leads": leads}
+        self._broker.beat("scheduler", self.name, details, lease_ms * _HEARTBEAT_LIFE_LEASES)
 
     def step(self) -> None:
         """Wait for something to do, and do it: one round of admit, dispatch and reap."""

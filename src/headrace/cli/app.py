@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from headrace import __version__
-from headrace.cli import cancel, dead, demo, models, processes, status, submit, tail, up
+from headrace.cli import cancel, dead, demo, health, models, processes, status, submit, tail, up
 from headrace.errors import ConfigurationError, HeadraceError, ModelError
 
 
@@ -62,6 +62,7 @@ app.command("worker")(processes.worker)
 app.command("submit")(submit.submit)
 app.command("tail")(tail.tail)
 app.command("status")(status.status)
+app.command("health")(health.health)
 app.command("cancel")(cancel.cancel)
 app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")

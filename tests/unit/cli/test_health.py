@@ -1,0 +1,55 @@
+"""``headrace health``: the exit status by which a container engine knows whether to worry."""
+
+import socket
+import time
+
+import pytest
+from tests.conftest import LEASE_MS
+from tests.unit.cli.conftest import Headrace
+
+from headrace.broker import Broker
+from headrace.keys import ProcessKind
+from headrace.testing.servers import free_port
+
+HERE = {"host": socket.gethostname()}
+
+
+@pytest.mark.parametrize("kind", ["worker", "scheduler"])
+def test_a_process_of_this_host_that_beats_is_healthy(headrace: Headrace, queue: Broker, kind: ProcessKind) -> None:
+    queue.beat(kind, "p1", HERE, 6 * LEASE_MS)
+    for arguments in (["health", kind], ["health"]):
+        status, out, err = headrace(*arguments)
+        assert (status, err) == (0, "")
+        assert out.startswith("p1: ")
+
+
+def test_one_that_fell_silent_for_a_lease_is_not(headrace: Headrace, queue: Broker) -> None:
+    queue.beat("worker", "p1", HERE, 6 * LEASE_MS)
+    time.sleep(LEASE_MS / 1000 + 0.05)
+    status, out, err = headrace("health", "worker")
+    assert (status, out) == (1, "")
+    assert err == (
+        f"headrace: no worker of {socket.gethostname()} has sent a heartbeat to queue test within {LEASE_MS} ms\n"
+    )
+
+
+def test_neither_another_hosts_nor_another_kinds_heartbeat_counts(headrace: Headrace, queue: Broker) -> None:
+    queue.beat("worker", "p1", {"host": "elsewhere"}, 6 * LEASE_MS)
+    queue.beat("scheduler", "p2", HERE, 6 * LEASE_MS)
+    assert headrace("health", "worker")[0] == 1
+    assert headrace("health", "scheduler")[0] == 0
+
+
+def test_one_that_has_left_is_not_healthy(headrace: Headrace, queue: Broker) -> None:
+    queue.beat("scheduler", "p1", HERE, 6 * LEASE_MS)
+    queue.leave("scheduler", "p1")
+    assert headrace("health", "scheduler")[0] == 1
+
+
+def test_an_unknown_kind_is_named_with_those_there_are(headrace: Headrace, queue: Broker) -> None:
+    status, _, err = headrace("health", "engine")
+    assert (status, err) == (2, "headrace: health engine: must be one of worker, scheduler\n")
+
+
+def test_without_a_server_nothing_is_healthy(headrace: Headrace) -> None:
+    assert headrace("health", "--redis-url", f"redis://127.0.0.1:{free_port()}/0")[0] == 1
