@@ -9,12 +9,14 @@ rule: it computes by its operations only, always the same ones in the same order
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from headrace.kernels.table import Linear, Operations, Ragged
+from headrace.kernels.table import Batch, HeadNorm, Linear, Table
+
+B = TypeVar("B", bound=Batch)
 
 #: Gives a step's tensors memory: called with the lengths and, if these are new, what is to be laid out.
 Place = Callable[[tuple[int, int], Callable[[], Sequence["Result"]]], Sequence[Tensor]]
@@ -86,7 +88,7 @@ class _Trace:
         ]
 
 
-class PlannedOperations:
+class PlannedOperations(Generic[B]):
     """A table over another one.
 
     Args:
@@ -94,7 +96,7 @@ class PlannedOperations:
         place: gives results memory.
     """
 
-    def __init__(self, operations: Operations, place: Place) -> None:
+    def __init__(self, operations: Table[B], place: Place) -> None:
         self._operations = operations
         self._place = place
         self._traces: dict[bool, _Trace] = {}
@@ -102,21 +104,22 @@ class PlannedOperations:
         self._outs: Iterator[Tensor] = iter(())
 
     @contextmanager
-    def step(self, num_tokens: int, num_sampled: int) -> Iterator[None]:
+    def step(self, batch: B) -> Iterator[None]:
         """Hold the memory of one step's results; they are overwritten by the next step."""
-        kind = num_sampled > 0
+        lengths = batch.token_ids.shape[0], batch.sampled.shape[0]
+        kind = lengths[1] > 0
         trace = self._traces.get(kind)
         try:
-            if trace is None:
-                self._trace = _Trace()
-                yield
-                # Only now: a step that raised has not shown all of its operations.
-                self._trace.close()
-                self._traces[kind] = self._trace
-            else:
-                lengths = num_tokens, num_sampled
-                self._outs = iter(self._place(lengths, lambda: trace.results(*lengths)))
-                yield
+            with self._operations.step(batch):
+                if trace is None:
+                    self._trace = _Trace()
+                    yield
+                    # Only now: a step that raised has not shown all of its operations.
+                    self._trace.close()
+                    self._traces[kind] = self._trace
+                else:
+                    self._outs = iter(self._place(lengths, lambda: trace.results(*lengths)))
+                    yield
         finally:
             self._trace = None
             self._outs = iter(())
@@ -173,32 +176,29 @@ class PlannedOperations:
         self._note(x, residual, result=result)
         return result
 
-    def head_norm(self, x: Tensor, weight: Tensor, eps: float) -> None:
-        """See ``Operations``."""
-        self._operations.head_norm(x, weight, eps)
-        self._note(x)
-
     def rotary_table(
         self, positions: Tensor, inv_freq: Tensor, result: torch.dtype, *, scale: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """See ``Operations``."""
         return self._operations.rotary_table(positions, inv_freq, result, scale=scale)
 
-    def rotary(self, x: Tensor, table: tuple[Tensor, Tensor]) -> None:
-        """See ``Operations``."""
-        self._operations.rotary(x, table)
-        self._note(x)
-
-    def write_kv(self, kv: Tensor, new: Tensor, batch: Ragged) -> None:
-        """See ``Operations``."""
-        self._operations.write_kv(kv, new, batch)
-        self._note(new)
-
-    def attention(
-        self, query: Tensor, layer: int, batch: Ragged, *, window: int | None = None, out: Tensor | None = None
+    def rotary_kv(
+        self,
+        qkv: Tensor,
+        layer: int,
+        num_heads: int,
+        *,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        norm: HeadNorm | None = None,
     ) -> Tensor:
         """See ``Operations``."""
-        result = self._operations.attention(query, layer, batch, window=window, out=self._out(out))
+        query = self._operations.rotary_kv(qkv, layer, num_heads, rotary=rotary, norm=norm)
+        self._note(qkv)
+        return query
+
+    def attention(self, query: Tensor, layer: int, *, window: int | None = None, out: Tensor | None = None) -> Tensor:
+        """See ``Operations``."""
+        result = self._operations.attention(query, layer, window=window, out=self._out(out))
         self._note(query, result=result)
         return result
 

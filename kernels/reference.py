@@ -1,133 +1,177 @@
 """The table of operations in plain torch: what runs on a CPU, and the oracle of every other table.
 
-Shapes and dtypes are in ``table.Operations``, which this module fulfils; here are only the reasons for how.
+Shapes and dtypes are in ``table.Operations``, which ``ReferenceOperations`` fulfils; here are only the reasons for how.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headrace.kernels.table import Linear, Ragged, Segment
+from headrace.kernels.ragged import Ragged, Segment
+from headrace.kernels.table import HeadNorm, Linear
 
 # What torch calls for ``scaled_dot_product_attention`` on a CPU; called directly, it also gives the softmax's sums.
 _flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-
-def step(num_tokens: int, num_sampled: int) -> AbstractContextManager[None]:
-    """Do nothing: without ``out``, results have memory of their own."""
-    return nullcontext()
+_NOTHING = torch.empty(0, dtype=torch.int64)
+_NO_BATCH = Ragged(_NOTHING, _NOTHING, _NOTHING, _NOTHING, (), ())
 
 
-def pack_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Lay a weight out in oneDNN's blocks where torch has oneDNN.
+class ReferenceOperations:
+    """The table, ``table.Table`` of ragged batches; one step at a time."""
 
-    torch hands fp32 products on a CPU to MKL, which leaves an AVX-512 machine of another maker at a third to a fifth
-    of its speed for 8 to 64 tokens; oneDNN's kernels on packed weights do not (measured: 576 x 3072 at 20 tokens,
-    two cores, 780 us against 220 us). The operator is the one that torch's own compiler emits for frozen weights.
-    """
-    if torch._C._has_mkldnn:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-        # oneDNN's operator has no form that writes where it is told.
-        return Linear(packed, bias, writes_out=False)
-    return Linear(weight.contiguous(), bias)
+    def __init__(self) -> None:
+        self._batch = _NO_BATCH
 
+    @contextmanager
+    def step(self, batch: Ragged) -> Iterator[None]:
+        """Keep the batch at hand."""
+        self._batch = batch
+        try:
+            yield
+        finally:
+            self._batch = _NO_BATCH
 
-def linear(x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
-    """Multiply; a token's result has the same bits whatever other tokens are in the batch.
+    def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """Lay a weight out in oneDNN's blocks where torch has oneDNN.
 
-    oneDNN adds up in the same order for every batch of two tokens or more, and in another one for a single token
-    (a matrix-vector kernel), which is not faster. So a single token is computed twice.
-    """
-    if not linear.weight.is_mkldnn:
-        if linear.bias is None:
-            return torch.mm(x, linear.weight.T, out=out)
-        return torch.addmm(linear.bias, x, linear.weight.T, out=out)
-    padded = torch.cat((x, x)) if x.shape[0] == 1 else x
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(padded, linear.weight, linear.bias, "none", [], "")
-    return product[: x.shape[0]]
+        torch hands fp32 products on a CPU to MKL, which leaves an AVX-512 machine of another maker at a third to a
+        fifth of its speed for 8 to 64 tokens; oneDNN's kernels on packed weights do not (measured: 576 x 3072 at 20
+        tokens, two cores, 780 us against 220 us). The operator is the one that torch's own compiler emits for frozen
+        weights.
+        """
+        if torch._C._has_mkldnn:
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+            # oneDNN's operator has no form that writes where it is told.
+            return Linear(packed, bias, writes_out=False)
+        return Linear(weight.contiguous(), bias)
 
+    def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
+        """Multiply; a token's result has the same bits whatever other tokens are in the batch.
 
-def embedding(token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Look tokens up."""
-    return torch.index_select(weight, 0, token_ids, out=out)
+        oneDNN adds up in the same order for every batch of two tokens or more, and in another one for a single token
+        (a matrix-vector kernel), which is not faster. So a single token is computed twice.
+        """
+        if not linear.weight.is_mkldnn:
+            if linear.bias is None:
+                return torch.mm(x, linear.weight.T, out=out)
+            return torch.addmm(linear.bias, x, linear.weight.T, out=out)
+        padded = torch.cat((x, x)) if x.shape[0] == 1 else x
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(padded, linear.weight, linear.bias, "none", [], "")
+        return product[: x.shape[0]]
 
+    def embedding(self, token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Look tokens up."""
+        return torch.index_select(weight, 0, token_ids, out=out)
 
-def rms_norm(
-    x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None, out: Tensor | None = None
-) -> Tensor:
-    """Normalise, after adding into the residual stream where there is one."""
-    if residual is not None:
-        x = residual.add_(x)
-    if out is None or x.dtype != torch.float32:
-        normed = functional.rms_norm(x, weight.shape, weight, eps)
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """Normalise, after adding into the residual stream where there is one."""
+        if residual is not None:
+            x = residual.add_(x)
+        if out is None or x.dtype != torch.float32:
+            normed = functional.rms_norm(x, weight.shape, weight, eps)
+            return normed if out is None else out.copy_(normed)
+        # torch's own has no form that writes where it is told; in fp32 these are its steps.
+        mean_square = torch.mul(x, x, out=out).mean(dim=-1, keepdim=True)
+        return torch.mul(x, mean_square.add_(eps).rsqrt_(), out=out).mul_(weight)
+
+    def layer_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        *,
+        residual: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Normalise, after adding into the residual stream where there is one."""
+        if residual is not None:
+            x = residual.add_(x)
+        normed = functional.layer_norm(x, weight.shape, weight, bias, eps)
         return normed if out is None else out.copy_(normed)
-    # torch's own has no form that writes where it is told; in fp32 these are its steps.
-    mean_square = torch.mul(x, x, out=out).mean(dim=-1, keepdim=True)
-    return torch.mul(x, mean_square.add_(eps).rsqrt_(), out=out).mul_(weight)
+
+    def rotary_table(
+        self, positions: Tensor, inv_freq: Tensor, result: torch.dtype, *, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Compute angles for the step's tokens alone: no table bounds how long a row may become."""
+        angles = (positions.to(torch.float32)[:, None] * inv_freq)[:, None, :]
+        return angles.cos().mul_(scale).to(result), angles.sin().mul_(scale).to(result)
+
+    def rotary_kv(
+        self,
+        qkv: Tensor,
+        layer: int,
+        num_heads: int,
+        *,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        norm: HeadNorm | None = None,
+    ) -> Tensor:
+        """Norm, rotate and write, one after the other."""
+        memory = self._batch.layers[layer]
+        num_kv_heads, head_dim = memory.shape[2:]
+        heads = qkv.view(-1, num_heads + 2 * num_kv_heads, head_dim)
+        if norm is not None:
+            for part, weight in ((heads[:, :num_heads], norm.query), (heads[:, num_heads:-num_kv_heads], norm.key)):
+                part.copy_(functional.rms_norm(part, weight.shape, weight, norm.eps))
+        if rotary is not None:
+            _rotate(heads[:, :-num_kv_heads], rotary)
+        new = heads[:, num_heads:].view(-1, 2, num_kv_heads, head_dim)
+        memory.index_copy_(1, self._batch.slots, new.transpose(0, 1))
+        return heads[:, :num_heads]
+
+    def attention(self, query: Tensor, layer: int, *, window: int | None = None, out: Tensor | None = None) -> Tensor:
+        """Attend row by row on views of the memory: no padding and no copy of keys or values."""
+        num_tokens, num_heads, head_dim = query.shape
+        num_kv_heads = self._batch.layers[layer].shape[2]
+        grouped = query.view(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
+        outputs = []
+        for row in self._batch.segments:
+            queries = grouped[row.first_query : row.first_query + row.num_queries]
+            alone = row.num_queries == 1 and len(row.pieces) == 1
+            if alone and (window is None or row.pieces[0].end <= window):
+                # One query sees everything, so a group's heads may stand where queries do.
+                outputs.append(functional.scaled_dot_product_attention(queries, *row.pieces[0].views[layer]))
+            else:
+                outputs.append(_attend_pieces(queries, layer, row, window))
+        together = torch.cat(outputs, out=None if out is None else out.view(grouped.shape))
+        return together.view(num_tokens, num_heads * head_dim)
+
+    def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Gate."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        gated = functional.silu(gate) if out is None else torch.ops.aten.silu.out(gate, out=out)
+        return gated.mul_(up)
+
+    def gelu(self, x: Tensor, approximate: Literal["none", "tanh"], *, out: Tensor | None = None) -> Tensor:
+        """Apply; torch has no operation in place."""
+        if out is None:
+            return functional.gelu(x, approximate=approximate)
+        applied: Tensor = torch.ops.aten.gelu.out(x, approximate=approximate, out=out)
+        return applied
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add in place."""
+        x.add_(y)
+
+    def select(self, x: Tensor, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Pick rows."""
+        return torch.index_select(x, 0, indices, out=out)
 
 
-def layer_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    *,
-    residual: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Normalise, after adding into the residual stream where there is one."""
-    if residual is not None:
-        x = residual.add_(x)
-    normed = functional.layer_norm(x, weight.shape, weight, bias, eps)
-    return normed if out is None else out.copy_(normed)
-
-
-def head_norm(x: Tensor, weight: Tensor, eps: float) -> None:
-    """Normalise heads in place."""
-    x.copy_(functional.rms_norm(x, weight.shape, weight, eps))
-
-
-def rotary_table(
-    positions: Tensor, inv_freq: Tensor, result: torch.dtype, *, scale: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Compute angles for the step's tokens alone: no table bounds how long a row may become."""
-    angles = (positions.to(torch.float32)[:, None] * inv_freq)[:, None, :]
-    return angles.cos().mul_(scale).to(result), angles.sin().mul_(scale).to(result)
-
-
-def rotary(x: Tensor, table: tuple[Tensor, Tensor]) -> None:
-    """Rotate in place."""
+def _rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> None:
+    """Rotate heads in place, ``[num_tokens, num_heads, head_dim]``."""
     cos, sin = table
     first, second = x[..., : 2 * cos.shape[-1]].chunk(2, dim=-1)
     rotated = torch.mul(first, cos).addcmul_(second, sin, value=-1)
     second.mul_(cos).addcmul_(first, sin)
     first.copy_(rotated)
-
-
-def write_kv(kv: Tensor, new: Tensor, batch: Ragged) -> None:
-    """Write keys and values by one operation."""
-    kv.index_copy_(1, batch.slots, new.transpose(0, 1))
-
-
-def attention(
-    query: Tensor, layer: int, batch: Ragged, *, window: int | None = None, out: Tensor | None = None
-) -> Tensor:
-    """Attend row by row on views of the memory: no padding and no copy of keys or values."""
-    num_tokens, num_kv_heads, group, head_dim = query.shape
-    outputs = []
-    for row in batch.segments:
-        queries = query[row.first_query : row.first_query + row.num_queries]
-        alone = row.num_queries == 1 and len(row.pieces) == 1
-        if alone and (window is None or row.pieces[0].end <= window):
-            # One query sees everything, so a group's heads may stand where queries do.
-            outputs.append(functional.scaled_dot_product_attention(queries, *row.pieces[0].views[layer]))
-        else:
-            outputs.append(_attend_pieces(queries, layer, row, window))
-    together = torch.cat(outputs, out=None if out is None else out.view(query.shape))
-    return together.view(num_tokens, num_kv_heads * group * head_dim)
 
 
 def _attend_pieces(queries: Tensor, layer: int, row: Segment, window: int | None) -> Tensor:
@@ -177,28 +221,3 @@ def _band_mask(end: int, num_queries: int, start: int, stop: int, window: int) -
     """
     distance = torch.arange(end - num_queries, end)[:, None] - torch.arange(start, stop)
     return torch.where((distance >= 0) & (distance < window), 0.0, -1e30)
-
-
-def silu_mul(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Gate."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    gated = functional.silu(gate) if out is None else torch.ops.aten.silu.out(gate, out=out)
-    return gated.mul_(up)
-
-
-def gelu(x: Tensor, approximate: Literal["none", "tanh"], *, out: Tensor | None = None) -> Tensor:
-    """Apply; torch has no operation in place."""
-    if out is None:
-        return functional.gelu(x, approximate=approximate)
-    applied: Tensor = torch.ops.aten.gelu.out(x, approximate=approximate, out=out)
-    return applied
-
-
-def add(x: Tensor, y: Tensor) -> None:
-    """Add in place."""
-    x.add_(y)
-
-
-def select(x: Tensor, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Pick rows."""
-    return torch.index_select(x, 0, indices, out=out)

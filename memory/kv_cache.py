@@ -56,14 +56,14 @@ class KVCache:
         """What the memory takes once every slot has been used."""
         return self.storage.nbytes
 
-    def layer(self, index: int) -> torch.Tensor:
-        """Give one layer's keys and values as ``write_kv`` takes them.
+    @property
+    def layers(self) -> tuple[torch.Tensor, ...]:
+        """Each layer's keys and values: views.
 
-        Returns:
-            A view: ``[2, num_slots, num_kv_heads, head_dim]``, or with order "heads"
-            ``[2, num_pages, num_kv_heads, page_size, head_dim]``.
+        ``[2, num_slots, num_kv_heads, head_dim]``, or with order "heads"
+        ``[2, num_pages, num_kv_heads, page_size, head_dim]``.
         """
-        return self._layers[index]
+        return self._layers
 
     def paged(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Give one layer's keys and its values, both ``[num_pages, num_kv_heads, page_size, head_dim]``: views."""

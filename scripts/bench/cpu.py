@@ -19,14 +19,16 @@ from transformers import LlamaForCausalLM
 
 from headrace.config import Settings
 from headrace.job import SamplingParams
-from headrace.kernels import reference
 from headrace.kernels.planned import PlannedOperations
+from headrace.kernels.ragged import Ragged
+from headrace.kernels.reference import ReferenceOperations
 from headrace.memory.workspace import Workspace
 from headrace.producer import Client
 from headrace.testing.fleet import Fleet
 from headrace.testing.rows import Report, arguments
 from headrace.testing.servers import Server
 from headrace.workers.channel import Add
+from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import load
 from headrace.workers.model_store.store import default_cache_dir, resolve
@@ -111,14 +113,14 @@ def compare_with_transformers(report: Report, model: LlamaForCausalLM, num_round
                 report.add(f"cpu/{name}", "tokens_per_s", ours, "1/s", peer="transformers", peer_value=theirs)
 
 
-class TimedOperations(PlannedOperations):
+class TimedOperations(PlannedOperations[Ragged]):
     """Measures how long the model takes of each step."""
 
     model_s = 0.0
 
     @contextmanager
-    def step(self, num_tokens: int, num_sampled: int) -> Iterator[None]:
-        with super().step(num_tokens, num_sampled):
+    def step(self, batch: Ragged) -> Iterator[None]:
+        with super().step(batch):
             start_s = time.perf_counter()
             yield
             self.model_s += time.perf_counter() - start_s
@@ -128,12 +130,14 @@ class Bench:
     """The engine alone, in this process."""
 
     def __init__(self) -> None:
-        self.operations = TimedOperations(reference, Workspace().place)
+        self.operations = TimedOperations(ReferenceOperations(), Workspace().place)
         folder = resolve("smollm2-135m", default_cache_dir()).path
         self.loaded = load(folder, self.operations, torch.float32)
 
     def engine(self) -> Engine:
-        return Engine(self.loaded, self.operations, max_rows=MAX_ROWS, kv_tokens=KV_TOKENS, step_tokens=STEP_TOKENS)
+        return host_engine(
+            self.loaded, self.operations, max_rows=MAX_ROWS, kv_tokens=KV_TOKENS, step_tokens=STEP_TOKENS
+        )
 
 
 def measure_step_share(report: Report, bench: Bench) -> None:

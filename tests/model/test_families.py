@@ -6,18 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.tiny_models import KINDS, VOCAB, make_oracle
+from tests.model.tiny_models import KINDS, REFERENCE, VOCAB, make_oracle
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headrace.job import SamplingParams
-from headrace.kernels import reference
 from headrace.memory.kv_cache import KVCache
 from headrace.workers.channel import Add
-from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.host_steps import HostSteps
 from headrace.workers.engine.loading import LoadedModel, load
 from headrace.workers.engine.row_state import RowState
-from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.sequence import Sequence
 
 GREEDY = SamplingParams(16, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
@@ -32,7 +31,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def loaded(models: tuple[PreTrainedModel, Path]) -> LoadedModel:
-    return load(models[1], reference, torch.float32)
+    return load(models[1], REFERENCE, torch.float32)
 
 
 def prompts(*lengths: int) -> list[tuple[int, ...]]:
@@ -58,8 +57,9 @@ def logits_in_chunks(loaded: LoadedModel, prompt: tuple[int, ...], lengths: list
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(Chunk, "samples", True)
         for length in lengths:
-            batch = Runner(model, cache, reference, RowState(1, 32))._pack([Chunk(sequence, length)])
-            logits = model.forward(batch, cache)
+            batch = HostSteps(model, cache, REFERENCE, RowState(1, 32)).pack([Chunk(sequence, length)])
+            with REFERENCE.step(batch):
+                logits = model.forward(batch)
             assert logits is not None
             seen.append(logits)
             sequence.num_computed_tokens += length
@@ -82,7 +82,7 @@ def test_greedy_tokens_of_fused_rows_are_those_of_transformers(
     models: tuple[PreTrainedModel, Path], loaded: LoadedModel
 ) -> None:
     """Prompts longer than a step's budget, more rows than may run at once, and one arrival a step."""
-    engine = Engine(loaded, reference, max_rows=3, kv_tokens=300, step_tokens=24)
+    engine = host_engine(loaded, REFERENCE, max_rows=3, kv_tokens=300, step_tokens=24)
     rows = prompts(1, 90, 5, 33, 24, 25)
     tokens: list[list[int]] = [[] for _ in rows]
     for row, prompt in enumerate(rows):
@@ -113,6 +113,6 @@ def test_bf16_errs_at_most_twice_as_much_as_transformers_does(models: tuple[PreT
         exact = models[0](torch.tensor([prompt])).logits[0, -1]
         oracle = AutoModelForCausalLM.from_pretrained(models[1], dtype=torch.bfloat16).eval()
         theirs = oracle(torch.tensor([prompt])).logits[0, -1].float()
-    ours = logits_in_chunks(load(models[1], reference, torch.bfloat16), prompt, [70, 1, 49])[-1]
-    assert ours.dtype == torch.float32
+    ours = logits_in_chunks(load(models[1], REFERENCE, torch.bfloat16), prompt, [70, 1, 49])[-1]
+    assert ours.dtype == torch.bfloat16
     assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max()

@@ -11,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.model.test_families import logits_in_chunks, prompts
-from tests.model.tiny_models import KINDS, LLAMA3_ROPE, Kind, make_oracle
+from tests.model.tiny_models import KINDS, LLAMA3_ROPE, REFERENCE, Kind, make_oracle
 from tests.unit.model_store.tiny_gguf import MERGES, TOKENS, TYPES, add_metadata
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from headrace.errors import ModelError
-from headrace.kernels import reference
 from headrace.workers.engine.loading import load
 from headrace.workers.model_store.gguf_convert import convert_gguf
 from headrace.workers.text.tokenizer import Tokenizer
@@ -73,7 +72,7 @@ def test_a_model_that_went_through_gguf_computes_what_it_did(kind: Kind, tmp_pat
     with torch.inference_mode():
         expected = oracle(torch.tensor([prompt])).logits[0]
         theirs = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([prompt])).logits[0]
-    ours = logits_in_chunks(load(folder, reference, torch.float32), prompt, [60, 1, 59])
+    ours = logits_in_chunks(load(folder, REFERENCE, torch.float32), prompt, [60, 1, 59])
     assert (theirs - expected).abs().max() < 1e-4
     assert (ours - expected[[59, 60, 119]]).abs().max() < 1e-4
     assert Tokenizer.from_folder(folder).context_length == oracle.config.max_position_embeddings

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
+from tests.model.tiny_models import REFERENCE
 from transformers import LlamaForCausalLM
 
 from headrace.job import SamplingParams
-from headrace.kernels import reference
 from headrace.workers.channel import Add
-from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.loading import LoadedModel, load
 from headrace.workers.model_store.store import ModelFolder, default_cache_dir, pull
 
@@ -31,11 +31,11 @@ def folder() -> ModelFolder:
 
 @pytest.fixture(scope="module")
 def loaded(folder: ModelFolder) -> LoadedModel:
-    return load(folder.path, reference, torch.float32)
+    return load(folder.path, REFERENCE, torch.float32)
 
 
 def run(loaded: LoadedModel, *adds: Add) -> dict[int, list[int]]:
-    engine = Engine(loaded, reference, max_rows=8, kv_tokens=1024, step_tokens=16)
+    engine = host_engine(loaded, REFERENCE, max_rows=8, kv_tokens=1024, step_tokens=16)
     tokens: dict[int, list[int]] = {add.row: [] for add in adds}
     for add in adds:
         engine.add(add)

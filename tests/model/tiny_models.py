@@ -17,6 +17,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from headrace.kernels.reference import ReferenceOperations
+
+# What a model was loaded for is what its steps must be entered with, hence one table for all tests of a folder.
+REFERENCE = ReferenceOperations()
+
 VOCAB = 307
 LLAMA: dict[str, Any] = {
     "vocab_size": VOCAB,

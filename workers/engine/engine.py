@@ -1,57 +1,34 @@
 """The engine: plan, run, settle, one step after the other."""
 
 from headrace.errors import InvalidRequestError
-from headrace.kernels.table import Operations
-from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import Pages
 from headrace.workers.channel import Add, Drop, Tokens
 from headrace.workers.engine.fusion import Fusion
 from headrace.workers.engine.loading import LoadedModel
-from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.sequence import Sequence
-from headrace.workers.engine.settings import DEFAULT_PAGE_SIZE
 from headrace.workers.engine.settle import settle
 
 
 class Engine:
-    """Rows of one courier, computed together. It knows no socket and no clock.
+    """Rows of one courier, computed together. It knows no socket, no clock and no device; see ``assembly``.
 
     Args:
         loaded: the model.
-        operations: the table that the model was loaded for.
+        runner: computes with it.
+        pages: of the key-value memory.
         max_rows: rows in flight at once.
-        kv_tokens: tokens that the key-value memory holds, rounded up to whole pages.
-        page_size: tokens of a page.
         step_tokens: tokens computed in one step at most, >= ``max_rows``.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        operations: Operations,
-        *,
-        max_rows: int,
-        kv_tokens: int,
-        step_tokens: int,
-        page_size: int = DEFAULT_PAGE_SIZE,
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, runner: Runner, pages: Pages, *, max_rows: int, step_tokens: int) -> None:
         config = loaded.model.config
-        self._pages = Pages(-(-kv_tokens // page_size), page_size)
-        kv_cache = KVCache(
-            num_layers=config.num_layers,
-            num_pages=self._pages.num_pages,
-            page_size=page_size,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            dtype=loaded.model.dtype,
-        )
+        self._pages = pages
         self._eos_ids = loaded.eos_ids
         self._vocab_size = config.vocab_size
-        self._max_tokens = min(kv_tokens, config.max_positions)
-        self._fusion = Fusion(self._pages, max_rows=max_rows, step_tokens=step_tokens)
-        rows = RowState(max_rows, self._pages.pages_for(self._max_tokens))
-        self._runner = Runner(loaded.model, kv_cache, operations, rows)
+        self._max_tokens = min(pages.num_pages * pages.page_size, config.max_positions)
+        self._fusion = Fusion(pages, max_rows=max_rows, step_tokens=step_tokens)
+        self._runner = runner
 
     @property
     def has_rows(self) -> bool:

@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 
 from headrace.errors import CONFIGURATION_STATUS, ConfigurationError, DecodeError, HeadraceError, InvalidRequestError
-from headrace.kernels import reference
 from headrace.kernels.planned import PlannedOperations
+from headrace.kernels.reference import ReferenceOperations
 from headrace.logs import configure
 from headrace.memory.workspace import Workspace
 from headrace.workers.channel import Add, Drop, Message, Ready, Tokens
+from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.lifetime import end_with_parent, exit_on_sigterm, is_orphan
 from headrace.workers.engine.link import CourierGoneError, CourierLink
@@ -64,9 +65,9 @@ def serve(settings: EngineSettings) -> None:
 
 
 def _load(settings: EngineSettings) -> Engine:
-    operations = PlannedOperations(reference, Workspace().place)
+    operations = PlannedOperations(ReferenceOperations(), Workspace().place)
     loaded = load(Path(settings.model_dir), operations, getattr(torch, settings.dtype))
-    return Engine(
+    return host_engine(
         loaded,
         operations,
         max_rows=settings.max_rows,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from headrace.kernels.table import Piece, Segment
+from headrace.kernels.ragged import Piece, Segment
 from headrace.memory.kv_cache import KVCache
 
 

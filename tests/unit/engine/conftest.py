@@ -8,12 +8,16 @@ import torch
 from safetensors.torch import save_file
 
 from headrace.job import SamplingParams
-from headrace.kernels import reference
 from headrace.kernels.planned import PlannedOperations
-from headrace.kernels.table import Operations
+from headrace.kernels.ragged import Ragged
+from headrace.kernels.reference import ReferenceOperations
+from headrace.kernels.table import Table
 from headrace.memory.workspace import Workspace
+from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import LoadedModel, load
+
+REFERENCE = ReferenceOperations()
 
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, VOCAB = 32, 48, 2, 4, 2, 97
 CONFIG: dict[str, Any] = {
@@ -68,20 +72,20 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, torch
 
 
 @pytest.fixture(scope="session")
-def operations() -> Operations:
-    return PlannedOperations(reference, Workspace().place)
+def operations() -> Table[Ragged]:
+    return PlannedOperations(REFERENCE, Workspace().place)
 
 
 @pytest.fixture(scope="session")
-def loaded(model_dir: Path, operations: Operations) -> LoadedModel:
+def loaded(model_dir: Path, operations: Table[Ragged]) -> LoadedModel:
     torch.set_num_threads(1)
     return load(model_dir, operations, torch.float32)
 
 
 @pytest.fixture
-def make_engine(loaded: LoadedModel, operations: Operations) -> Callable[..., Engine]:
+def make_engine(loaded: LoadedModel, operations: Table[Ragged]) -> Callable[..., Engine]:
     def make(*, max_rows: int = 4, kv_tokens: int = 256, step_tokens: int = 8, page_size: int = 4) -> Engine:
-        return Engine(
+        return host_engine(
             loaded,
             operations,
             max_rows=max_rows,

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import InvalidRequestError
 from headrace.job import SamplingParams
-from headrace.kernels.table import Ragged
-from headrace.memory.kv_cache import KVCache
+from headrace.kernels.table import Batch
 from headrace.workers.channel import Add, Drop
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.models.llama import Llama
@@ -148,10 +147,10 @@ def test_a_row_whose_computation_raises_ends_alone(
     expected = run(make_engine(), [(0, add) for add in good])
     forward = Llama.forward
 
-    def failing(self: Llama, batch: Ragged, kv_cache: KVCache) -> torch.Tensor | None:
+    def failing(self: Llama, batch: Batch) -> torch.Tensor | None:
         if poison in batch.token_ids.tolist():
             raise RuntimeError("the device said no")
-        return forward(self, batch, kv_cache)
+        return forward(self, batch)
 
     monkeypatch.setattr(Llama, "forward", failing)
     engine = make_engine()

@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from headrace.errors import ModelError
-from headrace.kernels import reference
+from headrace.kernels.reference import ReferenceOperations
 from headrace.workers.channel import Add
-from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.loading import LoadedModel, load
+from headrace.workers.engine.assembly import host_engine
+from headrace.workers.engine.loading import load
+
+REFERENCE = ReferenceOperations()
 
 
 def write(folder: Path, model_dir: Path, **changes: Any) -> Path:
@@ -44,7 +46,7 @@ def test_what_would_be_computed_wrongly_is_refused_by_name(
     tmp_path: Path, model_dir: Path, changes: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ModelError, match=reason):
-        load(write(tmp_path, model_dir, **changes), reference, torch.float32)
+        load(write(tmp_path, model_dir, **changes), REFERENCE, torch.float32)
 
 
 def test_a_missing_field_is_named(tmp_path: Path, model_dir: Path) -> None:
@@ -53,7 +55,7 @@ def test_a_missing_field_is_named(tmp_path: Path, model_dir: Path) -> None:
     del config["vocab_size"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="'vocab_size' is missing"):
-        load(folder, reference, torch.float32)
+        load(folder, REFERENCE, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +67,11 @@ def test_ends_of_sequence_come_from_generation_config_before_config(
 ) -> None:
     folder = write(tmp_path, model_dir, eos_token_id=in_config)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": in_generation}))
-    assert load(folder, reference, torch.float32).eos_ids == expected
+    assert load(folder, REFERENCE, torch.float32).eos_ids == expected
 
 
 def test_a_sharded_model_computes_what_the_single_file_does(
-    tmp_path: Path, model_dir: Path, tensors: dict[str, torch.Tensor], loaded: LoadedModel, params: Any
+    tmp_path: Path, model_dir: Path, tensors: dict[str, torch.Tensor], params: Any
 ) -> None:
     folder = write(tmp_path, model_dir)
     (folder / "model.safetensors").unlink()
@@ -79,12 +81,14 @@ def test_a_sharded_model_computes_what_the_single_file_does(
         save_file({name: tensors[name] for name in names if weight_map[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
-    def tokens(model: LoadedModel) -> list[int]:
-        engine = Engine(model, reference, max_rows=1, kv_tokens=64, step_tokens=64)
+    def tokens(source: Path) -> list[int]:
+        engine = host_engine(
+            load(source, REFERENCE, torch.float32), REFERENCE, max_rows=1, kv_tokens=64, step_tokens=64
+        )
         engine.add(Add(1, (5, 6, 7), (), params()))
         return [token for _ in range(12) for _, token, _ in engine.step().tokens]
 
-    assert tokens(load(folder, reference, torch.float32)) == tokens(loaded)
+    assert tokens(folder) == tokens(model_dir)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +106,9 @@ def test_a_damaged_file_is_a_model_error(tmp_path: Path, model_dir: Path, name: 
     (folder / name).unlink(missing_ok=True)
     (folder / name).write_text(content)
     with pytest.raises(ModelError, match=str(folder)):
-        load(folder, reference, torch.float32)
+        load(folder, REFERENCE, torch.float32)
 
 
 def test_a_folder_without_a_model_is_a_model_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config\.json"):
-        load(tmp_path, reference, torch.float32)
+        load(tmp_path, REFERENCE, torch.float32)

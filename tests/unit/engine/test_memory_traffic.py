@@ -9,14 +9,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.job import SamplingParams
-from headrace.kernels import reference
 from headrace.kernels.planned import PlannedOperations, Result
-from headrace.kernels.table import Operations
+from headrace.kernels.ragged import Ragged
+from headrace.kernels.reference import ReferenceOperations
+from headrace.kernels.table import Table
 from headrace.memory.planner import Buffer, lay_out, lower_bound_bytes
 from headrace.memory.workspace import Workspace
 from headrace.workers.channel import Add
+from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import LoadedModel, load
+
+REFERENCE = ReferenceOperations()
 
 Params = Callable[..., SamplingParams]
 NUM_ROWS = 64
@@ -48,13 +52,13 @@ def test_a_decode_step_allocates_nothing_of_note_once_its_lengths_have_been_seen
     # oneDNN's products have memory of their own; every other table writes where it is told.
     monkeypatch.setattr(torch._C, "_has_mkldnn", False)
     sizes: dict[str, list[int]] = {}
-    tables: dict[str, Operations] = {
-        "planned": PlannedOperations(reference, Workspace().place),
-        "not planned": reference,
+    tables: dict[str, Table[Ragged]] = {
+        "planned": PlannedOperations(REFERENCE, Workspace().place),
+        "not planned": REFERENCE,
     }
     for name, operations in tables.items():
         loaded = load(model_dir, operations, torch.float32)
-        engine = Engine(loaded, operations, max_rows=NUM_ROWS, kv_tokens=NUM_ROWS * 256, step_tokens=256)
+        engine = host_engine(loaded, operations, max_rows=NUM_ROWS, kv_tokens=NUM_ROWS * 256, step_tokens=256)
         decoding(engine, params, NUM_ROWS, 20)
         engine.step()
         sizes[name] = [size for size in allocations(engine) if size >= NOTABLE_BYTES]
@@ -133,8 +137,10 @@ def test_the_traced_plan_is_close_to_the_liveness_bound_for_every_length(
                 seen[num_tokens, sampled] = traced.results(num_tokens, sampled)
         return workspace.place(lengths, results)
 
-    operations = PlannedOperations(reference, place)
-    engine = Engine(load(model_dir, operations, torch.float32), operations, max_rows=4, kv_tokens=512, step_tokens=16)
+    operations = PlannedOperations(REFERENCE, place)
+    engine = host_engine(
+        load(model_dir, operations, torch.float32), operations, max_rows=4, kv_tokens=512, step_tokens=16
+    )
     decoding(engine, params, 3, 40, max_tokens=9)
     assert len(seen) == 8
     for lengths, results in seen.items():

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
-from headrace.kernels import reference
-from headrace.kernels.table import Ragged, Segment
+from headrace.kernels.ragged import Ragged, Segment
+from headrace.kernels.reference import ReferenceOperations
 from headrace.memory.kv_cache import KVCache
 from headrace.workers.engine.segments import segments_of
+
+REFERENCE = ReferenceOperations()
 
 KV_HEADS, GROUP, HEAD_DIM, LAYERS = 2, 3, 8, 2
 
@@ -17,22 +19,22 @@ def test_a_product_is_right_and_has_the_same_bits_in_every_batch(
     torch.manual_seed(0)
     x, weight = torch.randn(64, num_inputs), torch.randn(num_outputs, num_inputs)
     bias = torch.randn(num_outputs) if biased else None
-    packed = reference.pack_linear(weight, bias)
+    packed = REFERENCE.pack_linear(weight, bias)
     with torch.inference_mode():
-        full = reference.linear(x, packed)
+        full = REFERENCE.linear(x, packed)
         expected = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
         assert (full - expected).abs().max() < 2e-6 * num_inputs
         for num_tokens in (1, 2, 3, 20):
-            assert torch.equal(reference.linear(x[:num_tokens], packed), full[:num_tokens])
+            assert torch.equal(REFERENCE.linear(x[:num_tokens], packed), full[:num_tokens])
 
 
 def test_a_product_is_right_where_torch_has_no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._C, "_has_mkldnn", False)
     torch.manual_seed(0)
     x, weight, bias = torch.randn(3, 33), torch.randn(7, 33), torch.randn(7)
-    packed = reference.pack_linear(weight, bias)
+    packed = REFERENCE.pack_linear(weight, bias)
     assert not packed.weight.is_mkldnn
-    assert torch.allclose(reference.linear(x, packed), x @ weight.T + bias, atol=1e-5)
+    assert torch.allclose(REFERENCE.linear(x, packed), x @ weight.T + bias, atol=1e-5)
 
 
 def test_attention_sees_each_row_s_own_context_up_to_each_token() -> None:
@@ -56,15 +58,16 @@ def test_attention_sees_each_row_s_own_context_up_to_each_token() -> None:
         segments += segments_of(cache, page_ids, num_context - num_new, num_context, first_query=num_tokens)
         num_tokens += num_new
     nothing = torch.empty(0, dtype=torch.int64)
-    batch = Ragged(nothing, nothing, nothing, nothing, tuple(segments))
+    batch = Ragged(nothing, nothing, nothing, nothing, tuple(segments), cache.layers)
     query = torch.randn(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
-    seen = reference.attention(query, 1, batch).view(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
+    with REFERENCE.step(batch):
+        seen = REFERENCE.attention(query.flatten(1, 2), 1).view(query.shape)
 
     token = 0
     for page_ids, num_new, num_context in rows:
         slots = torch.tensor([page * 4 + offset for page in page_ids for offset in range(4)])
         for position in range(num_context - num_new, num_context):
-            keys, values = cache.layer(1)[:, slots[: position + 1]].double()
+            keys, values = cache.layers[1][:, slots[: position + 1]].double()
             for head in range(KV_HEADS):
                 weights = (query[token, head].double() @ keys[:, head].T / HEAD_DIM**0.5).softmax(dim=-1)
                 assert torch.allclose(seen[token, head].double(), weights @ values[:, head], atol=1e-5)
@@ -73,18 +76,20 @@ def test_attention_sees_each_row_s_own_context_up_to_each_token() -> None:
 
 def test_writing_fills_the_slots_and_no_others() -> None:
     kv = torch.zeros(2, 8, KV_HEADS, HEAD_DIM)
-    new = torch.randn(3, 2, KV_HEADS, HEAD_DIM)
+    qkv = torch.randn(3, KV_HEADS * (GROUP + 2), HEAD_DIM)
     nothing = torch.empty(0, dtype=torch.int64)
-    reference.write_kv(kv, new, Ragged(nothing, nothing, torch.tensor([6, 0, 3]), nothing, ()))
+    with REFERENCE.step(Ragged(nothing, nothing, nothing, torch.tensor([6, 0, 3]), (), (kv,))):
+        query = REFERENCE.rotary_kv(qkv.flatten(1, 2), 0, KV_HEADS * GROUP)
+    assert torch.equal(query, qkv[:, : KV_HEADS * GROUP])
     for token, slot in enumerate([6, 0, 3]):
-        assert torch.equal(kv[:, slot], new[token])
+        assert torch.equal(kv[:, slot].flatten(0, 1), qkv[token, KV_HEADS * GROUP :])
     assert kv[:, [1, 2, 4, 5, 7]].abs().sum() == 0
 
 
 def test_a_norm_adds_into_the_residual_stream() -> None:
     x, residual, weight = torch.randn(3, 16), torch.randn(3, 16), torch.randn(16)
     total = (x + residual).double()
-    normed = reference.rms_norm(x, weight, 1e-5, residual=residual)
+    normed = REFERENCE.rms_norm(x, weight, 1e-5, residual=residual)
     expected = total / (total.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() * weight
     assert torch.equal(residual.double(), total)
     assert torch.allclose(normed.double(), expected, atol=1e-5)

@@ -19,8 +19,8 @@ def make(order: PageOrder = "tokens") -> KVCache:
 def test_views_show_a_run_of_pages_in_each_layer_without_a_copy() -> None:
     cache = make()
     views = cache.views(4, 7)
-    cache.layer(1)[0, 5, 2] = 7.0
-    cache.layer(1)[1, 6, 0] = 8.0
+    cache.layers[1][0, 5, 2] = 7.0
+    cache.layers[1][1, 6, 0] = 8.0
     assert len(views) == 2
     keys, values = views[1]
     assert keys.shape == values.shape == (1, 3, 3, 4)
@@ -60,5 +60,5 @@ def test_memory_that_no_token_was_written_to_is_not_committed() -> None:
     before = resident_bytes()
     cache = KVCache(num_layers=4, num_pages=1 << 12, page_size=16, num_kv_heads=4, head_dim=64, dtype=torch.float32)
     assert cache.num_bytes == 512 << 20
-    cache.layer(2)[:, :16] = 1.0
+    cache.layers[2][:, :16] = 1.0
     assert resident_bytes() - before < 32 << 20

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headrace.kernels.table import Linear, Operations, Ragged
-from headrace.memory.kv_cache import KVCache
+from headrace.kernels.table import Batch, Linear, Operations
 from headrace.workers.engine.checkpoint import Checkpoint
 from headrace.workers.engine.models.gpt_config import GptConfig
 from headrace.workers.engine.models.weights import Norm, Weights
@@ -62,7 +61,7 @@ class Gpt2:
             down=weights.transposed_linear("mlp.c_proj", hidden, inner),
         )
 
-    def forward(self, batch: Ragged, kv_cache: KVCache) -> Tensor | None:
+    def forward(self, batch: Batch) -> Tensor | None:
         """Compute a batch, and write its keys and values; see ``Model``."""
         ops, eps = self._ops, self.config.layer_norm_eps
         residual = ops.embedding(batch.token_ids, self._embedding)
@@ -73,18 +72,16 @@ class Gpt2:
             if index:
                 norm = layer.attention_norm
                 x = ops.layer_norm(x, norm.weight, norm.bias, eps, residual=residual)
-            x = self._attention(index, layer, x, batch, kv_cache)
+            x = self._attention(index, layer, x)
             x = ops.layer_norm(x, layer.mlp_norm.weight, layer.mlp_norm.bias, eps, residual=residual)
             x = ops.linear(ops.gelu(ops.linear(x, layer.up), self.config.gelu), layer.down)
         if not batch.sampled.numel():
             return None
         x, residual = ops.select(x, batch.sampled), ops.select(residual, batch.sampled)
         x = ops.layer_norm(x, self._norm.weight, self._norm.bias, eps, residual=residual)
-        return ops.linear(x, self._head).float()
+        return ops.linear(x, self._head)
 
-    def _attention(self, index: int, layer: _Layer, x: Tensor, batch: Ragged, kv_cache: KVCache) -> Tensor:
-        heads, head_dim = self.config.num_heads, self.config.head_dim
-        qkv = self._ops.linear(x, layer.qkv).view(-1, 3 * heads, head_dim)
-        self._ops.write_kv(kv_cache.layer(index), qkv[:, heads:].view(-1, 2, heads, head_dim), batch)
-        query = qkv[:, :heads].view(-1, heads, 1, head_dim)
-        return self._ops.linear(self._ops.attention(query, index, batch), layer.out)
+    def _attention(self, index: int, layer: _Layer, x: Tensor) -> Tensor:
+        ops = self._ops
+        query = ops.rotary_kv(ops.linear(x, layer.qkv), index, self.config.num_heads)
+        return ops.linear(ops.attention(query, index), layer.out)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headrace.kernels.table import Linear, Operations, Ragged
-from headrace.memory.kv_cache import KVCache
+from headrace.kernels.table import Batch, Linear, Operations
 from headrace.workers.engine.checkpoint import Checkpoint
 from headrace.workers.engine.models.gpt_config import GptJConfig
 from headrace.workers.engine.models.weights import Norm, Weights
@@ -76,7 +75,7 @@ class GptJ:
         rotated, kept = rows[:, :rotary_dim], rows[:, rotary_dim:]
         return torch.cat((rotated[:, 0::2], rotated[:, 1::2], kept), dim=1).flatten()
 
-    def forward(self, batch: Ragged, kv_cache: KVCache) -> Tensor | None:
+    def forward(self, batch: Batch) -> Tensor | None:
         """Compute a batch, and write its keys and values; see ``Model``."""
         ops, eps = self._ops, self.config.layer_norm_eps
         table = ops.rotary_table(batch.positions, self._inv_freq, self.dtype)
@@ -85,14 +84,14 @@ class GptJ:
         for index, layer in enumerate(self._layers):
             if index:
                 x = ops.layer_norm(x, layer.norm.weight, layer.norm.bias, eps, residual=residual)
-            seen = self._attention(index, layer, x, table, batch, kv_cache)
+            seen = self._attention(index, layer, x, table)
             x = ops.linear(ops.gelu(ops.linear(x, layer.up), self.config.gelu), layer.down)
             ops.add(x, seen)
         if not batch.sampled.numel():
             return None
         x, residual = ops.select(x, batch.sampled), ops.select(residual, batch.sampled)
         x = ops.layer_norm(x, self._norm.weight, self._norm.bias, eps, residual=residual)
-        return ops.linear(x, self._head).float()
+        return ops.linear(x, self._head)
 
     def _attention(
         self,
@@ -100,12 +99,7 @@ class GptJ:
         layer: _Layer,
         x: Tensor,
         table: tuple[Tensor, Tensor],
-        batch: Ragged,
-        kv_cache: KVCache,
     ) -> Tensor:
-        heads, head_dim = self.config.num_heads, self.config.head_dim
-        qkv = self._ops.linear(x, layer.qkv).view(-1, 3 * heads, head_dim)
-        self._ops.rotary(qkv[:, : 2 * heads], table)
-        self._ops.write_kv(kv_cache.layer(index), qkv[:, heads:].view(-1, 2, heads, head_dim), batch)
-        query = qkv[:, :heads].view(-1, heads, 1, head_dim)
-        return self._ops.linear(self._ops.attention(query, index, batch), layer.out)
+        ops = self._ops
+        query = ops.rotary_kv(ops.linear(x, layer.qkv), index, self.config.num_heads, rotary=table)
+        return ops.linear(ops.attention(query, index), layer.out)

@@ -5,8 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from headrace.kernels.table import Ragged
-from headrace.memory.kv_cache import KVCache
+from headrace.kernels.table import Batch
 
 
 class Shape(Protocol):
@@ -45,13 +44,12 @@ class Model(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...  # noqa: D102
 
-    def forward(self, batch: Ragged, kv_cache: KVCache) -> Tensor | None:
+    def forward(self, batch: Batch) -> Tensor | None:
         """Compute a batch, and write its keys and values.
 
         Args:
             batch: the tokens; ``num_tokens`` in all.
-            kv_cache: where they go.
 
         Returns:
-            Logits of the sampled tokens, fp32 ``[num_sampled, vocab]``; None where none are wanted.
+            Logits of the sampled tokens, ``[num_sampled, vocab]``, in the model's dtype; None where none are wanted.
         """

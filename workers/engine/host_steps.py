@@ -1,0 +1,98 @@
+"""Steps on a CPU: packs chunks into one ragged batch, runs the model, draws the tokens."""
+
+from collections.abc import Sequence as Rows
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.ragged import Ragged, Segment
+from headrace.kernels.table import Table
+from headrace.memory.kv_cache import KVCache
+from headrace.memory.pages import PageCopy
+from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.models.model import Model
+from headrace.workers.engine.row_state import RowState
+from headrace.workers.engine.runner import Draw
+from headrace.workers.engine.sampling import Sampler
+from headrace.workers.engine.segments import segments_of
+
+
+class HostSteps:
+    """Model, memory and operations.
+
+    Args:
+        model: what to compute.
+        kv_cache: where the rows' pages lie.
+        operations: the table that the model is written over.
+        rows: what is known of the rows from step to step.
+    """
+
+    def __init__(self, model: Model, kv_cache: KVCache, operations: Table[Ragged], rows: RowState) -> None:
+        self._rows = rows
+        self._model = model
+        self._kv_cache = kv_cache
+        self._operations = operations
+        self._sampler = Sampler(rows)
+
+    def copy(self, copies: Rows[PageCopy]) -> None:
+        """Copy pages; see ``Steps``."""
+        for copy in copies:
+            self._kv_cache.copy(copy.source, copy.target, copy.num_tokens)
+
+    def compute(self, chunks: Rows[Chunk]) -> tuple[Draw, ...]:
+        """Compute chunks together; see ``Steps``."""
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        batch = self.pack(chunks)
+        with self._operations.step(batch):
+            logits = self._model.forward(batch)
+        self._rows.advance([chunk.sequence for chunk in chunks], [chunk.num_tokens for chunk in chunks])
+        if logits is None:
+            return ()
+        sampled = self._sampler.sample(logits.float(), sampling)
+        self._rows.draw(sampling, sampled.token_ids)
+        return tuple(
+            Draw(sequence, token_id, "" if valid else "no token has a finite logit", sampled.logprobs.get(index))
+            for index, (sequence, token_id, valid) in enumerate(
+                zip(sampling, sampled.token_ids, sampled.valid, strict=True)
+            )
+        )
+
+    def pack(self, chunks: Rows[Chunk]) -> Ragged:
+        """Make a batch: decoding rows from the device's own state, prompts from the host."""
+        page_size, state = self._kv_cache.page_size, self._rows
+        places = state.enter([chunk.sequence for chunk in chunks])
+        num_decoding = sum(1 for _ in takewhile(lambda chunk: chunk.sequence.num_tokens_left == 1, chunks))
+        token_ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        sampled: list[int] = []
+        segments: list[Segment] = []
+        num_tokens = 0
+        for index, chunk in enumerate(chunks):
+            start = chunk.sequence.num_computed_tokens
+            end = start + chunk.num_tokens
+            page_ids = chunk.sequence.pages.page_ids
+            segments += segments_of(self._kv_cache, page_ids, start, end, first_query=num_tokens)
+            num_tokens += chunk.num_tokens
+            if chunk.samples:
+                sampled.append(num_tokens - 1)
+            if index >= num_decoding:
+                token_ids += chunk.sequence.token_ids[start:end]
+                positions += range(start, end)
+                slots += [page_ids[i // page_size] * page_size + i % page_size for i in range(start, end)]
+        decoding = places[:num_decoding]
+        position = state.position[decoding]
+        pages = state.page_table[decoding, position // page_size]
+        return Ragged(
+            _join(state.last_token[decoding], token_ids),
+            _join(position, positions),
+            torch.tensor(sampled, dtype=torch.int64),
+            _join(pages * page_size + position % page_size, slots),
+            tuple(segments),
+            self._kv_cache.layers,
+        )
+
+
+def _join(first: Tensor, rest: list[int]) -> Tensor:
+    return torch.cat((first, torch.tensor(rest, dtype=first.dtype))) if rest else first
