@@ -21,12 +21,12 @@ import torch
 from headrace.errors import CONFIGURATION_STATUS, ConfigurationError, DecodeError, HeadraceError, InvalidRequestError
 from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.reference import ReferenceOperations
+from headrace.lifetime import end_with_parent, exit_on_sigterm, is_orphan
 from headrace.logs import configure
 from headrace.memory.workspace import Workspace
 from headrace.workers.channel import Add, Drop, Message, Ready, Tokens
 from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.lifetime import end_with_parent, exit_on_sigterm, is_orphan
 from headrace.workers.engine.link import CourierGoneError, CourierLink
 from headrace.workers.engine.loading import load
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from headrace import __version__
-from headrace.cli import cancel, dead, demo, health, models, processes, status, submit, tail, up
+from headrace.cli import cancel, dead, demo, health, models, processes, status, stock, submit, tail, up
 from headrace.errors import ConfigurationError, HeadraceError, ModelError
 
 
@@ -63,6 +63,7 @@ app.command("submit")(submit.submit)
 app.command("tail")(tail.tail)
 app.command("status")(status.status)
 app.command("health")(health.health)
+app.command("stock")(stock.stock)
 app.command("cancel")(cancel.cancel)
 app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")
