@@ -137,6 +137,10 @@ class PlannedOperations(Generic[B]):
     def _out(self, out: Tensor | None) -> Tensor | None:
         return next(self._outs, None) if out is None else out
 
+    def hold(self, weight: Tensor) -> Tensor:
+        """See ``Operations``."""
+        return self._operations.hold(weight)
+
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """See ``Operations``."""
         return self._operations.pack_linear(weight, bias)

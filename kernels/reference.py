@@ -36,6 +36,10 @@ class ReferenceOperations:
         finally:
             self._batch = _NO_BATCH
 
+    def hold(self, weight: Tensor) -> Tensor:
+        """Leave it where the file is mapped."""
+        return weight
+
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Lay a weight out in oneDNN's blocks where torch has oneDNN.
 

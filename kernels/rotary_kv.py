@@ -92,7 +92,14 @@ class _Heads:
     lanes: int
 
 
-def rotary_table(positions: Tensor, inv_freq: Tensor, *, scale: float = 1.0, interleaved: bool = False) -> Rotary:
+def rotary_table(
+    positions: Tensor,
+    inv_freq: Tensor,
+    *,
+    scale: float = 1.0,
+    interleaved: bool = False,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> Rotary:
     """Make the step's rotations, once for all layers.
 
     Args:
@@ -100,6 +107,7 @@ def rotary_table(positions: Tensor, inv_freq: Tensor, *, scale: float = 1.0, int
         inv_freq: fp32 ``[rotary_dim / 2]``, radians a token.
         scale: multiplies cosines and sines (YaRN's attention factor).
         interleaved: kept with them, for ``rotary_kv``.
+        out: where cosines and sines go, both fp32 ``[num_tokens, rotary_dim / 2]``. Default: new tensors.
 
     Raises:
         KernelError: shapes, dtypes or devices do not fit.
@@ -108,11 +116,14 @@ def rotary_table(positions: Tensor, inv_freq: Tensor, *, scale: float = 1.0, int
     half = inv_freq.numel()
     require(positions, "positions", (num_tokens,), positions.dtype, alignment=positions.element_size())
     require(inv_freq, "inv_freq", (half,), torch.float32, alignment=4)
-    cosines, sines = (inv_freq.new_empty(num_tokens, half) for _ in range(2))
+    cosines, sines = out or (inv_freq.new_empty(num_tokens, half), inv_freq.new_empty(num_tokens, half))
+    rotary = Rotary(cosines, sines, interleaved)
+    if cosines.shape != (num_tokens, half):
+        raise KernelError(f"room for angles of {tuple(cosines.shape)}, not of {(num_tokens, half)}")
     count = num_tokens * half
     kernel = _table_kernel(positions.device, integer_type(positions, "positions"))
     kernel((-(-count // _THREADS),), (_THREADS,), cosines, sines, positions, inv_freq, count, half, scale)
-    return Rotary(cosines, sines, interleaved)
+    return rotary
 
 
 def rotary_kv(
@@ -138,7 +149,8 @@ def rotary_kv(
         rotary: angles; None for models without rotation.
         norm: weights of the heads' norms; None for models without.
         rows: int32 ``[num_tokens]``, each token's row of the page table; None: token i is row i.
-        out: queries, ``[num_tokens, num_heads, head_dim]``. Default: a new tensor.
+        out: queries, ``[num_tokens, num_heads, head_dim]``, a token's heads contiguous; may be that very part of
+            ``qkv``. Default: a new tensor.
 
     Returns:
         ``out``.
@@ -152,7 +164,9 @@ def rotary_kv(
     out = qkv.new_empty(num_tokens, num_heads, head_dim) if out is None else out
     heads = _heads(head_dim, rotary, norm is not None, qkv.element_size())
     require(qkv, "qkv", (num_tokens, num_slots * head_dim), qkv.dtype)
-    require(out, "out", (num_tokens, num_heads, head_dim), qkv.dtype)
+    require(out[:1], "out", out[:1].shape, qkv.dtype)
+    if out.shape != (num_tokens, num_heads, head_dim) or out.stride(0) * qkv.element_size() % 16:
+        raise KernelError(f"out is {tuple(out.shape)} {out.stride()}, not [{num_tokens}, {num_heads}, {head_dim}]")
     _check_tokens(num_tokens, positions, rows, pages.page_table, rotary)
     _check_heads(qkv.dtype, pages, norm, heads.vec)
     # Few tokens: a head a group, so that they fill the device; many: a block a token, which loads its angles once.
@@ -164,7 +178,7 @@ def rotary_kv(
         (num_tokens, num_parts),
         (_THREADS,),
         out,
-        num_heads * head_dim,
+        out.stride(0),
         qkv,
         num_slots * head_dim,
         num_heads,

@@ -22,8 +22,8 @@ class Batch:
 
     Attributes:
         token_ids: int64 ``[num_tokens]``.
-        positions: int64 ``[num_tokens]``, each token's place in its own row, from 0.
-        sampled: int64 ``[num_sampled]``, indices of the tokens whose logits are wanted; on the device.
+        positions: int64 or int32 ``[num_tokens]``, each token's place in its own row, from 0.
+        sampled: int64 or int32 ``[num_sampled]``, indices of the tokens whose logits are wanted; on the device.
     """
 
     token_ids: Tensor
@@ -68,6 +68,9 @@ class Operations(Protocol):
     returned. Without it, it is a tensor of its own.
     """
 
+    def hold(self, weight: Tensor) -> Tensor:
+        """Bring a weight to where the operations read it, once, at loading; it may be there already."""
+
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Lay a weight out for ``linear``, once, at loading.
 
@@ -80,7 +83,7 @@ class Operations(Protocol):
         """Multiply ``x [num_tokens, in_features]`` by a weight: ``[num_tokens, out_features]``, contiguous."""
 
     def embedding(self, token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Look up int64 ``token_ids [num_tokens]`` in ``weight [vocab, hidden]``: ``[num_tokens, hidden]``."""
+        """Look up integers ``token_ids [num_tokens]`` in ``weight [vocab, hidden]``: ``[num_tokens, hidden]``."""
 
     def rms_norm(
         self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None, out: Tensor | None = None
@@ -128,7 +131,7 @@ class Operations(Protocol):
         """Make the step's rotations, once for all layers.
 
         Args:
-            positions: int64 ``[num_tokens]``.
+            positions: as the batch has them.
             inv_freq: fp32 ``[rotary_dim / 2]``, radians a token.
             result: dtype of activations; angles are computed in fp32 in any case.
             scale: multiplies cosines and sines.
@@ -195,7 +198,7 @@ class Operations(Protocol):
         """Add ``y`` into ``x`` in place, both ``[num_tokens, hidden]``."""
 
     def select(self, x: Tensor, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Pick rows ``indices``, int64 ``[num_sampled]``, of ``x [num_tokens, hidden]``."""
+        """Pick rows ``indices [num_sampled]``, integers, of ``x [num_tokens, hidden]``."""
 
 
 B_contra = TypeVar("B_contra", bound=Batch, contravariant=True)

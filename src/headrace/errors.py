@@ -32,6 +32,10 @@ class KernelError(HeadraceError):
     """Raised when a GPU kernel does not compile, or is called with what it cannot take."""
 
 
+class DeviceLostError(HeadraceError):
+    """Raised when a GPU has failed in a way that only a new process can recover from."""
+
+
 class UnhealthyError(HeadraceError):
     """Raised when a process that should run on this machine has sent no heartbeat of late."""
 

@@ -93,3 +93,29 @@ def test_angles_are_right_far_out(device: torch.device, index_type: torch.dtype)
     assert isinstance(actual, Rotary)
     assert torch.allclose(actual.cosines, expected.cosines, atol=1e-6)
     assert torch.allclose(actual.sines, expected.sines, atol=1e-6)
+
+
+def test_queries_may_stay_where_they_are_and_angles_go_where_they_are_told(
+    device: torch.device, dtype: torch.dtype
+) -> None:
+    qkv = torch.randn(33, (HEADS + 2 * KV_HEADS) * 64, device=device, dtype=dtype)
+    positions = torch.arange(33, device=device, dtype=torch.int32)
+    rows = torch.zeros(33, device=device, dtype=torch.int32)
+    inv_freq = 1e4 ** -(torch.arange(0, 64, 2, device=device) / 64)
+    room = torch.full((2, 40, 32), torch.nan, device=device)
+    apart = rotary_table(positions, inv_freq)
+    rotary = rotary_table(positions, inv_freq, out=(room[0, :33], room[1, :33]))
+    assert torch.equal(rotary.cosines, apart.cosines)
+    assert torch.equal(rotary.sines, apart.sines)
+    assert room[:, 33:].isnan().all()
+    weights = torch.randn(2, 64, device=device, dtype=dtype)
+    norm = HeadNorm(weights[0], weights[1], 1e-6)
+    first, second = (memory(dtype, device, 1, 64) for _ in range(2))
+    second = KVPages(second.keys, second.values, first.page_table)
+    expected = rotary_kv(qkv, positions, first, num_heads=HEADS, rotary=rotary, norm=norm, rows=rows)
+    kept = qkv.clone()
+    query = qkv.view(33, -1, 64)[:, :HEADS]
+    rotary_kv(qkv, positions, second, num_heads=HEADS, rotary=rotary, norm=norm, rows=rows, out=query)
+    assert torch.equal(query, expected)
+    assert torch.equal(qkv[:, HEADS * 64 :], kept[:, HEADS * 64 :])
+    assert torch.equal(first.keys.nan_to_num(), second.keys.nan_to_num())

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from headrace.errors import DeviceLostError
 from headrace.memory.pages import PageCopy
 from headrace.workers.engine.fusion import Chunk, Plan
 from headrace.workers.engine.logprobs import Logprobs
@@ -67,17 +68,24 @@ class Runner:
 
         Returns:
             A row each, for the rows that sampled and the rows that failed.
+
+        Raises:
+            DeviceLostError: no row can be computed any more.
         """
         if plan.copies:
             self._steps.copy(plan.copies)
         try:
             return self._steps.compute(plan.chunks)
+        except DeviceLostError:
+            raise
         except Exception:
             logger.exception("a step of %d rows failed, trying them alone", len(plan.chunks))
         draws: list[Draw] = []
         for chunk in plan.chunks:
             try:
                 draws += self._steps.compute((chunk,))
+            except DeviceLostError:
+                raise
             except Exception as error:
                 logger.exception("row %d failed", chunk.sequence.row)
                 draws.append(Draw(chunk.sequence, 0, f"{type(error).__name__}: {error}"))

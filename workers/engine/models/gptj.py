@@ -39,7 +39,7 @@ class GptJ:
         self.config = config
         self.dtype = dtype
         self._ops = operations
-        self._inv_freq = config.rope.inv_freq()
+        self._inv_freq = operations.hold(config.rope.inv_freq())
         vocab, hidden = config.vocab_size, config.hidden_size
         outer = Weights(checkpoint, operations, dtype)
         weights = outer.under("transformer.")

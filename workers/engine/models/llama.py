@@ -41,7 +41,7 @@ class Llama:
         self.config = config
         self.dtype = dtype
         self._ops = operations
-        self._inv_freq = config.rope.inv_freq()
+        self._inv_freq = operations.hold(config.rope.inv_freq())
         vocab, hidden = config.vocab_size, config.hidden_size
         weights = Weights(checkpoint, operations, dtype)
         self._embedding = weights.tensor("model.embed_tokens.weight", vocab, hidden)

@@ -44,7 +44,7 @@ class Weights:
         Raises:
             ModelError: there is none, or it has another shape.
         """
-        return self._checkpoint.tensor(self._prefix + name, shape, self._dtype)
+        return self._operations.hold(self._checkpoint.tensor(self._prefix + name, shape, self._dtype))
 
     def linear(self, sizes: Mapping[str, int], num_inputs: int, *, bias: bool) -> Linear:
         """Give products of one input as one: their weights under each other.

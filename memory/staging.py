@@ -1,0 +1,54 @@
+"""Numbers on their way from the host to a device: what a step needs travels by one copy."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headrace.errors import KernelError
+
+# Kernels read vectors of so many bytes.
+_ALIGNMENT = 16
+
+
+class Staging:
+    """Page-locked memory, and its image on a device.
+
+    ``begin``, ``put`` as often as needed, ``send``; what ``put`` gave holds until the next ``send``. The caller must
+    not begin again before the device has made the copy, which is so once it has read any result of the step.
+
+    Args:
+        num_bytes: room for one step's numbers, each ``put`` rounded up to 16 bytes.
+        device: a GPU; on a CPU there is nothing to lock, and all else is the same.
+    """
+
+    def __init__(self, num_bytes: int, device: torch.device) -> None:
+        self._host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._image = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+        self._num_bytes = 0
+
+    def begin(self) -> None:
+        """Forget what has been sent."""
+        self._num_bytes = 0
+
+    def put(self, values: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Add numbers.
+
+        Returns:
+            ``[len(values)]`` on the device, valid once sent.
+
+        Raises:
+            KernelError: there is no room for them.
+        """
+        start, end = self._num_bytes, self._num_bytes + len(values) * dtype.itemsize
+        if end > self._host.nbytes:
+            raise KernelError(f"a step's numbers take more than the {self._host.nbytes} bytes kept for them")
+        self._num_bytes = -(-end // _ALIGNMENT) * _ALIGNMENT
+        if values:
+            self._host[start:end].view(dtype).copy_(torch.tensor(values, dtype=dtype))
+        return self._image[start:end].view(dtype)
+
+    def send(self) -> None:
+        """Copy everything to the device, on torch's current stream."""
+        num_bytes = min(self._num_bytes, self._host.nbytes)
+        self._image[:num_bytes].copy_(self._host[:num_bytes], non_blocking=True)
