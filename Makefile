@@ -14,10 +14,11 @@ setup:  ## make .venv, with what tests need
 test:  ## linters, types, import contracts, tests
 	scripts/test $(ARGS)
 
-lint: setup  ## ruff and the import contracts
+lint: setup  ## ruff, the import contracts, the Dockerfile
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/lint-imports
+	$(bin)/hadolint --failure-threshold info Dockerfile
 
 format: setup  ## let ruff rewrite what it can
 	$(bin)/ruff check --fix .
