@@ -6,12 +6,13 @@ from typing import Any, Self, TypeVar
 
 import redis.asyncio
 
+from headrace.batch_log import BatchRun
 from headrace.broker import Position, decode_chunks, stream_entries
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_async_client, translated_async
 from headrace.errors import HeadraceError
 from headrace.keys import Keys, RequestStream
-from headrace.moves import Call, HeartbeatCall, source
+from headrace.moves import Beat, Call, HeartbeatCall, source
 from headrace.wire import Chunk, Encoding
 
 T = TypeVar("T")
@@ -106,9 +107,21 @@ class AsyncBroker:
             fields = await self.client.hgetall(self.keys.request(request_id))
         return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
 
-    async def heartbeat(self, worker: str, details: dict[str, object], life_ms: int) -> None:
-        """Say that a worker lives, and what it holds."""
-        await self.run(HeartbeatCall("worker", worker, json.dumps(details), life_ms))
+    async def heartbeat(self, worker: str, details: dict[str, object], life_ms: int, worker_class: str = "") -> Beat:
+        """Say that a worker lives, what it holds and of which class it is."""
+        return await self.run(HeartbeatCall("worker", worker, json.dumps(details), life_ms, worker_class))
+
+    async def publish_costs(self, worker_class: str, table: bytes) -> None:
+        """Publish a class's cost table; raises OverloadedError where the server's memory is full."""
+        with translated_async(self.settings):
+            await self.client.hset(self.keys.cost, worker_class, table)
+
+    async def log_batch(self, ran: BatchRun) -> None:
+        """Add what a batch really cost to the log of batches; raises OverloadedError as above."""
+        with translated_async(self.settings):
+            await self.client.xadd(
+                self.keys.batch_log, ran.fields(), maxlen=self.settings.batch_log_entries, approximate=True
+            )
 
     async def forget_worker(self, worker: str) -> None:
         """Take a worker that ended in order off the list."""

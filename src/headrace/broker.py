@@ -1,12 +1,14 @@
 """Every command that synchronous code sends to Redis: the scheduler, the synchronous client and the command line."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import redis
 
+from headrace.class_costs import ClassCosts
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_client, translated
 from headrace.errors import HeadraceError
@@ -66,6 +68,11 @@ class WorkerInfo:
     num_rows: int
     details: Mapping[str, Any]
 
+    @property
+    def worker_class(self) -> str:
+        """Workers of one class cost the same; "" where it says nothing."""
+        return str(self.details.get("class", ""))
+
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
@@ -105,6 +112,7 @@ class Broker:
         self.client: Any = client
         self.settings = settings
         self.keys = Keys(settings.queue_name)
+        self.costs = ClassCosts(client, settings)
         self._scripts: dict[str, Any] = {}
 
     @classmethod
@@ -207,10 +215,11 @@ class Broker:
             if prompt is not None and cost is not None and at is not None
         ]
 
-    def num_waiting_batches(self) -> int:
-        """Batches that no worker has taken yet."""
+    def waiting_batches(self) -> Counter[str]:
+        """Batches that no worker has taken yet, counted by the class of workers that they were cut for."""
         with translated(self.settings):
-            return int(self.client.xlen(self.keys.batches))
+            entries = stream_entries(self.client.xrange(self.keys.batches))
+        return Counter(entry.fields.get(b"class", b"").decode() for entry in entries)
 
     def lead(self, scheduler: str, lease_ms: int) -> bool:
         """Become or remain the queue's leading scheduler. For efficiency only: two leaders do no harm."""
@@ -249,7 +258,7 @@ class Broker:
 
     def beat(self, kind: ProcessKind, name: str, details: Mapping[str, object], life_ms: int) -> None:
         """Say that a process lives, and what it does; forget those of its kind that are silent for ``life_ms``."""
-        now_ms = self.run(HeartbeatCall(kind, name, json.dumps(details), life_ms))
+        now_ms = self.run(HeartbeatCall(kind, name, json.dumps(details), life_ms)).now_ms
         with translated(self.settings):
             self.client.zremrangebyscore(self.keys.living(kind), "-inf", now_ms - life_ms)
 
@@ -273,12 +282,6 @@ class Broker:
             for (name, at), info in zip(seen, infos, strict=True)
             if info
         ]
-
-    def cost_table(self) -> bytes | None:
-        """The published cost table, if there is one."""
-        with translated(self.settings):
-            table: bytes | None = self.client.get(self.keys.cost)
-        return table
 
     # What the client does without a script
 

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     max_batch_rows: Positive = 16
     max_batch_tokens: Positive = Field(16_384, description="prompt and output tokens of one batch")
     max_backlog_batches: Positive = Field(2, description="batches that may wait for a worker")
+    class_patience_ms: Annotated[int, Field(ge=0)] = Field(
+        5_000,
+        description="how long a batch waits for the kind of worker that it was cut for, before any takes it",
+    )
+    cost_life_ms: Positive = Field(86_400_000, description="how long what a kind of worker costs outlives its last one")
+    batch_log_entries: Positive = Field(1_000, description="length of the log of batches, two entries a batch")
     max_strikes: Positive = Field(3, description="leases lost without a token until a request is poison")
     tombstone_ttl_ms: Positive = Field(600_000, description="how long a cancellation waits for its request")
 
@@ -84,6 +90,9 @@ class Settings(BaseSettings):
     kv_tokens: Positive = Field(32_768, description="tokens in one worker's key-value memory")
     page_size: Positive = Field(16, description="tokens in a page of it, which rows that begin alike share whole")
     step_tokens: Positive = Field(512, description="tokens of one step, decoding rows and prefill together")
+    measure_ms: Annotated[int, Field(ge=0)] = Field(
+        3_000, description="computing time for measuring costs where none are on file; 0: never measure"
+    )
     engine_timeout_ms: Positive = Field(60_000, description="silence after which a computing engine is killed as hung")
     flush_ms: Annotated[int, Field(ge=0)] = Field(20, description="pause between two flushes of tokens to Redis")
     drain_ms: Annotated[int, Field(ge=0)] = Field(30_000, description="what SIGTERM leaves running requests to end")

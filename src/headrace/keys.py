@@ -13,7 +13,12 @@ A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share
 ``ready``                  sorted set: admitted ids by score, the order in which they are considered.
 ``due``                    sorted set: every live id by the next moment (ms) at which ``reap`` must look at it; half a
                            millisecond on top marks a lease that an amnesty has spared once.
-``batches``                stream, no group: a batch an entry (``ids``, ``solo``, ``v``). Deleted by ``claim``.
+``batches``                stream, no group: a batch an entry (``ids``, ``solo``, ``v``, and ``class``, the class of
+                           workers by whose costs it was cut, empty for any). Deleted by ``claim``.
+``batchlog``               stream, capped: what became of batches. ``kind`` cut: ``batch`` (its entry), ``class``,
+                           ``rows``, ``tokens`` to prefill, ``longest`` prompt, ``ms`` predicted. ``kind`` ran:
+                           ``batch``, ``class`` and ``worker`` that ran it, ``rows``, ``tokens`` computed, ``ms`` that
+                           they took: of every step, the part that the batch's prompts were of its tokens.
 ``wake``                   stream of one entry: rung whenever a batch was taken or a row handed back, so that a
                            scheduler that waits for requests also hears of room.
 ``out:<id>``               stream: the chunks of a result, each entry's id the number of tokens written once it is in;
@@ -31,7 +36,12 @@ A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share
 ``workers``                sorted set: workers by the time (ms) of their last heartbeat.
 ``scheduler:<s>``          hash: a scheduler's heartbeat, whether it leads or stands by. Lives a few leases.
 ``schedulers``             sorted set: schedulers by the time (ms) of their last heartbeat.
-``cost``                   string: the measured cost table.
+``classes``                sorted set: classes of workers by the time (ms) of their last heartbeat. Workers of one class
+                           cost the same: ``<device>/<model revision>/<dtype>``.
+``cost``                   hash: class of workers -> its cost table (``headrace.workers.costs.table``). Kept for
+                           ``cost_life_ms`` after the last worker of the class.
+``measure``                hash: class of workers, or ``*`` for all, -> when (ms) somebody asked for its costs to be
+                           measured again. Workers hear of it by their heartbeats; forgotten after an hour.
 ``contract``               hash: ``min`` and ``max`` version of the contract that may serve this queue.
 ``dead``                   stream: requests given up as poison, with their jobs.
 =========================  ===========================================================================================
@@ -112,7 +122,10 @@ class Keys:
         self.tenants = self.prefix + "tenants"
         self.leader = self.prefix + "leader"
         self.workers = self.living("worker")
+        self.batch_log = self.prefix + "batchlog"
+        self.classes = self.prefix + "classes"
         self.cost = self.prefix + "cost"
+        self.measure = self.prefix + "measure"
         self.contract = self.prefix + "contract"
         self.dead = self.prefix + "dead"
 

@@ -200,16 +200,41 @@ class Dispatched:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchNote:
+    """What the scheduler writes on a batch.
+
+    Attributes:
+        worker_class: whose costs it was cut by, and who is to run it; "" for any.
+        num_tokens: to prefill, without padding.
+        longest: tokens of the longest prompt.
+        predicted_ms: what the batch costs by that class's table.
+    """
+
+    worker_class: str = ""
+    num_tokens: int = 0
+    longest: int = 0
+    predicted_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class DispatchCall:
     """Ready requests become one batch."""
 
     request_ids: Sequence[str]
     settings: Settings
+    note: BatchNote = BatchNote()
     move: Literal["dispatch"] = "dispatch"
 
     def arguments(self) -> list[Argument]:
-        """See ``lua/dispatch.lua``."""
-        return [self.settings.max_backlog_batches, RECHECK_MS, *self.request_ids]
+        """See ``lua/dispatch.lua``.
+
+        A batch that only the workers of one class can hold comes back soon after the last of them has died.
+        """
+        s, note = self.settings, self.note
+        recheck_ms = min(RECHECK_MS, 2 * s.lease_ms) if note.worker_class else RECHECK_MS
+        predicted_ms = f"{note.predicted_ms:.3f}"
+        return [s.max_backlog_batches, recheck_ms, note.worker_class, s.batch_log_entries,
+                note.num_tokens, note.longest, predicted_ms, *self.request_ids]  # fmt: skip
 
     def read(self, reply: object) -> Dispatched:
         """Of ``{entry, id, …}``."""
@@ -252,11 +277,13 @@ class Claimed:
         last_entry: newest batch looked at; without rows, wait for one behind it or for room.
         solo: the batch is a suspect: claim nothing more until it has a token.
         rows: the requests, possibly none.
+        batch: the entry of the batch that they came in; "" for none.
     """
 
     last_entry: str
     solo: bool
     rows: tuple[ClaimedRow, ...]
+    batch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +299,8 @@ class ClaimCall:
         max_tokens: key-value room of the empty worker.
         num_unproven: rows without a token since their claim.
         lease_ms: how long the worker may be silent.
+        worker_class: workers of one class cost the same; see ``headrace.keys``.
+        patience_ms: how long a batch waits for the living class that it was cut for.
     """
 
     worker: str
@@ -282,16 +311,18 @@ class ClaimCall:
     max_tokens: int
     num_unproven: int
     lease_ms: int
+    worker_class: str = ""
+    patience_ms: int = 0
     move: Literal["claim"] = "claim"
 
     def arguments(self) -> list[Argument]:
         """See ``lua/claim.lua``."""
         return [self.worker, self.nonce, self.lease_ms, self.free_rows, self.free_tokens, self.max_rows,
-                self.max_tokens, self.num_unproven]  # fmt: skip
+                self.max_tokens, self.num_unproven, self.worker_class, self.patience_ms]  # fmt: skip
 
     def read(self, reply: object) -> Claimed:
-        """Of ``{last, solo, 8 a row}``."""
-        last, solo, *flat = _bytes(reply)
+        """Of ``{last, solo, batch, 8 a row}``."""
+        last, solo, batch, *flat = _bytes(reply)
         rows = []
         for i in range(0, len(flat), 8):
             request_id, epoch, n, o, encoding, job, deadline_ms, reply_to = flat[i : i + 8]
@@ -301,7 +332,7 @@ class ClaimCall:
                     request_id.decode(), int(epoch), int(n), int(o), enc, job, int(deadline_ms), reply_to.decode()
                 )
             )
-        return Claimed(last.decode(), solo == b"1", tuple(rows))
+        return Claimed(last.decode(), solo == b"1", tuple(rows), batch.decode())
 
 
 def fence(worker: str, epoch: int, num_tokens: int) -> str:
@@ -431,6 +462,19 @@ class ReapCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """What a worker hears back.
+
+    Attributes:
+        now_ms: the server's clock.
+        measure_ms: when somebody last asked the worker's class to measure its costs again; 0 for never.
+    """
+
+    now_ms: int
+    measure_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatCall:
     """A process's sign of life. No move, but a script as they are: a full server takes no plain write."""
 
@@ -438,15 +482,17 @@ class HeartbeatCall:
     name: str
     info: str
     life_ms: int
+    worker_class: str = ""
     move: Literal["heartbeat"] = "heartbeat"
 
     def arguments(self) -> list[Argument]:
         """See ``lua/heartbeat.lua``."""
-        return [self.kind, self.name, self.info, self.life_ms]
+        return [self.kind, self.name, self.info, self.life_ms, self.worker_class]
 
-    def read(self, reply: object) -> int:
-        """The server's clock, in ms."""
-        return int(_texts([reply])[0])
+    def read(self, reply: object) -> Beat:
+        """Of ``{now_ms, measure_ms}``."""
+        now_ms, measure_ms = _texts(reply)
+        return Beat(int(now_ms), int(measure_ms))
 
 
 def _bytes(reply: object) -> list[bytes]:

@@ -12,7 +12,17 @@ from headrace.broker import Broker
 from headrace.connection import translated
 from headrace.errors import ConfigurationError
 from headrace.keys import RequestStream
-from headrace.moves import AdmitCall, CancelCall, ClaimCall, DispatchCall, EmitCall, HeartbeatCall, ReapCall, SubmitCall
+from headrace.moves import (
+    AdmitCall,
+    BatchNote,
+    CancelCall,
+    ClaimCall,
+    DispatchCall,
+    EmitCall,
+    HeartbeatCall,
+    ReapCall,
+    SubmitCall,
+)
 from headrace.testing.servers import Server
 
 STREAM = RequestStream("normal", "t1")
@@ -33,11 +43,12 @@ PRODUCER = (
 WORKER = (
     "~hr:{test}:request:* ~hr:{test}:job:* ~hr:{test}:out:* ~hr:{test}:reply:* ~hr:{test}:batches ~hr:{test}:wake "
     "~hr:{test}:due ~hr:{test}:ready ~hr:{test}:load ~hr:{test}:dead ~hr:{test}:worker:* ~hr:{test}:workers "
-    "%R~hr:{test}:contract &hr:{test}:out:* " + SCRIPTS + " +xread +zrangebyscore +hello +ping +info"
+    "~hr:{test}:classes ~hr:{test}:cost ~hr:{test}:batchlog %R~hr:{test}:measure %R~hr:{test}:contract "
+    "&hr:{test}:out:* " + SCRIPTS + " +xread +zscore +zrangebyscore +hello +ping +info"
 )
 SCHEDULER = (
     "~hr:{test}:* &hr:{test}:out:* " + SCRIPTS + " +xread +hsetnx +zscore +zrange +zrangebyscore +zremrangebyscore "
-    "+zcard +set +multi +exec +hgetall +hello +ping +info"
+    "+zcard +hdel +set +multi +exec +hgetall +hello +ping +info"
 )
 
 
@@ -70,12 +81,16 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
         scheduler.wait_for_requests([stream], "0-0", 1)
         admissions = Actors(scheduler).judged(stream)
         assert scheduler.run(AdmitCall(stream, admissions, settings)) == ["queued"]
-    scheduler.ready_requests(5), scheduler.num_waiting_batches(), scheduler.cost_table(), scheduler.workers(1_000)
+    scheduler.ready_requests(5), scheduler.waiting_batches(), scheduler.workers(1_000), scheduler.costs.tables()
     scheduler.load(), scheduler.stream_lengths([STREAM]), scheduler.dead_requests(5), scheduler.now_ms()
-    assert scheduler.run(DispatchCall(["t1:a", "p"], settings)).left == ()
+    assert scheduler.run(DispatchCall(["t1:a", "p"], settings, BatchNote("another"))).left == ()
     # A worker runs it, renews, publishes, hands back.
     worker.client.info(), worker.client.hmget("hr:{test}:contract", "min", "max")
-    worker.run(HeartbeatCall("worker", "w", "{}", 1_000))
+    worker.run(HeartbeatCall("worker", "w", "{}", 1_000, "gpu"))
+    assert scheduler.costs.request_measurement() == ["gpu"]
+    assert worker.run(HeartbeatCall("worker", "w", "{}", 1_000, "gpu")).measure_ms > 0
+    worker.client.hset("hr:{test}:cost", "gpu", b"table")
+    worker.client.xadd("hr:{test}:batchlog", {"kind": "ran"}, maxlen=10)
     assert [beat.name for beat in worker.heartbeats("worker", 1_000)] == ["w"]
     worker.client.xread({"hr:{test}:batches": "0-0"})
     claim = ClaimCall("w", 1, 8, 100, 8, 100, 0, 1_000)
@@ -101,6 +116,8 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
         Actors(Broker(admin, settings)).make_due("q")
     scheduler.run(ReapCall(10, settings))
     worker.client.delete("hr:{test}:worker:w"), worker.client.zrem("hr:{test}:workers", "w")
+    scheduler.costs.batch_log(5)
+    assert scheduler.costs.forget(-1) == ["gpu"]
     scheduler.beat("scheduler", "s", {}, 1_000)
     scheduler.leave("scheduler", "s")
     scheduler.resign("s")

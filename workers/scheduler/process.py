@@ -98,7 +98,9 @@ class Scheduler:
         if now_s >= self._next_fit_s:
             self._next_fit_s = now_s + _FIT_INTERVAL_S
             life_ms = self._settings.lease_ms * _WORKER_LIFE_LEASES
-            self._dispatcher.fit(self._broker.workers(life_ms), self._broker.cost_table())
+            self._dispatcher.fit(self._broker.workers(life_ms), self._broker.costs.tables())
+            for worker_class in self._broker.costs.forget(self._settings.cost_life_ms):
+                log.info("forgot what batches cost on %s: its last worker is long gone", worker_class)
         if now_s >= self._next_reap_s:
             self._next_reap_s = now_s + self._tick_ms / 1000
             self._reap()

@@ -1,20 +1,28 @@
 #!lua flags=allow-oom
 -- dispatch: ready requests become one batch, if the workers' backlog is short.
 -- KEYS[1] load
--- ARGV    max_backlog (batches waiting), recheck_ms (when reap shall see whether the batch is still there), id, id, …
+-- ARGV    max_backlog (batches waiting that were cut for this class), recheck_ms (when reap shall see whether the batch
+--         is still there), class of workers it is cut for ('' for any), log_entries (kept in `batchlog`), tokens,
+--         longest, predicted_ms (what the log tells of it), id, id, …
 -- returns {entry, id, id, …}: the batch's entry ('' none, 'full' no room) and the ids that are not in it
 -- twice   its ids have left `ready`
 -- A request with a strike travels alone: its batch is marked `solo`, and asked for in company it stays behind.
-local max_backlog, recheck = number(ARGV[1]), number(ARGV[2])
-if redis.call('XLEN', BATCHES) >= max_backlog then return {'full'} end
+local max_backlog, recheck, class, first_id = number(ARGV[1]), number(ARGV[2]), ARGV[3], 8
+local waiting = 0
+if redis.call('XLEN', BATCHES) >= max_backlog then -- few, and each a short list
+  for _, e in ipairs(redis.call('XRANGE', BATCHES, '-', '+')) do
+    if class_of(e[2]) == class then waiting = waiting + 1 end
+  end
+end
+if waiting >= max_backlog then return {'full'} end
 local t, go, rest, seen, virtual, solo = now(), {}, {}, {}, 0, '0'
-for a = 3, #ARGV do
+for a = first_id, #ARGV do
   local id = ARGV[a]
   local h = read(id, 'v', 'state', 'strikes', 'start', 'deadline')
   local suspect, twice = number(h.strikes) > 0, seen[id]
   seen[id] = true
   if twice then -- a batch holds it once, or it would be counted twice
-  elseif redis.call('ZSCORE', READY, id) and h.state == 'queued' and h.v == VERSION and (not suspect or #ARGV == 3) then
+  elseif redis.call('ZSCORE', READY, id) and h.state == 'queued' and h.v == VERSION and (not suspect or #ARGV == first_id) then
     if suspect then solo = '1' end
     local due, deadline = t + recheck, number(h.deadline)
     if deadline > 0 and deadline < due then due = deadline end
@@ -25,7 +33,10 @@ end
 if #go == 0 then return {'', unpack(rest)} end
 local v, ids = number(redis.call('HGET', LOAD, 'v')), {}
 for _, item in ipairs(go) do ids[#ids+1] = item.id end
-local entry = redis.call('XADD', BATCHES, '*', 'v', VERSION, 'solo', solo, 'ids', table.concat(ids, ' '))
+local entry = redis.call('XADD', BATCHES, '*', 'v', VERSION, 'solo', solo, 'class', class,
+  'ids', table.concat(ids, ' '))
+append(P .. 'batchlog', 'MAXLEN', '~', ARGV[4], '*', 'kind', 'cut', 'batch', entry, 'class', class, 'rows', #go,
+  'tokens', ARGV[5], 'longest', ARGV[6], 'ms', ARGV[7])
 for _, item in ipairs(go) do
   redis.call('ZREM', READY, item.id)
   redis.call('ZADD', DUE, int(item.due), item.id)

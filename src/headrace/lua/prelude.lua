@@ -21,6 +21,12 @@ local function int(x) return string.format('%.0f', x + 0) end
 
 local function number(s) return tonumber(s or '') or 0 end
 
+-- which class of workers a batch was cut for; '' for any. Takes the fields of a batch's entry
+local function class_of(fields)
+  for i = 1, #fields, 2 do if fields[i] == 'class' then return fields[i+1] end end
+  return ''
+end
+
 -- the fence: owner, epoch, tokens written
 local function where(at)
   local owner, epoch, n = string.match(at or '', '^([^:]*):(%d+):(%d+)$')

@@ -10,6 +10,7 @@ from headrace.moves import (
     Admission,
     AdmitCall,
     Admitted,
+    BatchNote,
     CancelCall,
     ClaimCall,
     Claimed,
@@ -30,6 +31,7 @@ from headrace.wire import Chunk, Done, Encoding, Usage
 
 NORMAL = RequestStream("normal")
 PROMPT_TOKENS = 4
+ANYBODY = BatchNote()
 
 
 @dataclass
@@ -120,8 +122,8 @@ class Actors:
     def admit(self, stream: RequestStream = NORMAL, **given: Any) -> list[Admitted]:
         return self.broker.run(AdmitCall(stream, self.judged(stream, **given), self.settings))
 
-    def dispatch(self, *request_ids: str) -> Dispatched:
-        return self.broker.run(DispatchCall(request_ids, self.settings))
+    def dispatch(self, *request_ids: str, note: BatchNote = ANYBODY) -> Dispatched:
+        return self.broker.run(DispatchCall(request_ids, self.settings, note))
 
     def reap(self, limit: int = 256) -> Reaped:
         return self.broker.run(ReapCall(limit, self.settings))

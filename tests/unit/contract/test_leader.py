@@ -16,7 +16,7 @@ def test_one_scheduler_leads_until_it_resigns_or_is_silent(actors: Actors) -> No
 def test_a_heartbeat_does_not_cut_the_memory_of_a_claim_short(actors: Actors) -> None:
     actors.running("a")
     before = actors.broker.now_ms()
-    assert actors.broker.run(HeartbeatCall("worker", "w1", "{}", 500)) >= before
+    assert actors.broker.run(HeartbeatCall("worker", "w1", "{}", 500)).now_ms >= before
     assert actors.client.pttl("hr:{test}:worker:w1") > 50_000
     actors.broker.run(HeartbeatCall("worker", "w2", "{}", 500))
     assert 0 < actors.client.pttl("hr:{test}:worker:w2") <= 500

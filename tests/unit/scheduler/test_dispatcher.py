@@ -34,9 +34,9 @@ def test_a_resumed_request_counts_with_the_tokens_it_has_written(fake_broker: Br
 
 def test_batches_fit_into_the_smallest_living_worker(fake_broker: Broker) -> None:
     dispatcher = Dispatcher(fake_broker, fake_broker.settings)
-    dispatcher.fit([WorkerInfo("big", 0, 32, 9999, 0, {}), WorkerInfo("small", 0, 2, 9999, 0, {})], None)
+    dispatcher.fit([WorkerInfo("big", 0, 32, 9999, 0, {}), WorkerInfo("small", 0, 2, 9999, 0, {})], {})
     assert [len(batch) for batch in dispatcher.cut([ready(str(i), 4) for i in range(5)])] == [2, 2, 1]
-    dispatcher.fit([WorkerInfo("short", 0, 32, 28, 0, {})], None)
+    dispatcher.fit([WorkerInfo("short", 0, 32, 28, 0, {})], {})
     assert max(len(batch) for batch in dispatcher.cut([ready(str(i), 4) for i in range(5)])) == 2
 
 
@@ -44,14 +44,14 @@ def test_a_published_cost_table_changes_which_requests_share_a_batch(fake_broker
     dispatcher = Dispatcher(fake_broker, fake_broker.settings)
     waiting = [ready("short", 4), ready("long", 4000)]
     assert len(dispatcher.cut(waiting)) == 2
-    dispatcher.fit([], CostTable((1,), (1,), ((5.0,),)).encode())
+    dispatcher.fit([], {"": CostTable((1,), (1,), ((5.0,),)).encode()})
     assert ids(dispatcher.cut(waiting)) == [["short", "long"]]
 
 
 def test_a_damaged_cost_table_leaves_the_one_there_was(fake_broker: Broker) -> None:
     dispatcher = Dispatcher(fake_broker, fake_broker.settings)
-    dispatcher.fit([], CostTable((1,), (1,), ((5.0,),)).encode())
-    dispatcher.fit([], b"garbage")
+    dispatcher.fit([], {"": CostTable((1,), (1,), ((5.0,),)).encode()})
+    dispatcher.fit([], {"": b"garbage"})
     assert ids(dispatcher.cut([ready("short", 4), ready("long", 4000)])) == [["short", "long"]]
 
 

@@ -1,0 +1,90 @@
+"""Classes of workers as the dispatcher sees them: what a batch costs and may hold, and who waits for work. Pure.
+
+Workers of one class (device, model revision, precision) share a cost table. In a mixed fleet every batch is cut for the
+class that is to run it, by that class's table and to the size of its smallest worker.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace.broker import WorkerInfo
+from headrace.config import Settings
+from headrace.errors import DecodeError
+from headrace.workers.costs.table import CostTable
+from headrace.workers.scheduler.partition import Limits
+
+log = logging.getLogger(__name__)
+
+#: What a batch costs on a machine that has not published a table: small CPUs, which is where nobody measures.
+_FIXED_MS = 30.0
+_TOKEN_MS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerClass:
+    """The living workers of one class.
+
+    Attributes:
+        name: "" where no worker lives, or where workers do not say.
+        table: what batches cost there.
+        limits: what each of them can hold.
+        num_workers: alive; 0 only where no worker of any class is.
+        busy: part of their rows that is taken, 0 to 1.
+    """
+
+    name: str
+    table: CostTable
+    limits: Limits
+    num_workers: int
+    busy: float
+
+    def hunger(self, num_waiting: int) -> tuple[float, float, float]:
+        """Where it stands when classes are fed: the least goes first.
+
+        Who has the fewest batches waiting a worker, then who has more rows free, then who is faster.
+        """
+        return num_waiting / max(1, self.num_workers), self.busy, self.table.cost(*_TYPICAL)
+
+
+#: Length and rows by which the speed of classes is compared.
+_TYPICAL = (64, 4)
+
+
+class ClassBook:
+    """What is known of the classes, from one look at the workers to the next."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._default = CostTable.linear(_FIXED_MS, _TOKEN_MS, settings.max_context_tokens, settings.max_batch_rows)
+        self._tables: dict[str, CostTable] = {}
+        self._encoded: dict[str, bytes] = {}
+        self.classes: tuple[WorkerClass, ...] = (self._class("", ()),)
+
+    def look(self, workers: Sequence[WorkerInfo], tables: Mapping[str, bytes]) -> None:
+        """Take in who lives, and what their classes have published; a damaged table leaves the one there was."""
+        for name in [name for name in self._tables if name not in tables]:
+            del self._tables[name]
+        for name, data in tables.items():
+            if self._encoded.get(name) != data:
+                self._read(name, data)
+        self._encoded = dict(tables)
+        members: dict[str, list[WorkerInfo]] = {}
+        for worker in workers:
+            members.setdefault(worker.worker_class, []).append(worker)
+        self.classes = tuple(self._class(name, of_class) for name, of_class in sorted((members or {"": []}).items()))
+
+    def _read(self, name: str, data: bytes) -> None:
+        try:
+            self._tables[name] = CostTable.decode(data)
+        except DecodeError as error:
+            log.warning("class %s: keeping the cost table there was: %s", name or "(none)", error)
+
+    def _class(self, name: str, workers: Sequence[WorkerInfo]) -> WorkerClass:
+        settings, table = self._settings, self._tables.get(name, self._default)
+        limits = Limits(
+            min([settings.max_batch_rows, *(worker.max_rows for worker in workers)]),
+            min([settings.max_batch_tokens, *(worker.kv_tokens for worker in workers)]),
+        )
+        num_rows, max_rows = sum(w.num_rows for w in workers), sum(w.max_rows for w in workers)
+        return WorkerClass(name, table, limits, len(workers), num_rows / max(1, max_rows))
