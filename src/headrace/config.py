@@ -28,6 +28,11 @@ _FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 _DEFAULT_FILE = "headrace.toml"
 
 Positive = Annotated[int, Field(gt=0)]
+#: How a window becomes batches, and what the dynamic program minimises; ``headrace.workers.scheduler.strategy``.
+Batching = Literal["none", "naive", "sorted", "packed", "dp", "auto"]
+Objective = Literal["total", "mean", "misses"]
+#: When a window is handed over; ``headrace.workers.scheduler.trigger``.
+Trigger = Literal["hungry", "lazy", "half_goal"]
 
 
 class Settings(BaseSettings):
@@ -64,12 +69,38 @@ class Settings(BaseSettings):
         default={"interactive": 0, "normal": 16_384, "bulk": 262_144},
         description="head start of lanes over each other, in tokens of virtual time",
     )
+    lane_weights: dict[Lane, Annotated[float, Field(gt=0)]] = Field(
+        default={"interactive": 4.0, "normal": 2.0, "bulk": 1.0},
+        description="shares of a window, in tokens, where every lane has a backlog",
+    )
     tenants: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={}, description="tenants with streams of their own, and their weights"
     )
     window: Positive = Field(256, description="requests read, tokenised and partitioned at once")
+    batching: Batching = Field(
+        "auto", description="how a window becomes batches; auto: by the measured costs, padded or packed"
+    )
+    objective: Objective = Field(
+        "total", description="what is least: total cost, mean completion time, or deadlines missed"
+    )
+    overtaking_tokens: Positive = Field(
+        16_384, description="how far an objective may let others overtake a request, in tokens of virtual time"
+    )
+    trigger: Trigger = Field(
+        "hungry", description="when a window is handed over: at once, when it is full or old, or by the latency goal"
+    )
+    lazy_timeout_ms: Annotated[int, Field(ge=0)] = Field(
+        50, description="trigger lazy: how long the oldest request waits for company"
+    )
+    latency_goal_ms: Positive = Field(
+        1_000, description="trigger half_goal: hand over when waiting and computing come to half of this"
+    )
+    drop_hopeless: bool = Field(
+        False, description="end a request at once that cannot meet its deadline even alone, by the measured costs"
+    )
     max_batch_rows: Positive = 16
     max_batch_tokens: Positive = Field(16_384, description="prompt and output tokens of one batch")
+    max_prefill_tokens: Positive = Field(16_384, description="prompt tokens of one batch, padding included")
     max_backlog_batches: Positive = Field(2, description="batches that may wait for a worker")
     class_patience_ms: Annotated[int, Field(ge=0)] = Field(
         5_000,
