@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from headrace.errors import BrokerUnavailableError, OverloadedError
 from headrace.keys import RequestStream
 from headrace.producer.cutting import Cutter
-from headrace.producer.group import Group, Round
+from headrace.producer.group import Group
 from headrace.producer.line import Line
 from headrace.producer.options import checked_seconds
 from headrace.producer.outcome import Result, several_texts
 from headrace.producer.reading import Look, Pause, Read, Reading, Send, Step
+from headrace.producer.rounds import take_round
 from headrace.producer.submission import Submission, Via
 from headrace.wire import Chunk
 
@@ -139,7 +140,7 @@ class Handle:
         while not group.ended:
             step = group.next_round(time.monotonic())
             try:
-                pieces = self._take_round(step, group)
+                pieces = take_round(self._line, step, group)
             except (BrokerUnavailableError, OverloadedError) as error:
                 group.failed(error, time.monotonic())
                 continue
@@ -147,19 +148,6 @@ class Handle:
                 self._submission = None
             yield from pieces
         yield group.end()
-
-    def _take_round(self, step: Round, group: Group) -> list[Chunk]:
-        if step.pause_s:
-            time.sleep(step.pause_s)
-        for submission in step.sends:
-            self._line.send(submission)
-            group.sent()
-        broker = self._line.broker()
-        for name in step.looks:
-            group.saw(name, (broker.request_fields(name)).get("state"), time.monotonic())
-        if not step.reads:
-            return []
-        return group.got(step, broker.chunks_of(step.reads, step.block_ms), time.monotonic())
 
     def _take(self, step: Step, reading: Reading) -> list[Chunk]:
         match step:

@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
@@ -33,6 +33,8 @@ Batching = Literal["none", "naive", "sorted", "packed", "dp", "auto"]
 Objective = Literal["total", "mean", "misses"]
 #: When a window is handed over; ``headrace.workers.scheduler.trigger``.
 Trigger = Literal["hungry", "lazy", "half_goal"]
+#: A function of ``headrace.producer.jobs``.
+RqJob = Literal["generate", "generate_many", "measure_costs", "take_stock", "replay_dead"]
 
 
 class Settings(BaseSettings):
@@ -128,9 +130,26 @@ class Settings(BaseSettings):
     flush_ms: Annotated[int, Field(ge=0)] = Field(20, description="pause between two flushes of tokens to Redis")
     drain_ms: Annotated[int, Field(ge=0)] = Field(30_000, description="what SIGTERM leaves running requests to end")
 
+    # Jobs on RQ
+    rq_queue: Annotated[str, Field(min_length=1)] = Field("headrace", description="RQ queue that rq workers serve")
+    rq_jobs: frozenset[RqJob] = Field(
+        frozenset(get_args(RqJob)), description="functions of headrace.producer.jobs that rq workers carry out"
+    )
+    rq_lease_ms: Annotated[int, Field(ge=3_000)] = Field(
+        30_000, description="how long a silent rq worker keeps its job"
+    )
+    rq_progress_ms: Annotated[int, Field(ge=50)] = Field(
+        500,
+        description="pause between two looks of a running job: whether it is cancelled, and what to tell in its meta",
+    )
+    rq_in_flight: Positive = Field(64, description="prompts of one generate_many that are in the queue at once")
+    max_rq_prompts: Positive = Field(10_000, description="prompts of one generate_many")
+    max_rq_job_bytes: Positive = Field(16 << 20, description="size of one job's arguments")
+
     # headrace up
     port: Annotated[int, Field(ge=0, le=65535)] = Field(6380, description="of the broker that `up` starts; 0: any free")
     workers: Positive = Field(1, description="workers that `up` starts")
+    rq_workers: Annotated[int, Field(ge=0)] = Field(0, description="rq workers that `up` starts")
     data_dir: Path | None = Field(None, description="the broker's append-only file; default: the user's state folder")
     restart_ms: Annotated[int, Field(ge=0)] = Field(200, description="pause before a dead process is started again")
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from headrace import __version__
-from headrace.cli import cancel, dead, demo, health, models, processes, status, stock, submit, tail, up
+from headrace.cli import cancel, dead, demo, health, models, processes, rq_worker, status, stock, submit, tail, up
 from headrace.errors import ConfigurationError, HeadraceError, ModelError
 
 
@@ -59,6 +59,7 @@ def _root(
 app.command("up")(up.up)
 app.command("scheduler")(processes.scheduler)
 app.command("worker")(processes.worker)
+app.command("rq-worker")(rq_worker.rq_worker)
 app.command("submit")(submit.submit)
 app.command("tail")(tail.tail)
 app.command("status")(status.status)

@@ -14,6 +14,8 @@ from headrace.workers.embedded_broker import EmbeddedBroker, default_data_dir, f
 #: Behind its drain time and a lease to hand rows back, what a worker needs to end its two processes one by one.
 _DRAIN_MARGIN_S = 15.0
 _SCHEDULER_GRACE_S = 5.0
+#: An rq worker hands its job back and ends; nothing has to be finished.
+RQ_WORKER_GRACE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Fleet:
         settings = self.settings
         worker_grace_s = (settings.drain_ms + settings.lease_ms) / 1000 + _DRAIN_MARGIN_S
         processes = [headrace_child("scheduler", ["scheduler"], settings, _SCHEDULER_GRACE_S)]
+        processes += rq_workers(settings, settings.rq_workers)
         processes += [
             headrace_child(f"worker {number}", ["worker"], settings, worker_grace_s)
             for number in range(1, settings.workers)
@@ -63,6 +66,14 @@ class Fleet:
         last = f"worker {settings.workers}"
         processes.append(headrace_child(last, ["worker"], settings, worker_grace_s, ready=watch))
         return [[self.broker.spec()], processes] if self.broker else [processes]
+
+
+def rq_workers(settings: Settings, number: int) -> list[ChildSpec]:
+    """So many processes that carry out jobs from RQ."""
+    return [
+        headrace_child(f"rq worker {index}", ["rq-worker"], settings, RQ_WORKER_GRACE_S)
+        for index in range(1, number + 1)
+    ]
 
 
 class WorkerWatch:

@@ -32,6 +32,9 @@ def up(
     port: Port = None,
     redis_url: RedisUrl = None,
     workers: Annotated[int | None, typer.Option("--workers", help="How many workers.")] = None,
+    rq_workers: Annotated[
+        int | None, typer.Option("--rq-workers", help="How many rq workers, see `headrace rq-worker`.")
+    ] = None,
     queue: Queue = None,
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="The broker's folder. Default: in the user's state folder.")
@@ -51,7 +54,7 @@ def up(
     settings = load_fleet_settings(
         set_, model=model, port=port, redis_url=redis_url, workers=workers, queue=queue, data_dir=data_dir,
         lease_ms=lease_ms, max_rows=max_rows, kv_tokens=kv_tokens, num_threads=num_threads, drain_ms=drain_ms,
-        log_level=log_level,
+        log_level=log_level, rq_workers=rq_workers,
     )  # fmt: skip
     configure(settings.log_level)
     fleet = Fleet.plan(settings)

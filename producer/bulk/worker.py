@@ -1,0 +1,212 @@
+"""The process ``headrace rq-worker``: takes jobs from RQ's queue and carries each out in a process of its own.
+
+RQ's own worker, but for four things. It carries out nothing that is not on the list (``fleet_job.py``). A job that ends
+for good has its requests cancelled. SIGTERM hands the running job back at once: its requests go on in the fleet, and
+whoever takes the job reads on. And a job whose worker is lost is found within about ``rq_lease_ms``, where RQ looks for
+such jobs every few minutes.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+from typing import Any
+
+from rq.exceptions import AbandonedJobError, InvalidJobOperation, NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.queue import Queue
+from rq.scheduler import RQScheduler
+from rq.serializers import JSONSerializer
+from rq.worker import Worker
+
+from headrace.broker import Broker
+from headrace.config import Settings
+from headrace.connection import open_client, translated
+from headrace.errors import BrokerUnavailableError, HeadraceError
+from headrace.lifetime import end_with_parent, is_orphan
+from headrace.producer.bulk.fleet_job import FleetJob
+from headrace.producer.bulk.withdraw import withdraw
+
+# Named apart from the workers that compute.
+logger = logging.getLogger("headrace.rq_worker")
+
+#: Looks at a job, and at other workers' jobs, in the time of a lease.
+_TICKS_PER_LEASE = 3
+
+
+class JobWorker(Worker):
+    """RQ's worker under a fleet's settings."""
+
+    max_connection_wait_time = 2.0
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lease_s = settings.rq_lease_ms // 1000
+        self._tick_s = max(1, self._lease_s // _TICKS_PER_LEASE)
+        self._is_handing_back = False
+        super().__init__(
+            [settings.rq_queue],
+            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            connection=open_client(settings),
+            default_result_ttl=max(1, settings.result_ttl_ms // 1000),
+            job_class=FleetJob.under(settings),
+            serializer=JSONSerializer,
+            exception_handlers=[self._on_exception],
+            job_monitoring_interval=self._tick_s,
+            maintenance_interval=self._tick_s,
+            log_job_description=False,  # it has the prompt in it
+        )
+
+    @property
+    def ended_in_order(self) -> bool:
+        """Somebody asked for the end."""
+        return self._shutdown_requested_date is not None
+
+    @property
+    def dequeue_timeout(self) -> int:
+        """Seconds to wait for a job before looking after those of others."""
+        return self._tick_s
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        """Seconds for which a job is this worker's without another heartbeat."""
+        return self._lease_s
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Carry one out."""
+        logger.info("job %s begins", job.id)
+        super().execute_job(job, queue)
+        status = _status(job)
+        logger.info("job %s is %s", job.id, "gone" if status is None else status.value)
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        """Carry one out, in a process of its own, which ends with the worker."""
+        end_with_parent()
+        if is_orphan(self.pid):
+            os._exit(1)
+        super().main_work_horse(job, queue)
+
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Start that process."""
+        super().fork_work_horse(job, queue)
+        if self._stop_requested:  # between the job's coming and this moment
+            self._take_back()
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """End that process. By its own id: its group is the worker's until it has made one of its own."""
+        try:
+            os.kill(self.horse_pid, sig)
+        except ProcessLookupError:
+            logger.debug("process %d of the job is gone already", self.horse_pid)
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """Keep a job, as well as one can while the server is away."""
+        try:
+            with translated(self._settings):
+                super().maintain_heartbeats(job, execution)
+        except BrokerUnavailableError as error:
+            logger.warning("job %s: no heartbeat: %s", job.id, error)
+
+    def run_maintenance_tasks(self) -> None:
+        """Look after lost jobs, and after those whose time has come (retries with an interval, ``enqueue_in``)."""
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        clock = RQScheduler(
+            self.queues, connection=self.connection, serializer=JSONSerializer, logging_level=logging.WARNING
+        )
+        if clock.acquire_locks():  # type: ignore[no-untyped-call]
+            try:
+                clock.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
+            finally:
+                clock.release_locks()  # type: ignore[no-untyped-call]
+
+    def handle_warm_shutdown_request(self) -> None:
+        """SIGTERM or Ctrl-C: hand the running job back."""
+        logger.info("asked to stop")
+        if self.horse_pid:
+            self._take_back()
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: Any = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """Settle a job that did not end well, in whichever way."""
+        status = _status(job)
+        if status in (None, JobStatus.CANCELED):
+            self._forget(job, execution, is_deleted=status is None)
+        elif self._is_handing_back and not self.is_horse:
+            self._hand_back(job, queue, execution)
+            return
+        else:
+            is_final = self._stopped_job_id == job.id or not job.should_retry
+            super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+            if not is_final:
+                return
+        self._withdraw(job)
+
+    def _take_back(self) -> None:
+        self._is_handing_back = True
+        self.kill_horse()
+
+    def _hand_back(self, job: Job, queue: Queue, execution: Execution | None) -> None:
+        """Put a job in front of its queue, with the meta that its process has written."""
+        try:
+            job.refresh()  # type: ignore[no-untyped-call]
+        except NoSuchJobError:
+            return
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline, execution)
+            queue._enqueue_job(job, pipeline=pipeline, at_front=True)
+            pipeline.execute()
+        logger.info("job %s goes back to its queue; its requests go on", job.id)
+
+    def _forget(self, job: Job, execution: Execution | None, *, is_deleted: bool) -> None:
+        """Leave a cancelled or deleted job as it is: RQ would call it failed, or try it again."""
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline, execution)
+            if is_deleted:
+                pipeline.delete(job.key)  # RQ has written a heartbeat into it
+            pipeline.execute()
+        self._stopped_job_id = None
+        self._release_slot_safely(job)
+
+    def _on_exception(self, job: Job, kind: type[BaseException], *_: object) -> None:
+        """Called by RQ; for a job whose worker was lost this is the only call."""
+        if issubclass(kind, AbandonedJobError) and not job.retries_left:
+            self._withdraw(job)
+
+    def _withdraw(self, job: Job) -> None:
+        try:
+            withdraw(job, self._settings)
+        except HeadraceError as error:
+            logger.warning("job %s: its requests could not be cancelled: %s", job.id, error)
+
+
+def _status(job: Job) -> JobStatus | None:
+    """As RQ has it now; None: the job was deleted."""
+    try:
+        return job.get_status()
+    except InvalidJobOperation:
+        return None
+
+
+def run(settings: Settings, *, burst: bool = False) -> int:
+    """Work until SIGTERM or Ctrl-C, or with ``burst`` until the queue is empty; return the exit status.
+
+    Raises:
+        BrokerUnavailableError: no server answers.
+        ConfigurationError: the server is not fit, or refuses these credentials.
+    """
+    Broker.connect(settings).close()
+    # The functions of jobs read their settings there, in processes that are forked from this one.
+    os.environ.update(settings.to_environ())
+    with translated(settings):
+        worker = JobWorker(settings)
+        logger.info("rq worker %s serves %s for queue %s", worker.name, settings.rq_queue, settings.queue_name)
+        worker.work(burst=burst, logging_level="DEBUG" if settings.log_level == "debug" else "WARNING")
+    logger.info("rq worker stopped")
+    return 0 if burst or worker.ended_in_order else 1

@@ -1,0 +1,114 @@
+"""Jobs that any RQ user enqueues by name, for ``headrace rq-worker`` to carry out.
+
+::
+
+    from redis import Redis
+    from rq import Queue, Retry
+    from rq.serializers import JSONSerializer
+
+    queue = Queue("headrace", connection=Redis(port=6380), serializer=JSONSerializer)
+    job = queue.enqueue("headrace.producer.jobs.generate", prompt="Once upon a time", max_tokens=64, retry=Retry(3))
+    job.latest_result(timeout=60)  # waits
+    print(job.return_value())
+
+Whoever enqueues needs rq and redis and nothing of Headrace. Arguments, results and meta are JSON.
+
+A job only watches requests that the fleet computes, and they are named after the job. So it costs nothing to lose a
+worker: whoever carries the job out again reads on what is there, and nothing is computed twice. RQ carries a lost job
+out again if it was enqueued with ``retry=``. A job that is cancelled, stopped or deleted, whose time is over, or that
+has failed for good, has its requests cancelled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from headrace.errors import InvalidRequestError
+from headrace.producer.bulk.errand import Errand
+from headrace.producer.bulk.many import ManyRun
+from headrace.producer.bulk.one import run_one
+from headrace.producer.client import Client
+from headrace.producer.dead_letters import choose, read_dead, replay
+from headrace.stock import take_stock as count_stock
+
+
+def generate(prompt: str | Sequence[int] | None = None, messages: Any = None, **options: Any) -> str | list[str]:
+    """Have one request computed and return its text, a list of texts where ``n`` above 1 was asked for.
+
+    The text and nothing else, because that is what a job's caller asked for; the rest is in the job's meta while the
+    request runs and afterwards: ``state`` (queued, running, done, failed, cancelled), ``request_id``, ``tokens`` and
+    ``text`` so far (``texts`` of several), and at the end ``reason`` and ``usage``, or ``error``. Token ids and
+    logprobs are in the request's own result: ``Client.attach(job.meta["request_id"])``.
+
+    Args:
+        prompt: text or token ids; or else
+        messages: a chat, each message with ``role`` and ``content``.
+        **options: ``lane`` (normal), ``tenant``, ``encoding``, ``durability``, and the other fields of a request.
+            Without ``seed`` one is derived from the job's id.
+
+    Raises:
+        InvalidRequestError: a field breaks a rule; RQ does not try again.
+        OverloadedError: the backlog is over its limit; RQ tries again if it was told to, as with all that follow.
+        FailedError: the fleet gave the request up.
+        ExpiredError: its deadline passed; RQ does not try again.
+        CancelledError: somebody cancelled it; RQ does not try again.
+    """
+    with Errand() as errand:
+        return run_one(errand, prompt, messages, options)
+
+
+def generate_many(prompts: Sequence[object], **options: Any) -> list[dict[str, Any] | None]:
+    """Have many requests computed together, and return what became of each, in their order.
+
+    A result is ``{"text": …, "reason": "stop" or "length", "error": None}``, or of a request that failed
+    ``{"text": None, "reason": "error", "error": {"code": …, "message": …, "field": …}}``; the others go on. The job's
+    meta counts: ``state``, ``total``, ``done``, ``failed``, ``tokens``, and ``request_id``; a prompt's own request is
+    ``<request_id>.<number>``. ``rq_in_flight`` requests are in the queue at a time; where the fleet's backlog is full,
+    the job waits.
+
+    Args:
+        prompts: each a text, a list of token ids, or an object with fields of its own, ``prompt`` or ``messages``
+            among them.
+        **options: of all; as in ``generate``, without ``n``. The lane is ``bulk`` if none is given.
+
+    Raises:
+        InvalidRequestError: ``prompts`` is no list, or too long.
+        CancelledError: the job was cancelled.
+    """
+    with Errand() as errand:
+        return ManyRun(errand, prompts, {"lane": "bulk", **options}).run()
+
+
+def take_stock() -> dict[str, Any]:
+    """Count the queue again and look for what has leaked; the fields of ``headrace.stock.Stock``, and ``is_sound``."""
+    with Errand() as errand:
+        found = count_stock(errand.line.broker())
+    return {**asdict(found), "is_sound": found.is_sound}
+
+
+def replay_dead(ids: Sequence[str] | None = None, *, all: bool = False) -> dict[str, list[dict[str, str]]]:
+    """Send requests that were given up as poison again, under new ids, as ``headrace dead replay`` does.
+
+    Args:
+        ids: requests, or entries of ``dead``; or else
+        all: all of them.
+
+    Returns:
+        ``replayed``: ``id`` and ``replayed_as`` of each; ``failed``: ``id`` and ``error`` of those that stay.
+
+    Raises:
+        InvalidRequestError: neither or both were given.
+        ConfigurationError: one is not in ``dead``.
+    """
+    if all is bool(ids) or isinstance(ids, str):
+        raise InvalidRequestError("ids: give a list of dead requests, or all=True", field="ids")
+    outcome: dict[str, list[dict[str, str]]] = {"replayed": [], "failed": []}
+    with Errand() as errand, Client(errand.settings) as client:
+        broker = errand.line.broker()
+        for found in replay(client, broker, choose(read_dead(broker), ids, is_all=all)):
+            request = found.request
+            if found.error is None:
+                outcome["replayed"].append({"id": request.request_id, "replayed_as": request.next_id})
+            else:
+                outcome["failed"].append({"id": request.request_id, "error": str(found.error)})
+    return outcome

@@ -1,0 +1,113 @@
+"""RQ workers as processes, beside a fleet made of the moves."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rq import Queue
+from rq.job import Job
+from tests.fleet.traces import until
+from tests.unit.producer.stub_fleet import StubFleet, text_of
+
+from headrace.broker import Broker
+from headrace.config import Settings
+from headrace.producer.bulk.names import seed_of
+
+GENERATE = "headrace.producer.jobs.generate"
+GENERATE_MANY = "headrace.producer.jobs.generate_many"
+
+
+@dataclass
+class RqBench:
+    """A queue, its fleet, and the rq workers of one test."""
+
+    settings: Settings
+    broker: Broker
+    fleet: StubFleet
+    queue: Queue
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    folder: str = field(default_factory=lambda: tempfile.mkdtemp(prefix="hr-rq-"))
+
+    @property
+    def log(self) -> str:
+        """What the workers have said."""
+        return (Path(self.folder) / "log").read_text(errors="replace")
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+        """Start a worker."""
+        command = [sys.executable, "-P", "-m", "headrace", "rq-worker", *arguments]
+        with (Path(self.folder) / "log").open("ab") as log:
+            # A session of its own: nothing that a worker does to its group may reach the tests.
+            process = subprocess.Popen(
+                command, env=self.settings.to_environ() | variables, stderr=log, stdout=log, start_new_session=True
+            )
+        self.started.append(process)
+        return process
+
+    def burst(self) -> None:
+        """Carry out all that is enqueued."""
+        status = self.start("--burst").wait(30)
+        assert status == 0, self.log
+
+    def enqueue(self, function: str, **options: Any) -> Job:
+        """Enqueue a job."""
+        return self.queue.enqueue(function, **options)
+
+    def meta(self, job: Job) -> dict[str, Any]:
+        """As it is now."""
+        return dict(job.get_meta(refresh=True))
+
+    def until_meta(self, job: Job, holds: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait until a job's meta says something."""
+        until(lambda: holds(self.meta(job)), 20)
+
+    def until_status(self, job: Job, status: str) -> None:
+        """Wait until RQ says something of a job."""
+        try:
+            until(lambda: job.get_status(refresh=True).value == status, 20)
+        except AssertionError as error:
+            raise AssertionError(f"{job.id} is {job.get_status(refresh=True)}, not {status}: {self.log}") from error
+
+    def end_of(self, request_id: str) -> tuple[str | None, str | None]:
+        """State and reason of a request."""
+        fields = self.broker.request_fields(request_id)
+        return fields.get("state"), fields.get("reason")
+
+    def until_cancelled(self, request_id: str) -> None:
+        """Wait until a request was cancelled."""
+        until(lambda: self.end_of(request_id) == ("done", "cancelled"), 20)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def text_for(job: Job, num_tokens: int) -> str:
+    """What the stub fleet writes for a job of one request that asks for no seed."""
+    return text_of(seed_of(f"rq-{job.id}"), num_tokens)
+
+
+def horse_of(process: subprocess.Popen[bytes]) -> int:
+    """The process in which a worker carries out its job."""
+    found: list[int] = []
+
+    def look() -> bool:
+        found[:] = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        return bool(found)
+
+    until(look, 10)
+    return found[0]
+
+
+def kill(pid: int) -> None:
+    """As a crash would."""
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,233 @@
+"""Jobs on RQ: anybody enqueues, workers are killed and stopped, jobs are cancelled, and nothing is asked twice."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rq import Queue, Retry
+from rq.command import send_stop_job_command
+from rq.serializers import JSONSerializer
+from tests.conftest import fast_settings
+from tests.fleet.rq_workers import GENERATE, GENERATE_MANY, RqBench, horse_of, kill, text_for
+from tests.fleet.traces import until
+from tests.unit.producer.stub_fleet import StubFleet, text_of
+
+from headrace.broker import Broker
+from headrace.keys import RequestStream
+from headrace.producer.bulk.names import seed_of
+from headrace.testing.servers import Server
+
+#: A token from which on the stub fleet waits.
+HELD = 4
+
+
+@pytest.fixture
+def bench(valkey_server: Server) -> Iterator[RqBench]:
+    settings = fast_settings(
+        redis_url=valkey_server.url, rq_lease_ms=3_000, rq_progress_ms=50, rq_in_flight=2, max_rq_job_bytes=10_000
+    )
+    broker = Broker.connect(settings)
+    lanes = (RequestStream("normal"), RequestStream("bulk"))
+    with StubFleet(broker, streams=lanes) as fleet, valkey_server.client() as client:
+        bench = RqBench(settings, broker, fleet, Queue("headrace", connection=client, serializer=JSONSerializer))
+        try:
+            yield bench
+        finally:
+            bench.close()
+    broker.close()
+
+
+_PLAIN_USER = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("headrace", "torch", "pycuda", "msgpack", "pydantic"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+queue = Queue("headrace", connection=Redis(unix_socket_path=sys.argv[1]), serializer=JSONSerializer)
+job = queue.enqueue("headrace.producer.jobs.generate", prompt="hello", max_tokens=6, seed=5)
+job.latest_result(timeout=30)
+print(job.return_value(), job.get_meta()["state"], job.get_meta()["tokens"], sep="|")
+"""
+
+
+def test_whoever_has_only_rq_and_redis_enqueues_and_reads_the_text(bench: RqBench, valkey_server: Server) -> None:
+    worker = bench.start()
+    command = [sys.executable, "-P", "-c", _PLAIN_USER, valkey_server.url.removeprefix("unix://")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said == f"{text_of(5, 6)}|done|6\n"
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+
+
+def test_the_jobs_can_be_imported_without_torch_and_pycuda() -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, pycuda=None); import headrace.producer.jobs as jobs; jobs.generate"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+def test_meta_tells_how_far_a_job_is_while_it_streams(bench: RqBench) -> None:
+    bench.fleet.until_token = HELD
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=9, meta={"mine": 1})
+    bench.start()
+    bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
+    assert bench.meta(job) == {
+        "mine": 1, "state": "running", "request_id": f"rq-{job.id}", "tokens": HELD, "text": text_for(job, HELD),
+    }  # fmt: skip
+    bench.fleet.until_token = 1 << 30
+    bench.until_status(job, "finished")
+    usage = {"prompt_tokens": 3, "completion_tokens": 9}
+    end = {"state": "done", "tokens": 9, "text": text_for(job, 9), "reason": "length", "usage": usage}
+    assert bench.meta(job) == {"mine": 1, "request_id": f"rq-{job.id}", **end}
+    assert job.return_value(refresh=True) == text_for(job, 9)
+
+
+def test_several_results_come_as_a_list(bench: RqBench) -> None:
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=3, n=2, seed=1)
+    bench.burst()
+    assert job.return_value() == [text_of(1, 3), text_of(2, 3)]
+
+
+@pytest.mark.parametrize("end", ["kill -9", "kill -9 of the job's process", "SIGTERM"])
+def test_another_worker_goes_on_with_the_same_request(bench: RqBench, end: str) -> None:
+    bench.fleet.until_token = HELD
+    # SIGTERM hands the job back without a retry; a lost worker's job is tried again only where that was asked for.
+    retry = None if end == "SIGTERM" else Retry(1)
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=9, retry=retry)
+    first = bench.start()
+    bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
+    horse = horse_of(first)
+    if end == "SIGTERM":
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(10) == 0, bench.log
+        assert job.get_status() == "queued"
+    else:
+        kill(horse if "process" in end else first.pid)
+    until(lambda: not Path(f"/proc/{horse}").exists(), 10)
+    assert bench.end_of(f"rq-{job.id}") == ("running", None)
+    bench.fleet.until_token = 1 << 30
+    if "process" not in end:
+        bench.start()
+    bench.until_status(job, "finished")
+    assert job.return_value(refresh=True) == text_for(job, 9)
+    assert bench.fleet.asked == [f"rq-{job.id}"]
+    assert not any(bench.broker.load().values())
+
+
+@pytest.mark.parametrize("how", ["cancel", "delete", "stop", "timeout"])
+def test_a_job_that_is_not_wanted_any_more_has_its_request_cancelled(bench: RqBench, how: str) -> None:
+    bench.fleet.until_token = HELD
+    retry = Retry(3) if how != "timeout" else None
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=9, retry=retry, job_timeout=2 if how == "timeout" else 60)
+    worker = bench.start()
+    bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
+    if how == "cancel":
+        job.cancel()
+    elif how == "delete":
+        job.delete()
+    elif how == "stop":
+        send_stop_job_command(bench.queue.connection, job.id, serializer=JSONSerializer)
+    bench.until_cancelled(f"rq-{job.id}")
+    until(lambda: not bench.queue.started_job_registry.get_job_ids(cleanup=False), 10)
+    if how == "delete":
+        until(lambda: "is gone" in bench.log, 10)
+        assert not bench.queue.connection.exists(job.key)
+    else:
+        status = {"cancel": "canceled", "stop": "stopped", "timeout": "failed"}[how]
+        bench.until_status(job, status)
+    assert bench.queue.job_ids == []  # nor is it tried again
+    after = bench.enqueue(GENERATE, prompt="the worker lives", max_tokens=2)
+    bench.until_status(after, "finished")
+    assert worker.poll() is None
+    assert not any(bench.broker.load().values())
+
+
+def test_a_lost_job_that_is_not_tried_again_has_its_request_cancelled(bench: RqBench) -> None:
+    bench.fleet.until_token = HELD
+    job = bench.enqueue(GENERATE_MANY, prompts=["a", "b", "c"], max_tokens=9)
+    first = bench.start()
+    bench.until_meta(job, lambda meta: meta.get("tokens") == 2 * HELD)
+    kill(first.pid)
+    bench.start()
+    bench.until_status(job, "failed")
+    for index in range(2):
+        bench.until_cancelled(f"rq-{job.id}.{index}")
+    assert bench.broker.request_fields(f"rq-{job.id}.2") == {}
+
+
+def test_what_would_fail_alike_is_not_tried_again(bench: RqBench) -> None:
+    job = bench.enqueue(GENERATE, prompt="too long", retry=Retry(2))
+    bench.burst()
+    assert job.get_status() == "failed"
+    assert bench.meta(job)["error"]["field"] == "prompt"
+    assert "InvalidRequestError: prompt: has 9 tokens" in str(job.latest_result().exc_string)  # type: ignore[union-attr]
+    assert bench.fleet.asked == [f"rq-{job.id}"]
+
+
+def test_a_job_that_is_put_back_after_it_was_stopped_asks_anew(bench: RqBench) -> None:
+    bench.fleet.until_token = HELD
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=6)
+    bench.start()
+    bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
+    send_stop_job_command(bench.queue.connection, job.id, serializer=JSONSerializer)
+    bench.until_status(job, "stopped")
+    bench.fleet.until_token = 1 << 30
+    job.requeue()
+    bench.until_status(job, "finished")
+    assert job.return_value(refresh=True) == text_of(seed_of(f"rq-{job.id}.r1"), 6)
+    assert bench.meta(job)["request_id"] == f"rq-{job.id}.r1"
+
+
+def test_many_prompts_give_results_in_order_and_errors_one_by_one(bench: RqBench) -> None:
+    prompts = ["a", "too long", [1, 2, 3], {"messages": [{"role": "user", "content": "x"}], "seed": 7}, {"n": 2}, ""]
+    job = bench.enqueue(GENERATE_MANY, prompts=prompts, max_tokens=3)
+    bench.burst()
+    found = job.return_value()
+    good = [found[index]["text"] for index in (0, 2, 3)]
+    assert good == [text_of(seed_of(f"rq-{job.id}.0"), 3), text_of(seed_of(f"rq-{job.id}.2"), 3), text_of(7, 3)]
+    assert [found[index]["error"]["field"] for index in (1, 4, 5)] == ["prompt", "n", "prompt"]
+    assert [result["reason"] for result in found] == ["length", "error", "length", "length", "error", "error"]
+    meta = bench.meta(job)
+    assert (meta["state"], meta["total"], meta["done"], meta["failed"], meta["tokens"]) == ("done", 6, 3, 3, 9)
+
+
+def test_many_prompts_survive_their_worker_and_none_is_asked_twice(bench: RqBench) -> None:
+    job = bench.enqueue(GENERATE_MANY, prompts=[f"{number}" for number in range(40)], max_tokens=30, retry=Retry(1))
+    first = bench.start()
+    bench.until_meta(job, lambda meta: meta.get("done", 0) >= 3)
+    kill(first.pid)
+    done_at_kill = bench.meta(job)["done"]
+    assert done_at_kill < 40
+    bench.start()
+    bench.until_status(job, "finished")
+    texts = [result["text"] for result in job.return_value(refresh=True)]
+    assert texts == [text_of(seed_of(f"rq-{job.id}.{number}"), 30) for number in range(40)]
+    assert sorted(bench.fleet.asked) == sorted({f"rq-{job.id}.{number}" for number in range(40)})
+
+
+def test_a_retry_with_a_pause_comes_without_rqs_own_scheduler(bench: RqBench) -> None:
+    retry = Retry(1, interval=1)
+    job = bench.enqueue("headrace.producer.jobs.replay_dead", ids=["not-there"], retry=retry)
+    bench.start()
+    bench.until_status(job, "scheduled")
+    bench.until_status(job, "failed")
+    assert "not in dead: not-there" in str(job.latest_result().exc_string)  # type: ignore[union-attr]
+
+
+def test_several_processes_work_side_by_side_and_leave_nothing(bench: RqBench) -> None:
+    bench.fleet.until_token = HELD
+    jobs = [bench.enqueue(GENERATE, prompt="hi", max_tokens=9) for _ in range(2)]
+    parent = bench.start("--processes", "2")
+    for job in jobs:
+        bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(15) == 0
+    assert sorted(bench.queue.job_ids) == sorted(job.id for job in jobs)
+    assert bench.queue.connection.keys("rq:workers*") == []
