@@ -129,7 +129,7 @@ class StubFleet:
         refusal, job, request = b"", b"", None
         try:
             request = Request.parse(decode_body(fields[encoding.encode()], encoding))
-            job = f"{request.seed} {request.max_tokens or 8}".encode()
+            job = f"{request.seed or 0} {request.max_tokens or 8}".encode()
             if request.prompt == "too long":
                 raise InvalidRequestError("prompt: has 9 tokens, at most 8 are allowed", field="prompt")
         except InvalidRequestError as error:
