@@ -74,6 +74,10 @@ class RqBench:
         except AssertionError as error:
             raise AssertionError(f"{job.id} is {job.get_status(refresh=True)}, not {status}: {self.log}") from error
 
+    def result(self, job: Job) -> Any:
+        """What a job has returned."""
+        return job.return_value(refresh=True)
+
     def end_of(self, request_id: str) -> tuple[str | None, str | None]:
         """State and reason of a request."""
         fields = self.broker.request_fields(request_id)

@@ -86,13 +86,13 @@ def test_meta_tells_how_far_a_job_is_while_it_streams(bench: RqBench) -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 9}
     end = {"state": "done", "tokens": 9, "text": text_for(job, 9), "reason": "length", "usage": usage}
     assert bench.meta(job) == {"mine": 1, "request_id": f"rq-{job.id}", **end}
-    assert job.return_value(refresh=True) == text_for(job, 9)
+    assert bench.result(job) == text_for(job, 9)
 
 
 def test_several_results_come_as_a_list(bench: RqBench) -> None:
     job = bench.enqueue(GENERATE, prompt="hi", max_tokens=3, n=2, seed=1)
     bench.burst()
-    assert job.return_value() == [text_of(1, 3), text_of(2, 3)]
+    assert bench.result(job) == [text_of(1, 3), text_of(2, 3)]
 
 
 @pytest.mark.parametrize("end", ["kill -9", "kill -9 of the job's process", "SIGTERM"])
@@ -116,7 +116,7 @@ def test_another_worker_goes_on_with_the_same_request(bench: RqBench, end: str) 
     if "process" not in end:
         bench.start()
     bench.until_status(job, "finished")
-    assert job.return_value(refresh=True) == text_for(job, 9)
+    assert bench.result(job) == text_for(job, 9)
     assert bench.fleet.asked == [f"rq-{job.id}"]
     assert not any(bench.broker.load().values())
 
@@ -181,7 +181,7 @@ def test_a_job_that_is_put_back_after_it_was_stopped_asks_anew(bench: RqBench) -
     bench.fleet.until_token = 1 << 30
     job.requeue()
     bench.until_status(job, "finished")
-    assert job.return_value(refresh=True) == text_of(seed_of(f"rq-{job.id}.r1"), 6)
+    assert bench.result(job) == text_of(seed_of(f"rq-{job.id}.r1"), 6)
     assert bench.meta(job)["request_id"] == f"rq-{job.id}.r1"
 
 
@@ -189,7 +189,7 @@ def test_many_prompts_give_results_in_order_and_errors_one_by_one(bench: RqBench
     prompts = ["a", "too long", [1, 2, 3], {"messages": [{"role": "user", "content": "x"}], "seed": 7}, {"n": 2}, ""]
     job = bench.enqueue(GENERATE_MANY, prompts=prompts, max_tokens=3)
     bench.burst()
-    found = job.return_value()
+    found = bench.result(job)
     good = [found[index]["text"] for index in (0, 2, 3)]
     assert good == [text_of(seed_of(f"rq-{job.id}.0"), 3), text_of(seed_of(f"rq-{job.id}.2"), 3), text_of(7, 3)]
     assert [found[index]["error"]["field"] for index in (1, 4, 5)] == ["prompt", "n", "prompt"]
@@ -207,7 +207,7 @@ def test_many_prompts_survive_their_worker_and_none_is_asked_twice(bench: RqBenc
     assert done_at_kill < 40
     bench.start()
     bench.until_status(job, "finished")
-    texts = [result["text"] for result in job.return_value(refresh=True)]
+    texts = [result["text"] for result in bench.result(job)]
     assert texts == [text_of(seed_of(f"rq-{job.id}.{number}"), 30) for number in range(40)]
     assert sorted(bench.fleet.asked) == sorted({f"rq-{job.id}.{number}" for number in range(40)})
 
