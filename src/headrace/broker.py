@@ -13,7 +13,7 @@ from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_client, translated
 from headrace.errors import HeadraceError
 from headrace.keys import Keys, ProcessKind, RequestStream
-from headrace.moves import Call, HeartbeatCall, source
+from headrace.moves import Call, HeartbeatCall, Window, WindowCall, source
 from headrace.request import CONTRACT_VERSION
 from headrace.wire import Chunk, Encoding
 
@@ -44,17 +44,6 @@ class Position:
     def entry(self) -> str:
         """The entry of the stream behind which it reads on."""
         return f"{self.num_tokens}-{0 if self.with_head else 1}"
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyRequest:
-    """An admitted request that waits for a batch."""
-
-    request_id: str
-    prompt_tokens: int
-    cost_tokens: int
-    num_tokens: int
-    strikes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,21 +188,9 @@ class Broker:
             replies = pipe.execute()
         return [stream_entries(reply) for reply in replies]
 
-    def ready_requests(self, count: int) -> list[ReadyRequest]:
+    def window(self, count: int) -> Window:
         """The first ``count`` ready requests in the order of their scores."""
-        with translated(self.settings):
-            ids = [request_id.decode() for request_id in self.client.zrange(self.keys.ready, 0, count - 1)]
-            if not ids:
-                return []
-            pipe = self.client.pipeline(transaction=False)
-            for request_id in ids:
-                pipe.hmget(self.keys.request(request_id), "prompt", "cost", "at", "strikes")
-            replies = pipe.execute()
-        return [
-            ReadyRequest(request_id, int(prompt), int(cost), int(at.rpartition(b":")[2]), int(strikes))
-            for request_id, (prompt, cost, at, strikes) in zip(ids, replies, strict=True)
-            if prompt is not None and cost is not None and at is not None
-        ]
+        return self.run(WindowCall(count))
 
     def waiting_batches(self) -> Counter[str]:
         """Batches that no worker has taken yet, counted by the class of workers that they were cut for."""

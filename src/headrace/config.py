@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         description="head start of lanes over each other, in tokens of virtual time",
     )
     lane_weights: dict[Lane, Annotated[float, Field(gt=0)]] = Field(
-        default={"interactive": 4.0, "normal": 2.0, "bulk": 1.0},
+        default={"interactive": 2.0, "normal": 1.0, "bulk": 0.5},
         description="shares of a window, in tokens, where every lane has a backlog",
     )
     tenants: dict[str, Annotated[float, Field(gt=0)]] = Field(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from headrace.config import Settings
 from headrace.errors import DecodeError, InvalidRequestError
@@ -117,7 +117,8 @@ class Admission:
         cancel: the entry withdraws a request instead of bringing one.
         encoding: of the request and of its result.
         refusal: the encoded error of an invalid request, else b"".
-        job: the canonical job of a valid one, else b"".
+        job: the canonical job of a valid one, else b"". A valid one without a job expires: its deadline was over before
+            it was tokenised.
         cost_tokens: prompt plus the most it may generate.
         prompt_tokens: of the prompt.
         deadline_ms: after the entry's own time; 0 for none.
@@ -169,8 +170,9 @@ class AdmitCall:
     def arguments(self) -> list[Argument]:
         """See ``lua/admit.lua``."""
         s, stream = self.settings, self.stream
+        weight = s.tenants.get(stream.tenant, 1.0) * s.lane_weights.get(stream.lane, 1.0)
         arguments: list[Argument] = [
-            stream.suffix, stream.lane, stream.tenant, s.tenants.get(stream.tenant, 1.0),
+            stream.suffix, stream.lane, stream.tenant, weight,
             s.lane_offset_tokens.get(stream.lane, 0), s.max_queued_requests, s.max_queued_tokens, s.tombstone_ttl_ms,
         ]  # fmt: skip
         for a in self.admissions:
@@ -218,11 +220,19 @@ class BatchNote:
 
 @dataclass(frozen=True, slots=True)
 class DispatchCall:
-    """Ready requests become one batch."""
+    """Ready requests become one batch.
+
+    Attributes:
+        request_ids: of the batch.
+        settings: backlog limits.
+        note: what is written on it.
+        hopeless: ready requests that cannot meet their deadlines any more: they end, without room for a batch, too.
+    """
 
     request_ids: Sequence[str]
     settings: Settings
     note: BatchNote = BatchNote()
+    hopeless: Sequence[str] = ()
     move: Literal["dispatch"] = "dispatch"
 
     def arguments(self) -> list[Argument]:
@@ -234,7 +244,8 @@ class DispatchCall:
         recheck_ms = min(RECHECK_MS, 2 * s.lease_ms) if note.worker_class else RECHECK_MS
         predicted_ms = f"{note.predicted_ms:.3f}"
         return [s.max_backlog_batches, recheck_ms, note.worker_class, s.batch_log_entries,
-                note.num_tokens, note.longest, predicted_ms, *self.request_ids]  # fmt: skip
+                note.num_tokens, note.longest, predicted_ms, len(self.hopeless), *self.hopeless,
+                *self.request_ids]  # fmt: skip
 
     def read(self, reply: object) -> Dispatched:
         """Of ``{entry, id, …}``."""
@@ -242,6 +253,76 @@ class DispatchCall:
         if entry == "full":
             return Dispatched("", True, tuple(self.request_ids))
         return Dispatched(entry, False, tuple(left))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRequest:
+    """An admitted request that waits for a batch.
+
+    Attributes:
+        request_id: its name.
+        prompt_tokens: of its prompt.
+        cost_tokens: prompt plus the most it may generate.
+        num_tokens: published before; the next worker prefills them with the prompt.
+        strikes: leases lost without a token.
+        score: its place in the queue, in tokens of virtual time.
+        deadline_ms: by the server's clock; 0 for none.
+        submit_ms: when it came, by the server's clock.
+    """
+
+    request_id: str
+    prompt_tokens: int
+    cost_tokens: int
+    num_tokens: int
+    strikes: int
+    score: float = 0.0
+    deadline_ms: int = 0
+    submit_ms: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens to prefill."""
+        return self.prompt_tokens + self.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The front of what is ready.
+
+    Attributes:
+        now_ms: the server's clock.
+        num_ready: how many are ready in all.
+        running_tokens: what running requests may come to hold in workers' memory, prompt and output in full.
+        requests: the first ones, in the order of their scores.
+    """
+
+    now_ms: int
+    num_ready: int
+    running_tokens: int
+    requests: tuple[ReadyRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowCall:
+    """The first ``count`` ready requests. No move, but a script, because it takes one round trip."""
+
+    count: int
+    move: Literal["window"] = "window"
+
+    def arguments(self) -> list[Argument]:
+        """See ``lua/window.lua``."""
+        return [self.count]
+
+    def read(self, reply: object) -> Window:
+        """Of ``{now_ms, ready, running_tokens, 8 a request}``."""
+        flat: list[Any] = _bytes(reply)
+        requests = tuple(
+            ReadyRequest(request_id.decode(), int(prompt), int(cost), int(num_tokens), int(strikes), float(score),
+                         int(deadline), int(submitted))
+            for request_id, score, prompt, cost, num_tokens, strikes, deadline, submitted
+            in zip(*(flat[3 + i :: 8] for i in range(8)), strict=True)
+        )  # fmt: skip
+        return Window(int(flat[0]), int(flat[1]), int(flat[2]), requests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
         scheduler.wait_for_requests([stream], "0-0", 1)
         admissions = Actors(scheduler).judged(stream)
         assert scheduler.run(AdmitCall(stream, admissions, settings)) == ["queued"]
-    scheduler.ready_requests(5), scheduler.waiting_batches(), scheduler.workers(1_000), scheduler.costs.tables()
+    scheduler.window(5).requests, scheduler.waiting_batches(), scheduler.workers(1_000), scheduler.costs.tables()
     scheduler.load(), scheduler.stream_lengths([STREAM]), scheduler.dead_requests(5), scheduler.now_ms()
     assert scheduler.run(DispatchCall(["t1:a", "p"], settings, BatchNote("another"))).left == ()
     # A worker runs it, renews, publishes, hands back.

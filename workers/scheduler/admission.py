@@ -29,7 +29,12 @@ _ENTRY_FIELDS = {b"id", b"json", b"mp", b"cancel"}
 
 @dataclass(slots=True)
 class _Draft:
-    """An entry on its way to an admission; ``error`` is the first thing found wrong."""
+    """An entry on its way to an admission.
+
+    Attributes:
+        late: its deadline is over.
+        error: the first thing found wrong.
+    """
 
     entry: str
     request_id: str
@@ -37,6 +42,7 @@ class _Draft:
     cancel: bool = False
     reply_to: str = ""
     request: Request | None = None
+    late: bool = False
     error: InvalidRequestError | None = None
     prompt_text: str | None = None
     prompt_ids: tuple[int, ...] = ()
@@ -51,11 +57,19 @@ class Admitter:
         self._settings = settings
         self._pricer = Pricer(tokenizer, revision, settings)
 
-    def judge(self, stream: RequestStream, entries: Sequence[Entry]) -> list[Admission]:
-        """Make one admission of every entry, in order; texts of the whole window are tokenised in one call."""
+    def judge(self, stream: RequestStream, entries: Sequence[Entry], now_ms: int = 0) -> list[Admission]:
+        """Make one admission of every entry, in order; texts of the whole window are tokenised in one call.
+
+        Args:
+            stream: where the entries are from.
+            entries: the oldest first.
+            now_ms: by the server's clock. A request whose deadline is over costs nobody the work of tokenising it.
+        """
         drafts = [self._draft(stream, entry) for entry in entries]
+        for draft in drafts:
+            draft.late = draft.request is not None and _is_over(draft.entry, draft.request.deadline_ms, now_ms)
         self._tokenise(drafts)
-        choosy = [draft for draft in drafts if draft.request is not None and draft.request.bad_words]
+        choosy = [draft for draft in drafts if draft.request is not None and draft.request.bad_words and not draft.late]
         words = [draft.request.bad_words for draft in choosy if draft.request is not None]
         for draft, sequences in zip(choosy, spell_bad_words(words, self._tokenizer), strict=True):
             draft.bad_words = sequences
@@ -119,7 +133,7 @@ class Admitter:
         texts: dict[bool, list[tuple[_Draft, str]]] = {True: [], False: []}
         for draft in drafts:
             request = draft.request
-            if request is None:
+            if request is None or draft.late:
                 continue
             try:
                 if request.messages is not None:
@@ -150,12 +164,19 @@ class Admitter:
         try:
             if draft.error is not None or draft.request is None:
                 raise draft.error or InvalidRequestError("body: missing", field="body")
+            if draft.late:
+                return replace(blank, deadline_ms=draft.request.deadline_ms or 0)
             return self._pricer.price(
                 blank, draft.request, Prompt(draft.prompt_ids, draft.prompt_text), draft.bad_words
             )
         except InvalidRequestError as error:
             failure = Failure("invalid", str(error), error.field)
             return replace(blank, cancel=False, refusal=failure.encode(draft.encoding))
+
+
+def _is_over(entry: str, deadline_ms: int | None, now_ms: int) -> bool:
+    """Whether a deadline, counted from the entry's own time, has passed."""
+    return deadline_ms is not None and int(entry.partition("-")[0]) + deadline_ms <= now_ms
 
 
 def _own_id(request_id: str, own_prefix: str, pattern: re.Pattern[str] = _REQUEST_ID) -> str:

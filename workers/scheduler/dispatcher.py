@@ -1,12 +1,37 @@
 """Ready requests become batches for as long as the workers' backlog is short."""
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from headrace.broker import Broker, ReadyRequest, WorkerInfo
+from headrace.broker import Broker, WorkerInfo
 from headrace.config import Settings
-from headrace.moves import BatchNote, DispatchCall
-from headrace.workers.scheduler.partition import Item, partition
+from headrace.moves import BatchNote, DispatchCall, ReadyRequest, Window
+from headrace.workers.scheduler.partition import Item
+from headrace.workers.scheduler.plan import Plan
+from headrace.workers.scheduler.strategy import Strategy
+from headrace.workers.scheduler.trigger import Patience, Waiting
 from headrace.workers.scheduler.worker_class import ClassBook, WorkerClass
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A window as it is to be dispatched to one class of workers.
+
+    Attributes:
+        batches: requests that share a prefill, the first batch first, each with its predicted cost in ms.
+        plan: what the strategy made of those without a strike.
+        hopeless: requests that will not meet their deadlines; they are in no batch.
+        spare_ms: for how long all of this may wait until the first deadline is in danger.
+    """
+
+    batches: tuple[tuple[tuple[ReadyRequest, ...], float], ...]
+    plan: Plan
+    hopeless: tuple[ReadyRequest, ...]
+    spare_ms: float
 
 
 class Dispatcher:
@@ -16,6 +41,10 @@ class Dispatcher:
         self._broker = broker
         self._settings = settings
         self._book = ClassBook(settings)
+        self._patience = Patience.of(settings)
+        self._strategies: dict[str, Strategy] = {}
+        self._packs: dict[str, bool] = {}
+        self.wait_ms = math.inf
 
     def fit(self, workers: Sequence[WorkerInfo], tables: Mapping[str, bytes]) -> None:
         """Adjust to the workers that live, and to what their classes have published of their costs."""
@@ -25,37 +54,58 @@ class Dispatcher:
         """Dispatch batches until none is ready or the backlogs are long enough; return how many requests went.
 
         Every class of workers has a backlog of its own, and whichever is hungriest is fed first: the requests at hand
-        are cut for it until its backlog is full, and what is left for the next one.
+        are cut for it until its backlog is full, and what is left for the next one. Where the trigger lets requests
+        gather, nothing goes, and ``wait_ms`` says when to ask again.
         """
+        self.wait_ms = math.inf
         waiting, longest = self._broker.waiting_batches(), self._settings.max_backlog_batches
         hungry = [found for found in self._book.classes if waiting[found.name] < longest]
         if not hungry:
             return 0
-        ready = self._broker.ready_requests(self._settings.window)
+        window = self._broker.window(self._settings.window)
         num_sent = 0
         for worker_class in sorted(hungry, key=lambda found: found.hunger(waiting[found.name])):
-            sent = self._feed(worker_class, ready)
-            num_sent += len(sent)
-            ready = [request for request in ready if request.request_id not in sent]
+            if not window.requests:
+                break
+            cut = self.cut(window, worker_class)
+            if not num_sent and (wait_ms := self._wait_ms(window, cut)) > 0:
+                self.wait_ms = wait_ms
+                break
+            gone = self._feed(worker_class, cut)
+            num_sent += len(gone)
+            left = tuple(request for request in window.requests if request.request_id not in gone)
+            window = replace(window, requests=left)
         return num_sent
 
-    def _feed(self, worker_class: WorkerClass, ready: Sequence[ReadyRequest]) -> set[str]:
-        """Dispatch batches to one class; return the ids that went. Suspects go to whoever comes first."""
-        sent: set[str] = set()
-        for batch in self.cut(ready, worker_class):
-            ids = [request.request_id for request in batch]
-            name = "" if batch[0].strikes else worker_class.name
-            outcome = self._broker.run(DispatchCall(ids, self._settings, _note(batch, name, worker_class)))
+    def _wait_ms(self, window: Window, cut: Cut) -> float:
+        """How long to let requests gather. Those that come back from a lost worker have waited enough."""
+        if cut.hopeless or not cut.plan.batches or any(request.strikes for request in window.requests):
+            return 0.0
+        latest_start_ms = window.now_ms + cut.spare_ms if cut.spare_ms < math.inf else None
+        oldest_ms = min(request.submit_ms for request in window.requests)
+        waiting = Waiting(window.num_ready, oldest_ms, cut.plan.batches[0].cost_ms, latest_start_ms)
+        return self._patience.wait_ms(waiting, window.now_ms)
+
+    def _feed(self, worker_class: WorkerClass, cut: Cut) -> set[str]:
+        """Dispatch batches to one class; return the ids that have left. Suspects go to whoever comes first."""
+        hopeless = [request.request_id for request in cut.hopeless]
+        gone = set(hopeless)
+        batches = cut.batches or (((), 0.0),) if hopeless else cut.batches
+        for requests, cost_ms in batches:
+            ids = [request.request_id for request in requests]
+            lengths = [request.length for request in requests]
+            name = "" if any(request.strikes for request in requests) else worker_class.name
+            note = BatchNote(name, sum(lengths), max(lengths, default=0), cost_ms)
+            outcome = self._broker.run(DispatchCall(ids, self._settings, note, hopeless))
+            hopeless = []
             if not outcome.full:
-                sent |= set(ids) - set(outcome.left)
+                gone |= set(ids) - set(outcome.left)
             elif name == worker_class.name:
                 break
-        return sent
+        return gone
 
-    def cut(self, ready: Sequence[ReadyRequest], worker_class: WorkerClass | None = None) -> list[list[ReadyRequest]]:
-        """Partition ready requests; batches come in the order of their most urgent member, one suspect before them.
-
-        They are cut for a class of workers, by default the first there is.
+    def cut(self, window: Window, worker_class: WorkerClass | None = None) -> Cut:
+        """Partition a window for a class of workers, by default the first there is.
 
         A request with a strike travels alone, so that if it kills its worker again nobody else is suspected. One such
         suspect travels first, because then the first token that a worker streams after a loss is a suspect's, which
@@ -65,21 +115,37 @@ class Dispatcher:
         suspects and others alternate.
         """
         worker_class = worker_class or self._book.classes[0]
-        position = {request.request_id: index for index, request in enumerate(ready)}
-        sound = [request for request in ready if request.strikes == 0]
-        items = [Item(_length(request), request.cost_tokens) for request in sound]
-        split = partition(items, worker_class.table, worker_class.limits)
-        batches = [[sound[index] for index in batch] for batch in split]
-        batches.sort(key=lambda batch: position[batch[0].request_id])
-        suspects = [[request] for request in ready if request.strikes > 0]
-        return suspects[:1] + batches + suspects[1:]
+        table = worker_class.table
+        sound: list[ReadyRequest] = []
+        items: list[Item] = []
+        suspects: list[tuple[tuple[ReadyRequest, ...], float]] = []
+        hopeless: list[ReadyRequest] = []
+        for request in window.requests:
+            slack_ms = request.deadline_ms - window.now_ms if request.deadline_ms else math.inf
+            needs_ms = table.cost(request.length, 1) if self._settings.drop_hopeless and slack_ms < math.inf else 0.0
+            if slack_ms <= needs_ms:
+                hopeless.append(request)
+            elif request.strikes:
+                suspects.append(((request,), table.cost(request.length, 1)))
+            else:
+                sound.append(request)
+                items.append(Item(request.length, request.cost_tokens, slack_ms, request.score))
+        limits = self._book.limits(worker_class, window.running_tokens)
+        plan = self._strategy(worker_class.name).plan(items, table, limits)
+        self._report(worker_class.name, plan)
+        batches = [(tuple(sound[index] for index in batch.members), batch.cost_ms) for batch in plan.batches]
+        return Cut((*suspects[:1], *batches, *suspects[1:]), plan, tuple(hopeless), plan.spare_ms(items))
 
+    def _strategy(self, class_name: str) -> Strategy:
+        """A class's own, because a strategy remembers the table that it was asked for last."""
+        s = self._settings
+        return self._strategies.setdefault(class_name, Strategy(s.batching, s.objective, s.overtaking_tokens))
 
-def _length(request: ReadyRequest) -> int:
-    return request.prompt_tokens + request.num_tokens
-
-
-def _note(batch: Sequence[ReadyRequest], name: str, worker_class: WorkerClass) -> BatchNote:
-    lengths = [_length(request) for request in batch]
-    longest = max(lengths)
-    return BatchNote(name, sum(lengths), longest, worker_class.table.cost(longest, len(lengths)))
+    def _report(self, class_name: str, plan: Plan) -> None:
+        """Say which way is cheaper, when that changes."""
+        if plan.alternative_ms is not None and self._packs.get(class_name) != plan.packed:
+            self._packs[class_name] = plan.packed
+            names = ("packing", "padding") if plan.packed else ("padding", "packing")
+            costs = (plan.total_ms, plan.alternative_ms)
+            of_class = class_name or "any class"
+            log.info("%s: %s costs %.1f ms a window, %s %.1f ms", of_class, names[0], costs[0], names[1], costs[1])

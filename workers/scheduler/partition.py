@@ -13,14 +13,12 @@ partitions may be better; ``scripts/bench/partition.py`` measures by how much.
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from headrace.workers.costs.table import CostTable
 from headrace.workers.scheduler.cost_grid import CostGrid, Floats, Ints
 
 
@@ -36,7 +34,7 @@ class Limits:
 
     max_rows: int
     max_kv_tokens: int
-    max_tokens: int = sys.maxsize
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +52,6 @@ class Item:
     kv_tokens: int
     slack_ms: float = math.inf
     score: float = 0.0
-
-
-def partition(items: Sequence[Item], table: CostTable, limits: Limits) -> list[list[int]]:
-    """Split requests into padded batches of the least total cost, shortest first."""
-    return cut_padded(items, CostGrid(table, limits.max_rows), limits)
 
 
 def cut_padded(items: Sequence[Item], grid: CostGrid, limits: Limits, *, mean: bool = False) -> list[list[int]]:

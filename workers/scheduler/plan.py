@@ -1,5 +1,6 @@
 """A window cut into batches in the order in which they are to run, and what that is predicted to cost. Pure."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -56,6 +57,16 @@ class Plan:
             for end, batch in zip(ends, self.batches, strict=True)
             for index in batch.members
         )
+
+    def spare_ms(self, items: Sequence[Item]) -> float:
+        """How much later the first batch may begin until a deadline that they meet is missed; infinite without any."""
+        ends = accumulate(batch.cost_ms for batch in self.batches)
+        spare = (
+            min((slack_ms for index in batch.members if (slack_ms := items[index].slack_ms) >= end), default=math.inf)
+            - end
+            for end, batch in zip(ends, self.batches, strict=True)
+        )
+        return min(spare, default=math.inf)
 
 
 def padded_batches(cut: Sequence[Sequence[int]], items: Sequence[Item], grid: CostGrid) -> list[Batch]:

@@ -5,6 +5,7 @@ Redis: the next one goes on with the same window.
 """
 
 import logging
+import math
 import os
 import secrets
 import signal
@@ -93,7 +94,8 @@ class Scheduler:
 
     def step(self) -> None:
         """Wait for something to do, and do it: one round of admit, dispatch and reap."""
-        self._wake_entry = self._broker.wait_for_requests(self._streams, self._wake_entry, self._tick_ms)
+        patience_ms = math.ceil(min(self._tick_ms, self._dispatcher.wait_ms))
+        self._wake_entry = self._broker.wait_for_requests(self._streams, self._wake_entry, patience_ms)
         now_s = time.monotonic()
         if now_s >= self._next_fit_s:
             self._next_fit_s = now_s + _FIT_INTERVAL_S
@@ -114,8 +116,9 @@ class Scheduler:
 
     def _admit(self) -> None:
         windows = self._broker.oldest_requests(self._streams, self._settings.window)
+        now_ms = self._broker.now_ms() if any(windows) else 0
         for stream, entries in zip(self._streams, windows, strict=True):
-            admissions = self._admitter.judge(stream, entries)
+            admissions = self._admitter.judge(stream, entries, now_ms)
             for part in admit_parts(admissions):
                 verdicts = self._broker.run(AdmitCall(stream, part, self._settings))
                 for admission, verdict in zip(part, verdicts, strict=True):

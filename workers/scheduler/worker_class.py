@@ -6,7 +6,7 @@ class that is to run it, by that class's table and to the size of its smallest w
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.broker import WorkerInfo
 from headrace.config import Settings
@@ -30,6 +30,7 @@ class WorkerClass:
         table: what batches cost there.
         limits: what each of them can hold.
         num_workers: alive; 0 only where no worker of any class is.
+        kv_tokens: of their memory, all together.
         busy: part of their rows that is taken, 0 to 1.
     """
 
@@ -37,6 +38,7 @@ class WorkerClass:
     table: CostTable
     limits: Limits
     num_workers: int
+    kv_tokens: int
     busy: float
 
     def hunger(self, num_waiting: int) -> tuple[float, float, float]:
@@ -74,6 +76,21 @@ class ClassBook:
             members.setdefault(worker.worker_class, []).append(worker)
         self.classes = tuple(self._class(name, of_class) for name, of_class in sorted((members or {"": []}).items()))
 
+    def limits(self, worker_class: WorkerClass, running_tokens: int) -> Limits:
+        """What a batch may hold now, with so many tokens of the workers' memory taken.
+
+        A batch that needs more memory than is free would wait at a worker, and all behind it. But where nearly
+        nothing is free, it may still take a quarter of a worker: rows end, and batches of one would cost more.
+        """
+        limits = worker_class.limits
+        num_workers = sum(found.num_workers for found in self.classes)
+        if not num_workers:
+            return limits
+        # One worker at least has as much as they have on average.
+        free_tokens = (sum(found.kv_tokens for found in self.classes) - running_tokens) // num_workers
+        most_tokens = min(limits.max_kv_tokens, max(free_tokens, limits.max_kv_tokens // 4))
+        return replace(limits, max_kv_tokens=most_tokens)
+
     def _read(self, name: str, data: bytes) -> None:
         try:
             self._tables[name] = CostTable.decode(data)
@@ -85,6 +102,8 @@ class ClassBook:
         limits = Limits(
             min([settings.max_batch_rows, *(worker.max_rows for worker in workers)]),
             min([settings.max_batch_tokens, *(worker.kv_tokens for worker in workers)]),
+            settings.max_prefill_tokens,
         )
         num_rows, max_rows = sum(w.num_rows for w in workers), sum(w.max_rows for w in workers)
-        return WorkerClass(name, table, limits, len(workers), num_rows / max(1, max_rows))
+        kv_tokens = sum(worker.kv_tokens for worker in workers)
+        return WorkerClass(name, table, limits, len(workers), kv_tokens, num_rows / max(1, max_rows))

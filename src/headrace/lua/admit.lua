@@ -3,9 +3,9 @@
 -- KEYS[1] load
 -- ARGV    stream (its name behind the prefix), lane, tenant and its weight, lane_offset (tokens), limit_requests,
 --         limit_tokens, tombstone_ttl_ms, then 13 an entry: entry, kind ('request' or 'cancel'), id, enc, verdict (an
---         encoded error object, '' if valid), job, cost, prompt (tokens), deadline_ms (after the entry's own time, 0
---         none), reply, ttl_ms, n (results; more than one become children), echo (the encoded chunk that heads every
---         result, '' none)
+--         encoded error object, '' if valid), job ('' of one that was not tokenised, because its deadline was over),
+--         cost, prompt (tokens), deadline_ms (after the entry's own time, 0 none), reply, ttl_ms, n (results; more than
+--         one become children), echo (the encoded chunk that heads every result, '' none)
 -- returns per entry: 'queued', 'invalid', 'overloaded', 'expired', 'cancelled', 'duplicate', or 'gone' (somebody else's)
 -- twice   an entry counts once: when this call is the one that deletes it
 -- A request for n > 1 results forks: its own hash and stream only say where its children are and, at last, that all
@@ -83,7 +83,7 @@ local function register(item)
     reply = item.reply, prompt = item.prompt, ttl = item.ttl}
   if h.state == 'tomb' then finish(id, was, 'cancelled', t); return 'cancelled' end
   if item.verdict ~= '' then finish(id, was, 'error', t, item.verdict); return 'invalid' end
-  if item.deadline > 0 and item.deadline <= t then finish(id, was, 'expired', t); return 'expired' end
+  if item.deadline > 0 and (item.deadline <= t or item.job == '') then finish(id, was, 'expired', t); return 'expired' end
   if not mine and (num_queued + item.n > limit_requests or num_tokens + item.n * item.cost > limit_tokens) then
     finish(id, was, 'error', t, failure(item.enc, 'overloaded', 'the backlog is over its limit: ' .. int(num_queued)
       .. ' requests, ' .. int(num_tokens) .. ' tokens; submit again later'))

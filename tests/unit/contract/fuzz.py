@@ -77,7 +77,7 @@ class Fuzz:
         self._random.choice((self.fleet.submit, self.fleet.submit, self.fleet.xadd))(self._name())
 
     def _schedule(self) -> None:
-        pick, ready = self._random, [r.request_id for r in self.fleet.actors.broker.ready_requests(8)]
+        pick, ready = self._random, [r.request_id for r in self.fleet.actors.broker.window(8).requests]
         if pick.random() < 0.4:
             self.fleet.admit(pick.randint(1, 8))
         else:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from tests.unit.contract.actors import NORMAL, Actors
 
-from headrace.keys import RequestStream
+from headrace.keys import Lane, RequestStream
 from headrace.moves import AdmitCall
 from headrace.wire import Failure
 
@@ -23,7 +23,7 @@ def test_entries_become_queued_requests_in_their_order(actors: Actors) -> None:
     for request_id in "cab":
         actors.xadd(request_id)
     assert actors.admit(deadline_ms=0, reply_to="r") == ["queued"] * 3
-    assert [r.request_id for r in actors.broker.ready_requests(10)] == ["c", "a", "b"]
+    assert [r.request_id for r in actors.broker.window(10).requests] == ["c", "a", "b"]
     assert actors.client.xlen("hr:{test}:requests") == 0
     fields = actors.broker.request_fields("a")
     assert (fields["state"], fields["reply"], fields["prompt"], fields["cost"], fields["ttl"]) == (
@@ -185,3 +185,34 @@ def test_a_request_without_an_id_of_its_own_is_named_by_the_caller_and_others_go
     first, second = actors.judged()
     bad = replace(first, refusal=REFUSAL, job=b"")
     assert actors.broker.run(AdmitCall(NORMAL, [bad, second], actors.settings)) == ["invalid", "queued"]
+
+
+def test_a_request_that_was_not_tokenised_because_it_came_too_late_expires(actors: Actors) -> None:
+    # By the admitting scheduler's reading of the clock, which may be ahead of the script's.
+    actors.xadd("a")
+    assert actors.admit(deadline_ms=60_000, job=b"", cost_tokens=0, prompt_tokens=0) == ["expired"]
+    assert reason(actors, "a") == "expired"
+    assert actors.broker.load()["queued"] == 0
+
+
+def test_lanes_with_a_backlog_share_a_window_by_their_weights(actors: Actors) -> None:
+    actors.limit(lane_offset_tokens={}, lane_weights={"interactive": 4.0, "normal": 2.0, "bulk": 1.0})
+    lanes: tuple[Lane, ...] = ("bulk", "normal", "interactive")
+    for lane in lanes:
+        for i in range(60):
+            actors.xadd(f"{lane}{i}", RequestStream(lane))
+        actors.admit(RequestStream(lane))
+    window = actors.broker.window(70).requests
+    shares = {lane: sum(r.request_id.startswith(lane) for r in window) for lane in lanes}
+    assert abs(shares["interactive"] - 40) <= 1
+    assert abs(shares["normal"] - 20) <= 1
+    assert abs(shares["bulk"] - 10) <= 1
+
+
+def test_a_lane_s_head_start_ends_when_others_have_waited_for_as_many_tokens(actors: Actors) -> None:
+    actors.limit(lane_offset_tokens={"bulk": 100}, lane_weights={})
+    actors.xadd("old", RequestStream("bulk"))
+    actors.admit(RequestStream("bulk"))
+    actors.queued(*(f"r{i}" for i in range(20)), cost_tokens=10)
+    order = [r.request_id for r in actors.broker.window(30).requests]
+    assert order.index("old") in (10, 11)

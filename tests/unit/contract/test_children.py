@@ -32,8 +32,8 @@ def _running(actors: Actors, request_id: str, **given: Any) -> list[Holding]:
 def test_children_are_queued_priced_and_scored_as_requests_of_their_own(actors: Actors) -> None:
     actors.limit(lane_offset_tokens={"normal": 0})
     actors.queued("p", num_results=3, cost_tokens=10, deadline_ms=0, reply_to="r")
-    assert [r.request_id for r in actors.broker.ready_requests(10)] == ["p/0", "p/1", "p/2"]
-    assert [r.cost_tokens for r in actors.broker.ready_requests(10)] == [10] * 3
+    assert [r.request_id for r in actors.broker.window(10).requests] == ["p/0", "p/1", "p/2"]
+    assert [r.cost_tokens for r in actors.broker.window(10).requests] == [10] * 3
     scores = [actors.client.zscore("hr:{test}:ready", f"p/{index}") for index in range(3)]
     assert scores == [0, 10, 20]
     load = actors.broker.load()

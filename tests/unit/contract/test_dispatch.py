@@ -1,4 +1,8 @@
+import time
+
 from tests.unit.contract.actors import Actors
+
+from headrace.moves import DispatchCall
 
 
 def batches(actors: Actors) -> list[tuple[str, str]]:
@@ -92,3 +96,55 @@ def test_a_whole_window_fits_one_batch(actors: Actors) -> None:
         actors.queued(*ids[begin : begin + 64])
     assert actors.dispatch(*ids).left == ()
     assert len(actors.claim("w1", free_rows=256, max_rows=256).rows) == 256
+
+
+def test_a_request_whose_deadline_is_over_ends_and_is_in_no_batch(actors: Actors) -> None:
+    actors.queued("late", deadline_ms=60)
+    actors.queued("sound", deadline_ms=60_000)
+    deadline_ms = int(actors.broker.request_fields("late")["deadline"])
+    while actors.broker.now_ms() < deadline_ms:
+        time.sleep(0.005)
+    assert actors.dispatch("late", "sound").left == ("late",)
+    assert batches(actors) == [("sound", "0")]
+    done = actors.last("late").done
+    assert done is not None
+    assert done.reason == "expired"
+
+
+def test_hopeless_requests_end_even_where_there_is_no_room(actors: Actors) -> None:
+    actors.limit(max_backlog_batches=1)
+    actors.queued("a", "b", "no deadline")
+    actors.queued("hopeless", "another", deadline_ms=60_000)
+    call = DispatchCall(["a"], actors.settings, hopeless=["hopeless", "no deadline", "nobody"])
+    assert actors.broker.run(call).left == ("hopeless", "no deadline", "nobody")
+    assert batches(actors) == [("a", "0")]
+    full = actors.broker.run(DispatchCall(["b"], actors.settings, hopeless=["another"]))
+    assert full.full
+    states = {i: actors.state(i) for i in ("a", "b", "no deadline", "hopeless", "another")}
+    assert states == {"a": "batched", "b": "queued", "no deadline": "queued", "hopeless": "done", "another": "done"}
+    assert actors.broker.run(call).left == ("a",), "sent twice it changes nothing more"
+
+
+def test_a_window_tells_what_a_scheduler_must_know(actors: Actors) -> None:
+    strike(actors, "struck")
+    before_ms = actors.broker.now_ms()
+    actors.running("running", cost_tokens=33)
+    actors.queued("a", deadline_ms=5_000, cost_tokens=12, prompt_tokens=7)
+    window = actors.broker.window(10)
+    struck, a = window.requests
+    assert (window.num_ready, window.running_tokens) == (2, 33)
+    assert before_ms <= a.submit_ms <= window.now_ms <= actors.broker.now_ms()
+    assert (a.request_id, a.prompt_tokens, a.cost_tokens, a.num_tokens, a.strikes) == ("a", 7, 12, 0, 0)
+    assert (struck.request_id, struck.strikes, struck.deadline_ms) == ("struck", 1, 0)
+    assert a.deadline_ms == int(actors.broker.request_fields("a")["deadline"])
+    assert a.score == actors.client.zscore("hr:{test}:ready", "a") > struck.score
+    first = actors.broker.window(1)
+    assert ([r.request_id for r in first.requests], first.num_ready) == (["struck"], 2)
+
+
+def test_a_resumed_request_s_window_counts_what_it_has_written(actors: Actors) -> None:
+    (held,) = actors.running("a")
+    actors.wrote(held, "chunk", 3)
+    actors.emit(held.emit("yield"))
+    (request,) = actors.broker.window(1).requests
+    assert (request.num_tokens, request.length) == (3, 7)

@@ -105,7 +105,7 @@ class StubFleet:
             if entries:
                 admissions = [self._judge(entry) for entry in entries]
                 self.broker.run(AdmitCall(stream, admissions, settings))
-        ready = [request.request_id for request in self.broker.ready_requests(8)]
+        ready = [request.request_id for request in self.broker.window(8).requests]
         if ready:
             self.broker.run(DispatchCall(ready, settings))
         self.broker.run(ReapCall(64, settings))

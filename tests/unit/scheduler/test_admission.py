@@ -231,3 +231,21 @@ def test_one_of_several_results_can_be_cancelled(admitter: Admitter) -> None:
     assert judge(admitter, {b"cancel": b"a1/12"}).request_id == "a1/12"
     for bad in (b"a1/", b"a1/x", b"a1/1234", b"a1/0/0", b"a1/0\n"):
         assert refusal(judge(admitter, {b"cancel": bad}))["field"] == "id"
+
+
+def test_a_request_whose_deadline_is_over_is_not_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = word_tokenizer(context_length=CONTEXT)
+    admitter, spent = Admitter(tokenizer, "r1", Settings()), []
+    encode = tokenizer.encode_batch
+
+    def counted(texts: list[str], *, add_special_tokens: bool) -> list[tuple[int, ...]]:
+        spent.extend(texts)
+        return encode(texts, add_special_tokens=add_special_tokens)
+
+    monkeypatch.setattr(tokenizer, "encode_batch", counted)
+    late = Entry("1000-0", as_json(prompt="one two", deadline_ms=500, bad_words=["three"]))
+    sound = Entry("1000-1", as_json(prompt="one", deadline_ms=501))
+    judged = admitter.judge(NORMAL, [late, sound], now_ms=1_500)
+    assert spent == ["one"]
+    assert (judged[0].job, judged[0].refusal, judged[0].deadline_ms) == (b"", b"", 500)
+    assert Job.decode(judged[1].job).prompt_ids

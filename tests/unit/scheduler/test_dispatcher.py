@@ -1,6 +1,14 @@
 """How the dispatcher cuts what is ready."""
 
-from headrace.broker import Broker, ReadyRequest, WorkerInfo
+import math
+from dataclasses import replace
+
+import pytest
+from tests.unit.contract.actors import Actors
+from tests.unit.scheduler.tables import linear
+
+from headrace.broker import Broker, WorkerInfo
+from headrace.moves import ReadyRequest, Window
 from headrace.workers.costs.table import CostTable
 from headrace.workers.scheduler.dispatcher import Dispatcher
 
@@ -9,53 +17,138 @@ def ready(request_id: str, length: int, strikes: int = 0, num_tokens: int = 0) -
     return ReadyRequest(request_id, length, length + 10, num_tokens, strikes)
 
 
-def ids(batches: list[list[ReadyRequest]]) -> list[list[str]]:
-    return [[request.request_id for request in batch] for batch in batches]
+def cut(dispatcher: Dispatcher, *requests: ReadyRequest, running_tokens: int = 0) -> list[list[str]]:
+    """The ids of each batch."""
+    found = dispatcher.cut(Window(1_000, len(requests), running_tokens, requests))
+    return [[request.request_id for request in batch] for batch, _ in found.batches]
+
+
+def padded(broker: Broker, **given: object) -> Dispatcher:
+    """A dispatcher for workers of which nobody knows whether they pack."""
+    return Dispatcher(broker, broker.settings.model_copy(update={"batching": "dp", **given}))
 
 
 def test_batches_leave_in_the_order_of_their_most_urgent_member(fake_broker: Broker) -> None:
-    dispatcher = Dispatcher(fake_broker, fake_broker.settings)
-    batches = dispatcher.cut([ready("long", 4000), ready("a", 4), ready("b", 4)])
-    assert ids(batches) == [["long"], ["a", "b"]]
+    dispatcher = padded(fake_broker)
+    assert cut(dispatcher, ready("long", 4000), ready("a", 4), ready("b", 4)) == [["long"], ["a", "b"]]
 
 
 def test_requests_with_a_strike_travel_alone_and_one_of_them_first(fake_broker: Broker) -> None:
-    dispatcher = Dispatcher(fake_broker, fake_broker.settings)
-    batches = dispatcher.cut(
-        [ready("a", 4), ready("suspect", 4, strikes=1), ready("b", 4), ready("other suspect", 4, strikes=2)]
+    dispatcher = padded(fake_broker)
+    batches = cut(
+        dispatcher, ready("a", 4), ready("suspect", 4, strikes=1), ready("b", 4), ready("other suspect", 4, strikes=2)
     )
-    assert ids(batches) == [["suspect"], ["a", "b"], ["other suspect"]]
+    assert batches == [["suspect"], ["a", "b"], ["other suspect"]]
 
 
 def test_a_resumed_request_counts_with_the_tokens_it_has_written(fake_broker: Broker) -> None:
-    dispatcher = Dispatcher(fake_broker, fake_broker.settings)
-    assert ids(dispatcher.cut([ready("resumed", 4, num_tokens=4000), ready("a", 4)])) == [["resumed"], ["a"]]
+    dispatcher = padded(fake_broker)
+    assert cut(dispatcher, ready("resumed", 4, num_tokens=4000), ready("a", 4)) == [["resumed"], ["a"]]
 
 
 def test_batches_fit_into_the_smallest_living_worker(fake_broker: Broker) -> None:
-    dispatcher = Dispatcher(fake_broker, fake_broker.settings)
+    dispatcher = padded(fake_broker)
     dispatcher.fit([WorkerInfo("big", 0, 32, 9999, 0, {}), WorkerInfo("small", 0, 2, 9999, 0, {})], {})
-    assert [len(batch) for batch in dispatcher.cut([ready(str(i), 4) for i in range(5)])] == [2, 2, 1]
+    assert [len(batch) for batch in cut(dispatcher, *(ready(str(i), 4) for i in range(5)))] == [2, 2, 1]
     dispatcher.fit([WorkerInfo("short", 0, 32, 28, 0, {})], {})
-    assert max(len(batch) for batch in dispatcher.cut([ready(str(i), 4) for i in range(5)])) == 2
+    assert max(len(batch) for batch in cut(dispatcher, *(ready(str(i), 4) for i in range(5)))) == 2
 
 
 def test_a_published_cost_table_changes_which_requests_share_a_batch(fake_broker: Broker) -> None:
-    dispatcher = Dispatcher(fake_broker, fake_broker.settings)
+    dispatcher = padded(fake_broker)
     waiting = [ready("short", 4), ready("long", 4000)]
-    assert len(dispatcher.cut(waiting)) == 2
+    assert len(cut(dispatcher, *waiting)) == 2
     dispatcher.fit([], {"": CostTable((1,), (1,), ((5.0,),)).encode()})
-    assert ids(dispatcher.cut(waiting)) == [["short", "long"]]
+    assert cut(dispatcher, *waiting) == [["short", "long"]]
 
 
 def test_a_damaged_cost_table_leaves_the_one_there_was(fake_broker: Broker) -> None:
-    dispatcher = Dispatcher(fake_broker, fake_broker.settings)
+    dispatcher = padded(fake_broker)
     dispatcher.fit([], {"": CostTable((1,), (1,), ((5.0,),)).encode()})
     dispatcher.fit([], {"": b"garbage"})
-    assert ids(dispatcher.cut([ready("short", 4), ready("long", 4000)])) == [["short", "long"]]
+    assert cut(dispatcher, ready("short", 4), ready("long", 4000)) == [["short", "long"]]
 
 
 def test_a_full_backlog_stops_dispatching(fake_broker: Broker) -> None:
     for _ in range(fake_broker.settings.max_backlog_batches):
         fake_broker.client.xadd(fake_broker.keys.batches, {"ids": "x"})
     assert Dispatcher(fake_broker, fake_broker.settings).dispatch() == 0
+
+
+def test_batches_fit_into_the_memory_that_is_free_but_never_shrink_below_a_quarter(fake_broker: Broker) -> None:
+    dispatcher = padded(fake_broker)
+    dispatcher.fit([WorkerInfo("w", 0, 32, 400, 0, {}), WorkerInfo("v", 0, 32, 400, 0, {})], {})
+    waiting = [ready(str(i), 10) for i in range(8)]  # each may come to need 20 tokens
+    assert [len(batch) for batch in cut(dispatcher, *waiting)] == [8]
+    assert [len(batch) for batch in cut(dispatcher, *waiting, running_tokens=560)] == [6, 2]
+    assert max(len(batch) for batch in cut(dispatcher, *waiting, running_tokens=800)) == 5
+
+
+def test_a_deadline_that_cannot_be_met_even_alone_is_given_up_where_the_setting_says_so(fake_broker: Broker) -> None:
+    past = replace(ready("past", 4), deadline_ms=1_000)
+    soon = replace(ready("soon", 400), deadline_ms=1_100)
+    later = replace(ready("later", 4), deadline_ms=9_000)
+    window = Window(1_000, 3, 0, (past, soon, later))
+    table = {"": CostTable.linear(100.0, 1.0, 512, 16).encode()}
+    for drop_hopeless, wanted in ((False, ["past"]), (True, ["past", "soon"])):
+        dispatcher = padded(fake_broker, drop_hopeless=drop_hopeless)
+        dispatcher.fit([], table)
+        found = dispatcher.cut(window)
+        assert [request.request_id for request in found.hopeless] == wanted
+        assert not any(request in found.hopeless for requests, _ in found.batches for request in requests)
+
+
+def test_what_is_hopeless_ends_before_it_costs_a_worker_anything(fake_broker: Broker) -> None:
+    actors = Actors(fake_broker)
+    actors.queued("sound")
+    actors.queued("hopeless", deadline_ms=60_000)
+    dispatcher = padded(fake_broker, drop_hopeless=True)
+    dispatcher.fit([], {"": CostTable.linear(70_000.0, 1.0, 512, 16).encode()})
+    assert dispatcher.dispatch() == 2
+    assert [actors.state(name) for name in ("sound", "hopeless")] == ["batched", "done"]
+    actors.queued("alone", deadline_ms=60_000)
+    assert dispatcher.dispatch() == 1, "without a batch to travel with, too"
+    assert actors.state("alone") == "done"
+
+
+def test_a_lazy_dispatcher_lets_requests_gather_and_says_for_how_long(fake_broker: Broker) -> None:
+    actors = Actors(fake_broker)
+    dispatcher = padded(fake_broker, trigger="lazy", lazy_timeout_ms=60_000, window=3)
+    actors.queued("a", "b")
+    assert dispatcher.dispatch() == 0
+    assert 50_000 < dispatcher.wait_ms <= 60_000
+    actors.queued("c")
+    assert dispatcher.dispatch() == 3, "the window is full"
+    assert dispatcher.wait_ms == math.inf
+
+
+def test_a_deadline_ends_the_wait_in_time(fake_broker: Broker) -> None:
+    actors = Actors(fake_broker)
+    dispatcher = padded(fake_broker, trigger="lazy", lazy_timeout_ms=60_000)
+    dispatcher.fit([], {"": CostTable.linear(1_000.0, 1.0, 512, 16).encode()})
+    actors.queued("a", deadline_ms=5_000)
+    assert dispatcher.dispatch() == 0
+    assert 3_000 < dispatcher.wait_ms < 4_000, "1,004 ms before the deadline it must begin"
+
+
+def test_what_comes_back_from_a_lost_worker_does_not_wait_for_company(fake_broker: Broker) -> None:
+    actors = Actors(fake_broker)
+    for held in actors.running("a", worker="killed"):
+        actors.emit(held.emit("lost"))
+    assert padded(fake_broker, trigger="lazy", lazy_timeout_ms=60_000).dispatch() == 1
+
+
+def test_where_packing_is_cheaper_the_dispatcher_packs_and_says_so(
+    fake_broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatcher = Dispatcher(fake_broker, fake_broker.settings)
+    waiting = [ready("short", 4), ready("long", 400), ready("tiny", 2)]
+    cheap, dear = (linear(packed_token_ms=cost).encode() for cost in (1.0, 9.0))
+    with caplog.at_level("INFO"):
+        for table in (cheap, cheap, dear):
+            dispatcher.fit([], {"": table})
+            cuts = cut(dispatcher, *waiting)
+    assert [record.getMessage().split(" costs")[0] for record in caplog.records] == [
+        "any class: packing", "any class: padding"
+    ]  # fmt: skip
+    assert cuts == [["short", "tiny"], ["long"]]
