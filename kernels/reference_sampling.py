@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headrace.kernels.sampling import Draws, Penalties, SamplingParameters
+from headrace.kernels.logit_edits import WORD_BITS, Edits
+from headrace.kernels.penalties import Penalties
+from headrace.kernels.sampling import Draws, SamplingParameters
 
 _MASK = (1 << 64) - 1
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
@@ -54,7 +56,7 @@ def penalise(logits: Tensor, penalties: Penalties) -> Tensor:
     )
     repeated = torch.where(logits > 0, logits / repetition, logits * repetition)
     logits = torch.where(counts > 0, repeated, logits)
-    return torch.where(generated > 0, logits - (frequency * generated + presence), logits)
+    return torch.where(generated > 0, logits - generated * frequency - presence, logits)
 
 
 def rank(logits: Tensor, parameters: SamplingParameters, penalties: Penalties | None = None) -> Ranked:
@@ -75,7 +77,8 @@ def rank(logits: Tensor, parameters: SamplingParameters, penalties: Penalties | 
     index = torch.arange(vocab, device=logits.device)
     stays = (index < top_k[:, None]) & (mass >= min_p) & ((top_p >= 1) | (cumulative - mass < top_p.double() * total))
     num_kept = stays.sum(dim=-1).clamp(min=1)
-    seeds, positions = parameters.seed[:num_rows].tolist(), parameters.position[:num_rows].tolist()
+    seeds = parameters.seed[:num_rows].tolist()
+    positions = (parameters.position - parameters.num_prompt_tokens)[:num_rows].tolist()
     draws = [uniform(seed & _MASK, position) for seed, position in zip(seeds, positions, strict=True)]
     share = torch.tensor(draws, dtype=torch.float64, device=logits.device)
     return Ranked(token_ids, cumulative, num_kept, share * cumulative.gather(1, num_kept[:, None] - 1)[:, 0])
@@ -92,12 +95,22 @@ def sample(logits: Tensor, parameters: SamplingParameters, *, penalties: Penalti
     return Draws(token_ids.where(valid, 0), valid)
 
 
-def edit_logits(logits: Tensor, token_ids: Tensor, values: Tensor) -> None:
-    """Add to single logits in place."""
-    for row, (ids, added) in enumerate(zip(token_ids, values, strict=True)):
-        named = ids >= 0
-        where = ids[named].long()
-        logits[row, where] = (logits[row, where].float() + added[named]).to(logits.dtype)
+def edit_logits(logits: Tensor, places: Tensor, edits: Edits) -> None:
+    """Add to single logits in place, then forbid; what ``unbiased`` keeps is left as it is."""
+    for row, place in enumerate(places.tolist()):
+        if place < 0:
+            continue
+        num_biases = int(edits.num_biases[place])
+        ids = edits.bias_ids[place, :num_biases].long()
+        logits[row, ids] = (logits[row, ids].float() + edits.biases[place, :num_biases]).to(logits.dtype)
+        bits = edits.forbidden[place, :, None] >> torch.arange(WORD_BITS, device=logits.device) & 1
+        logits[row, bits.flatten()[: logits.shape[1]].bool()] = -torch.inf
+
+
+def top_logprobs(logits: Tensor, num_top: int) -> tuple[Tensor, Tensor]:
+    """The most probable tokens of each row and their logarithms, at least -9999; equal ones by id."""
+    ids = logits.float().sort(dim=-1, descending=True, stable=True).indices[:, :num_top]
+    return ids, logits.double().log_softmax(dim=-1).clamp(min=-9999.0).gather(1, ids)
 
 
 def count_tokens(counts: Tensor, token_ids: Tensor, num_prompt_tokens: int) -> None:

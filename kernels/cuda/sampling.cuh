@@ -1,5 +1,5 @@
-// What both sampling kernels and the exact search share: a row's parameters, its logits after penalties, the order of
-// tokens, the random numbers.
+// What the kernels of sampling share: a row's parameters, its logits after penalties, the order of tokens, masses, the
+// random numbers.
 //
 // Macros: DTYPE (of logits), VEC (elements of a load: 1, 2, 4 or 8, as the rows' alignment allows), PENALISED (0 or 1).
 #pragma once
@@ -15,14 +15,19 @@ constexpr int TURNS = SEGMENT / WARP / OCTET;
 constexpr int GROUPS_A_SEGMENT = SEGMENT / GROUP;
 constexpr float LOG2E = 1.4426950408889634f;
 
-// A row's parameters lie in arrays, one element a row, so that a captured graph reads what changes between replays.
+// Rows' parameters lie in arrays, one element a place, so that a captured graph reads what changes between replays.
 struct Parameters {
+    const int64_t* places;  // where a row's parameters lie; null: in the order of rows; -1: the row is passed over
     const float *temperature, *top_p, *min_p, *repetition, *presence, *frequency;
-    const int *top_k, *position;
+    const int* top_k;
+    const int64_t *position, *num_prompt_tokens;  // their difference numbers the draw
     const uint64_t* seed;
-    short* counts;     // [num_slots, counts_stride]: times generated, plus IN_PROMPT
-    const int* slots;  // a row's line in counts, or -1
+    short* counts;        // [num_slots, counts_stride]: times generated, plus IN_PROMPT
+    const int* slots;     // a row's line in counts, or -1
+    int64_t* last_token;  // what is drawn, by place; may be null
     int64_t counts_stride;
+
+    __device__ __forceinline__ int64_t place(int64_t row) const { return places ? places[row] : row; }
 };
 
 constexpr int IN_PROMPT = 0x8000;
@@ -34,27 +39,29 @@ struct Row {
     int vocab;
     float repetition, presence, frequency;
 
-    __device__ __forceinline__ Row(const DTYPE* all, int64_t stride, int vocab, int64_t row, const Parameters& of)
-        : logits(all + row * stride), counts(nullptr), vocab(vocab) {
+    __device__ __forceinline__ Row(const DTYPE* logits, int vocab) : logits(logits), counts(nullptr), vocab(vocab) {}
+
+    __device__ __forceinline__ Row(const DTYPE* logits, int vocab, int64_t place, const Parameters& of) : Row(logits, vocab) {
 #if PENALISED
-        const int slot = of.slots[row];
+        const int slot = of.slots[place];
         if (slot >= 0) {
             counts = of.counts + slot * of.counts_stride;
-            repetition = of.repetition[row];
-            presence = of.presence[row];
-            frequency = of.frequency[row];
+            repetition = of.repetition[place];
+            presence = of.presence[place];
+            frequency = of.frequency[place];
         }
 #endif
     }
 
     // Penalties as OpenAI's interface and CTRL [1] define them: repetition concerns prompt and output, the others output.
+    // Rounded after each operation, as they are on a CPU.
     // [1] N. S. Keskar et al. CTRL: a conditional transformer language model. arXiv:1909.05858, section 4.1.
     __device__ __forceinline__ float penalised(float logit, int id) const {
         const int count = static_cast<unsigned short>(counts[id]);
         if (count == 0) return logit;
         const int generated = count & (IN_PROMPT - 1);
         logit = logit > 0 ? logit / repetition : logit * repetition;
-        return generated ? logit - (frequency * generated + presence) : logit;
+        return generated ? __fsub_rn(__fsub_rn(logit, __fmul_rn(generated, frequency)), presence) : logit;
     }
 
     // Eight neighbours from ``first`` on, a multiple of 8; what lies beyond the vocabulary is -inf.

@@ -19,10 +19,11 @@ from headrace.kernels import reference_fused as reference
 from headrace.kernels.activation import bias_gelu, geglu, swiglu
 from headrace.kernels.embedding import embedding
 from headrace.kernels.layer_norm import layer_norm
+from headrace.kernels.logits import workspace_floats
 from headrace.kernels.page_copy import copy_pages
 from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.rotary_kv import HeadNorm, KVPages, rotary_kv, rotary_table
-from headrace.kernels.sampling import Draws, SamplingParameters, sample, workspace_floats
+from headrace.kernels.sampling import Draws, SamplingParameters, sample
 from headrace.kernels.softmax import softmax
 from headrace.testing.gpu_timing import Timer
 from headrace.testing.rows import Report, arguments
@@ -217,7 +218,8 @@ def draws() -> Iterator[Case]:
             torch.full((n,), top_p, device=DEVICE),
             torch.zeros(n, device=DEVICE),
             torch.randint(2**62, (n,), device=DEVICE),
-            torch.arange(n, device=DEVICE, dtype=torch.int32),
+            torch.arange(n, device=DEVICE),
+            torch.zeros(n, device=DEVICE, dtype=torch.int64),
         )
         out, workspace = Draws.empty(n, DEVICE), torch.empty(workspace_floats(n, vocab), device=DEVICE)
         yield Case(

@@ -16,7 +16,7 @@ CONTRACT_VERSION = 1
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
 MAX_LIST = 1024
-
+MAX_LOGPROBS = 20
 MAX_BAD_WORD_TOKENS = 64
 
 
@@ -72,7 +72,7 @@ class Request(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] = 1
     echo: bool = False
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] = []
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_LIST)] = []
     ignore_eos: bool = False

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from headrace.errors import KernelError
 from headrace.kernels import reference_sampling as reference
-from headrace.kernels.sampling import Draws, Penalties, SamplingParameters, count_tokens, edit_logits, sample
+from headrace.kernels.penalties import Penalties, count_tokens
+from headrace.kernels.sampling import Draws, SamplingParameters, sample
 
 VOCABS = [1, 7, 64, 1000, 2048, 2049, 5003, 32000, 151936]
 #: Temperature, top_k, top_p, min_p.
@@ -41,7 +42,8 @@ def parameters(device: torch.device, num_rows: int, kinds: list[tuple[float, int
         column(2, torch.float32),
         column(3, torch.float32),
         torch.randint(-(2**63), 2**63 - 1, (num_rows,), device=device),
-        torch.arange(num_rows, device=device, dtype=torch.int32) // 3,
+        torch.arange(num_rows, device=device) // 3 + 100,
+        torch.full((num_rows,), 100, device=device),
     )
 
 
@@ -186,26 +188,39 @@ def test_penalties_and_counts_are_the_reference_s(device: torch.device, dtype: t
     assert torch.equal(counts, expected_counts)
 
 
-def test_logits_are_edited(device: torch.device, dtype: torch.dtype) -> None:
-    logits = torch.randn(9, 1003, device=device).to(dtype)
-    ids = torch.stack([torch.randperm(1003, device=device)[:70] for _ in range(9)]).to(torch.int32)
-    ids[:, 5] = -1
-    values = torch.randn(9, 70, device=device)
-    values[:, 9] = -torch.inf
-    expected = logits.clone()
-    reference.edit_logits(expected, ids, values)
-    edit_logits(logits, ids, values)
-    assert torch.equal(logits, expected)
-
-
-def test_log_probabilities_are_those_of_the_draws(device: torch.device, dtype: torch.dtype) -> None:
-    logits = (torch.randn(91, 32001, device=device) * 2).to(dtype)
-    asked = parameters(device, 91, [kind for kind in KINDS if kind[0] != 1e-30])
-    drawn = sample(logits, asked, out=Draws.empty(91, device, logprobs=True))
-    temperature = asked.temperature.where(asked.temperature > 0, 1.0)
-    expected = (logits.double() / temperature[:, None]).log_softmax(dim=-1).gather(1, drawn.token_ids[:, None])[:, 0]
-    assert drawn.logprobs is not None
-    assert (drawn.logprobs - expected).abs().max() < 1e-5 * expected.abs().max()
+def test_rows_draw_by_the_parameters_of_their_places_and_leave_their_tokens_there(device: torch.device) -> None:
+    num_places, vocab = 64, 5003
+    asked = parameters(device, num_places, KINDS)
+    counts = torch.zeros(num_places, vocab + 1, device=device, dtype=torch.int16)
+    for place in range(num_places):
+        count_tokens(counts[place], torch.randint(0, 300, (50,), device=device), 20)
+    repetition, presence, frequency = (torch.rand(num_places, device=device) + 0.6 for _ in range(3))
+    slots = torch.arange(num_places, device=device, dtype=torch.int32)
+    slots[::3] = -1
+    for all_greedy in (False, True):
+        if all_greedy:
+            asked.temperature.zero_()
+        order = torch.randperm(num_places, device=device)
+        logits = torch.randn(num_places, vocab, device=device) * 2
+        ordered = sample(logits, asked, penalties=Penalties(repetition, presence, frequency, counts.clone(), slots))
+        places = order[:37].clone()
+        places[5] = -1
+        last_token = torch.full((num_places,), -7, device=device)
+        out = Draws.empty(37, device)
+        out.token_ids.fill_(-3)
+        out = replace(out, last_token=last_token)
+        counted = counts.clone()
+        penalties = Penalties(repetition, presence, frequency, counted, slots)
+        sample(logits[order[:37]], asked, places=places, penalties=penalties, out=out, all_greedy=all_greedy)
+        expected = ordered.token_ids[places.clamp(min=0)]
+        expected[5] = -3
+        assert torch.equal(out.token_ids, expected)
+        assert (last_token == -7).sum() == num_places - 36
+        kept = places[places >= 0]
+        assert torch.equal(last_token[kept], out.token_ids[places >= 0])
+        grown = (counted - counts).sum(dim=1, dtype=torch.int64)
+        assert torch.equal(grown[kept], (slots[kept] >= 0).long())
+        assert grown.sum() == (slots[kept] >= 0).sum()
 
 
 def test_a_captured_draw_reads_what_has_changed(device: torch.device) -> None:
@@ -217,7 +232,7 @@ def test_a_captured_draw_reads_what_has_changed(device: torch.device) -> None:
     with torch.cuda.graph(graph):
         sample(logits, asked, out=out)
     for step in range(5):
-        asked.position.fill_(step)
+        asked.position.fill_(100 + step)
         logits.normal_()
         graph.replay()
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""From logits to tokens, all rows of a step at once: each row's rules, then its most probable token or a draw.
+"""From logits to tokens on a CPU, all rows of a step at once: each row's rules, then its most probable token or a draw.
 
 No result depends on who else is in the batch: rules touch their own row, and a draw is a function of the row's
 distribution and of one number (``uniform``) that follows from seed and position.
@@ -12,28 +12,13 @@ import torch
 from torch import Tensor
 
 from headrace.workers.engine.drawing import Drawer, Filters
-from headrace.workers.engine.logprobs import Logprobs, RawLogprobs
+from headrace.workers.engine.logprobs import RawLogprobs
 from headrace.workers.engine.row_rules import RowRules
 from headrace.workers.engine.row_state import RowState
+from headrace.workers.engine.sampled import Sampled
 from headrace.workers.engine.sampling_state import SamplingState
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.uniform import sequence_of, uniform
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One step's tokens.
-
-    Attributes:
-        token_ids: a row each.
-        valid: a row each, False where no token can be chosen (its logits are not numbers, or all are forbidden); its
-            token id is then meaningless.
-        logprobs: by index of the row, those that ask for them.
-    """
-
-    token_ids: list[int]
-    valid: list[bool]
-    logprobs: dict[int, Logprobs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +59,7 @@ class Sampler:
         self._logprobs = RawLogprobs()
 
     def sample(self, logits: Tensor, rows: Rows[Sequence]) -> Sampled:
-        """Choose one token a row.
-
-        Args:
-            logits: fp32 ``[num_rows, vocab]``; overwritten.
-            rows: whose logits these are: they have entered the state, all their tokens are computed, and nothing is
-                chosen at this position yet.
-
-        Returns:
-            The tokens, on the host.
-        """
+        """Choose one token a row; see ``TokenSampler``. Logits are fp32."""
         places = self._state.places_of(rows)
         group = self._group_of(tuple(rows), places, logits.shape[1])
         self._logprobs.take(logits, rows)

@@ -1,22 +1,23 @@
 """How the rows in flight draw, in tensors that stay: a place each, written when a row enters it."""
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from headrace.workers.engine.sequence import Sequence
+from headrace.workers.engine.state_memory import StateMemory
 
 #: A temperature below fp32's smallest number is as greedy as that one, and not a division by zero.
 _LEAST_TEMPERATURE = torch.finfo(torch.float32).tiny
 
 
+@dataclass(frozen=True, slots=True)
 class SamplingState:
     """What rows ask for, and where their output begins.
 
     Numbers are held in fp32 on every device, so that all of them draw by the same numbers.
-
-    Args:
-        max_rows: places.
-        device: of the tensors.
 
     Attributes:
         temperature: fp32 ``[max_rows]``; 0 takes the most probable token.
@@ -27,25 +28,39 @@ class SamplingState:
         num_prompt_tokens: int64 ``[max_rows]``; a row's draws are numbered by its position, from here on.
     """
 
-    def __init__(self, max_rows: int, device: torch.device | None = None) -> None:
-        def column(dtype: torch.dtype) -> Tensor:
-            return torch.zeros(max_rows, dtype=dtype, device=device)
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    seed: Tensor
+    num_prompt_tokens: Tensor
 
-        self.temperature = column(torch.float32)
-        self.top_k = column(torch.int32)
-        self.top_p = column(torch.float32)
-        self.min_p = column(torch.float32)
-        self.seed = column(torch.int64)
-        self.num_prompt_tokens = column(torch.int64)
+    @staticmethod
+    def columns(max_rows: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """What a memory must hold."""
+        return {
+            "temperature": (torch.float32, (max_rows,)),
+            "top_k": (torch.int32, (max_rows,)),
+            "top_p": (torch.float32, (max_rows,)),
+            "min_p": (torch.float32, (max_rows,)),
+            "seed": (torch.int64, (max_rows,)),
+            "num_prompt_tokens": (torch.int64, (max_rows,)),
+        }
 
-    def values_of(self, sequence: Sequence) -> tuple[tuple[Tensor, int | float], ...]:
-        """What a row's place holds: each tensor, and the row's value in it."""
+    @classmethod
+    def of(cls, memory: StateMemory) -> Self:
+        """The state that lies in a memory."""
+        return cls(**{name: memory[name] for name in cls.columns(0)})
+
+    @staticmethod
+    def values_of(sequence: Sequence) -> dict[str, int | float]:
+        """What a row's place holds."""
         params = sequence.params
-        return (
-            (self.temperature, max(params.temperature, _LEAST_TEMPERATURE) if params.temperature else 0.0),
-            (self.top_k, params.top_k),
-            (self.top_p, params.top_p),
-            (self.min_p, params.min_p),
-            (self.seed, params.seed),
-            (self.num_prompt_tokens, sequence.num_prompt_tokens),
-        )
+        return {
+            "temperature": max(params.temperature, _LEAST_TEMPERATURE) if params.temperature else 0.0,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+            "min_p": params.min_p,
+            "seed": params.seed,
+            "num_prompt_tokens": sequence.num_prompt_tokens,
+        }

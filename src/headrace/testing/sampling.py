@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence as Rows
 
+import torch
 from torch import Tensor
 
 from headrace.workers.engine.row_state import RowState
-from headrace.workers.engine.sampling import Sampled, Sampler
+from headrace.workers.engine.sampled import Sampled
+from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.sequence import Sequence
 
 
-def computed(rows: Rows[Sequence]) -> RowState:
+def computed(rows: Rows[Sequence], device: torch.device | None = None) -> RowState:
     """Give each row a place (and a number of its own), and count all its tokens as computed."""
-    state = RowState(len(rows), 1)
+    state = RowState(len(rows), 1, device)
     for number, row in enumerate(rows):
         row.row = number
     state.enter(rows)

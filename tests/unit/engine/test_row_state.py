@@ -23,8 +23,8 @@ def step(fusion: Fusion, state: RowState, token_id: int) -> None:
     for row, place in zip(sequences, places, strict=True):
         assert state.position[place] == row.num_computed_tokens
         assert state.page_table[place, : len(row.pages.page_ids)].tolist() == row.pages.page_ids
-        for tensor, value in state.sampling.values_of(row):
-            assert tensor[place] == value
+        for name, value in state.sampling.values_of(row).items():
+            assert getattr(state.sampling, name)[place] == value
         if row.num_tokens_left == 1:
             assert state.last_token[place] == row.token_ids[-1]
     sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
@@ -53,10 +53,20 @@ def test_the_device_reads_what_the_host_knows_whoever_joins_leaves_and_gives_way
 
 def test_a_row_that_takes_a_number_used_before_draws_by_its_own_parameters() -> None:
     state = RowState(1, 1)
-    for row in (sequence(4, 3, 5), sequence(8, 3, 5)):
+    for given in (4, 8):
+        row = sequence(given, 3, 5)
         row.row = 1
         (place,) = state.enter([row]).tolist()
-        assert all(tensor[place] == value for tensor, value in state.sampling.values_of(row))
+        assert state.sampling.seed[place] == row.params.seed
+        assert state.sampling.top_k[place] == row.params.top_k
+
+
+def test_a_row_that_ends_in_token_0_does_not_go_on_from_the_token_of_whoever_had_its_place() -> None:
+    state = RowState(1, 1)
+    for row, token_id in ((0, 7), (1, 0)):
+        params = SamplingParams(1, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
+        (place,) = state.enter([Sequence(row, (token_id,), (), params, frozenset())]).tolist()
+        assert state.last_token[place] == token_id
 
 
 def test_while_rows_decode_the_host_writes_nothing_but_new_pages() -> None:

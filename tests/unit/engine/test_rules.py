@@ -9,8 +9,9 @@ import torch
 
 from headrace.job import SamplingParams
 from headrace.testing.sampling import computed, sample
+from headrace.workers.engine.forbidden import BadWords
 from headrace.workers.engine.penalties import Penalties
-from headrace.workers.engine.row_rules import BadWords, RowRules
+from headrace.workers.engine.row_rules import RowRules
 from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.sequence import Sequence
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.kernels import reference_sampling as reference
-from headrace.kernels.sampling import Penalties
+from headrace.kernels.penalties import Penalties
 from headrace.workers.engine.uniform import sequence_of, uniform
 
 
