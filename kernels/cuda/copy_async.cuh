@@ -22,6 +22,12 @@ __device__ __forceinline__ void copy_16_bytes(uint32_t to, const void* from, int
                  : "memory");
 }
 
+// The same for what other blocks will read, too.
+__device__ __forceinline__ void copy_16_bytes(uint32_t to, const void* from, int num_bytes) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(num_bytes)
+                 : "memory");
+}
+
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <int PENDING>

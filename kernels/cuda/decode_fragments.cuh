@@ -6,20 +6,13 @@
 
 #include "copy_async.cuh"
 #include "decode_tiles.cuh"
+#include "head_rows.cuh"
 #include "tensor_core.cuh"
 
 namespace headrace {
 
-constexpr int ROW_BYTES = HEAD_DIM * sizeof(DTYPE);
-// Eight rows' equal columns are served together and must lie in different banks. Rows of a multiple of 128 bytes are
-// swizzled; others are one 16-byte group longer, which makes their own number of groups odd.
-constexpr bool SWIZZLED = ROW_BYTES % 128 == 0;
-constexpr int PITCH = SWIZZLED ? ROW_BYTES : ROW_BYTES + 16;
 constexpr int TILE_BYTES = TILE_KEYS * PITCH;
 constexpr int SUM_PITCH = HEAD_DIM + 4;  // floats; keeps 16-byte alignment, and heads apart in banks
-
-// Where a row's 16 bytes from ``column`` on lie in the row; columns in bytes.
-__device__ __forceinline__ int swizzled(int row, int column) { return SWIZZLED ? column ^ (row % 8 * 16) : column; }
 
 static_assert(HEAD_DIM % 16 == 0 && GROUP >= 1 && GROUP <= 16);
 

@@ -16,32 +16,7 @@
 // [2] Z. Ye et al. FlashInfer: efficient and customizable attention engine for LLM inference serving. MLSys 2025
 //     (arXiv:2501.01005), section 3.3.
 #include "decode_tiles.cuh"
-
-namespace headrace {
-
-constexpr int PLAN_THREADS = 512;
-
-// Sum over the threads before this one; ``total`` becomes the sum over all.
-__device__ __forceinline__ int sum_before(int value, int& total) {
-    __shared__ int warp_sums[PLAN_THREADS / WARP];
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    int sum = value;
-    for (int distance = 1; distance < WARP; distance *= 2) {
-        const int other = __shfl_up_sync(ALL_LANES, sum, distance);
-        if (lane >= distance) sum += other;
-    }
-    if (lane == WARP - 1) warp_sums[warp] = sum;
-    __syncthreads();
-    int before = 0;
-    total = 0;
-    for (int w = 0; w < PLAN_THREADS / WARP; w++) {
-        before += w < warp ? warp_sums[w] : 0;
-        total += warp_sums[w];
-    }
-    return before + sum - value;
-}
-
-}  // namespace headrace
+#include "plan.cuh"
 
 extern "C" __global__ void __launch_bounds__(512, 1)
     decode_plan(int4* plan, int* starts, const int* lengths, int num_rows, int num_kv_heads, int window, int num_shares,
@@ -69,13 +44,7 @@ extern "C" __global__ void __launch_bounds__(512, 1)
         int4 entry = make_int4(0, 0, 0, 0);
         int length = 0;
         if (at < total) {
-            // The last row that starts at or before ``at``: rows without keys start where their successor does.
-            int low = 0, high = num_rows;
-            while (high - low > 1) {
-                const int middle = (low + high) / 2;
-                if (starts[middle] <= at) low = middle;
-                else high = middle;
-            }
+            const int low = row_of(starts, num_rows, at);
             const int inner = static_cast<int>(at) - starts[low];
             const int units = (starts[low + 1] - starts[low]) / num_kv_heads;
             length = lengths[low];
