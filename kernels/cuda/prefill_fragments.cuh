@@ -1,0 +1,196 @@
+// The running softmax of a block's rows over tiles of BLOCK_KEYS keys and values in shared memory: on the tensor cores.
+//
+// A warp has ROW_TILES * 16 rows for itself, all keys and all numbers of a head: no sum is shared between warps. Every
+// fragment of keys and values is used for all of its rows, which decides how much shared memory must be read.
+#pragma once
+
+#include "prefill_tiles.cuh"
+#include "tensor_core.cuh"
+
+namespace headrace {
+
+// Lane l, with g = l / 4 and t = l % 4, has scores and sums of rows 16 m + g and 16 m + 8 + g.
+struct Fragments {
+    static constexpr int STEPS = HEAD_DIM / 16, KEY_TILES = BLOCK_KEYS / 16, WARP_ROWS = ROW_TILES * 16;
+    // A row's reference for exponents follows its greatest score at this distance (in powers of two): weights stay far
+    // from overflow, and sums are rarely scaled. Each row decides for itself, so that it does not depend on others.
+    static constexpr float SLACK = 8;
+    static_assert(BLOCK_ROWS == WARPS * WARP_ROWS);
+
+    float sums[ROW_TILES][2 * STEPS][4];
+    float most[ROW_TILES][2], weight[ROW_TILES][2];  // scaled reference; weight: of this lane's keys
+    int first_row, greatest_limit, least_limit;      // the warp's
+
+    __device__ __forceinline__ Fragments(const Args& args, const Rows& rows)
+        : first_row(threadIdx.x / WARP * WARP_ROWS) {
+        least_limit = rows.limit(args, first_row), greatest_limit = rows.limit(args, first_row + WARP_ROWS - 1);
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) most[m][h] = -INFINITY, weight[m][h] = 0;
+#pragma unroll
+            for (int n = 0; n < 2 * STEPS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) sums[m][n][i] = 0;
+        }
+    }
+
+    // A tile that a row does not see leaves that row's sums as they are, to the bit.
+    __device__ __forceinline__ void add(uint32_t query, uint32_t keys, int first_key, const Args& args,
+                                        const Rows& rows) {
+        const int last_key = first_key + BLOCK_KEYS;
+        if (!rows.exists(args, first_row)) return;
+        if (greatest_limit <= first_key || (args.window > 0 && least_limit - args.window >= last_key)) return;
+        float score[ROW_TILES][2 * KEY_TILES][4] = {};
+        multiply_keys(score, query, keys);
+        if (least_limit < last_key || (args.window > 0 && greatest_limit - args.window > first_key))
+            mask(score, first_key, args, rows);
+        weigh(score, args.score_scale);
+        add_values(score, keys + TILE_BYTES);
+    }
+
+    __device__ __forceinline__ void multiply_keys(float (&score)[ROW_TILES][2 * KEY_TILES][4], uint32_t query,
+                                                  uint32_t keys) const {
+        const int lane = threadIdx.x % WARP;
+        const int row = lane % 16, row_column = lane / 16 * 16;
+        const int key = lane % 8 + lane / 16 * 8, key_column = lane / 8 % 2 * 16;
+        query += (first_row + row) * PITCH, keys += key * PITCH;
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            uint32_t a[ROW_TILES][4];
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+                load_matrices(a[m], query + m * 16 * PITCH + swizzled(row, row_column + s * 32));
+#pragma unroll
+            for (int k = 0; k < KEY_TILES; k++) {
+                uint32_t b[4];
+                load_matrices(b, keys + k * 16 * PITCH + swizzled(key, key_column + s * 32));
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) {
+                    multiply_add<DTYPE>(score[m][2 * k], a[m], b[0], b[1]);
+                    multiply_add<DTYPE>(score[m][2 * k + 1], a[m], b[2], b[3]);
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void mask(float (&score)[ROW_TILES][2 * KEY_TILES][4], int first_key, const Args& args,
+                                         const Rows& rows) const {
+        const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int end = rows.limit(args, first_row + m * 16 + h * 8 + g) - first_key;
+                const int begin = args.window > 0 ? end - args.window : 0;
+#pragma unroll
+                for (int n = 0; n < 2 * KEY_TILES; n++)
+#pragma unroll
+                    for (int c = 0; c < 2; c++) {
+                        const int key = n * 8 + t * 2 + c;
+                        if (key < begin || key >= end) score[m][n][h * 2 + c] = -INFINITY;
+                    }
+            }
+    }
+
+    // Scores become weights.
+    __device__ __forceinline__ void weigh(float (&score)[ROW_TILES][2 * KEY_TILES][4], float scale) {
+        float factor[ROW_TILES][2];
+        bool rescaled = false;
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float greatest = -INFINITY;
+#pragma unroll
+                for (int n = 0; n < 2 * KEY_TILES; n++)
+                    greatest = fmaxf(greatest, fmaxf(score[m][n][h * 2], score[m][n][h * 2 + 1]));
+                greatest = fmaxf(greatest, __shfl_xor_sync(ALL_LANES, greatest, 1));
+                greatest = fmaxf(greatest, __shfl_xor_sync(ALL_LANES, greatest, 2)) * scale;
+                factor[m][h] = 1;
+                if (greatest > most[m][h] + SLACK) {
+                    factor[m][h] = exp2_roughly(most[m][h] - greatest);
+                    most[m][h] = greatest, rescaled = true;
+                }
+                // A row that has seen nothing yet has a reference of -inf, and -inf - -inf is no number.
+                const float reference = most[m][h] == -INFINITY ? 0 : most[m][h];
+                float total = 0;
+#pragma unroll
+                for (int n = 0; n < 2 * KEY_TILES; n++)
+#pragma unroll
+                    for (int c = 0; c < 2; c++) {
+                        float& x = score[m][n][h * 2 + c];
+                        x = exp2_roughly(fmaf(x, scale, -reference));
+                        total += x;
+                    }
+                weight[m][h] = fmaf(weight[m][h], factor[m][h], total);
+            }
+        if (!__any_sync(ALL_LANES, rescaled)) return;
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int n = 0; n < 2 * STEPS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) sums[m][n][i] *= factor[m][i / 2];
+    }
+
+    __device__ __forceinline__ void add_values(const float (&score)[ROW_TILES][2 * KEY_TILES][4], uint32_t values) {
+        const int lane = threadIdx.x % WARP, value = lane % 16, column = lane / 16 * 16;
+        values += value * PITCH;
+#pragma unroll
+        for (int k = 0; k < KEY_TILES; k++) {
+            uint32_t weights[ROW_TILES][4];
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const float(&pair)[4] = score[m][2 * k + i / 2];
+                    weights[m][i] = pack<DTYPE>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
+                }
+#pragma unroll
+            for (int s = 0; s < STEPS; s++) {
+                uint32_t b[4];
+                load_matrices_transposed(b, values + k * 16 * PITCH + swizzled(value, column + s * 32));
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) {
+                    multiply_add<DTYPE>(sums[m][2 * s], weights[m], b[0], b[1]);
+                    multiply_add<DTYPE>(sums[m][2 * s + 1], weights[m], b[2], b[3]);
+                }
+            }
+        }
+    }
+
+    // Results go through the shared memory of the warp's own queries, so that whole lines are written.
+    __device__ __forceinline__ void write(const Args& args, const Rows& rows, unsigned char* query) {
+        const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+        unsigned char* own = query + first_row * PITCH;
+        __syncwarp();
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float total = weight[m][h];
+                total += __shfl_xor_sync(ALL_LANES, total, 1);
+                total += __shfl_xor_sync(ALL_LANES, total, 2);
+                const float factor = total > 0 ? 1 / total : 0;
+                const int row = m * 16 + h * 8 + g;
+#pragma unroll
+                for (int n = 0; n < 2 * STEPS; n++)
+                    *reinterpret_cast<uint32_t*>(own + row * PITCH + swizzled(row, n * 16) + t * 4) =
+                        pack<DTYPE>(sums[m][n][h * 2] * factor, sums[m][n][h * 2 + 1] * factor);
+            }
+        __syncwarp();
+        static_assert(WARP_ROWS * CHUNKS % WARP == 0);
+#pragma unroll 4
+        for (int i = 0; i < WARP_ROWS * CHUNKS / WARP; i++) {
+            const int chunk = i * WARP + lane, row = chunk / CHUNKS, column = (chunk - row * CHUNKS) * 16;
+            if (!rows.exists(args, first_row + row)) break;
+            const long long stride = static_cast<long long>(args.num_kv_heads) * args.group * HEAD_DIM;
+            char* to = reinterpret_cast<char*>(args.out + rows.place(args, first_row + row, stride));
+            *reinterpret_cast<uint4*>(to + column) =
+                *reinterpret_cast<const uint4*>(own + row * PITCH + swizzled(row, column));
+        }
+    }
+};
+
+}  // namespace headrace

@@ -1,0 +1,172 @@
+"""Attention of rows with several query tokens each, packed one after the other, over keys and values in pages.
+
+``cuda/prefill_attention.cu`` computes, ``cuda/prefill_plan.cu`` shares the work out, ``reference_attention`` is the
+oracle. Once a step ``plan``, then once a layer ``run``: both read rows and lengths on the device, so that a captured
+graph serves any cut of the same number of tokens into the same number of rows.
+"""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from headrace.errors import KernelError
+from headrace.kernels.checks import require
+from headrace.kernels.device import Device, open_device
+from headrace.kernels.launch import Kernel, load
+from headrace.kernels.prefill_shape import UNIT_KEYS, Block, PrefillShape, choose_block
+from headrace.kernels.rotary_kv import KVPages
+
+_PLAN_THREADS = 512
+_ITEM_BYTES = 32
+
+
+class PrefillAttention:
+    """Prefill attention of one shape on one GPU, with the memory that it needs.
+
+    A token's result has the same bits whatever rows are beside its own, and however its prompt was cut into steps. They
+    are not those of ``decode_attention``, which sums in another order. One object serves one step at a time: its
+    workspace holds the step's plan.
+
+    Args:
+        shape: what all steps have in common.
+        device: a GPU; without an index, torch's current one.
+        workspace: uint8, at least ``workspace_bytes`` long, 16-byte aligned; default: torch allocates it.
+        block: default: ``choose_block``.
+
+    Raises:
+        KernelError: the workspace is too small, or the GPU's shared memory is.
+    """
+
+    def __init__(
+        self, shape: PrefillShape, device: torch.device, workspace: Tensor | None = None, block: Block | None = None
+    ) -> None:
+        opened = _open(device)
+        self.shape = shape
+        self._block = block or choose_block(shape, opened.shared_bytes)
+        self._plan_kernel = _plan_kernel(opened.index)
+        self._kernel = _kernel(opened.index, shape.dtype, shape.head_dim, self._block)
+        sizes = _layout(shape, self._block)
+        if workspace is None:
+            workspace = torch.empty(sum(sizes), dtype=torch.uint8, device=torch.device("cuda", opened.index))
+        if workspace.nbytes < sum(sizes) or workspace.data_ptr() % 16:
+            raise KernelError(f"prefill attention wants {sum(sizes)} aligned bytes of workspace")
+        self._plan, self._starts = torch.split_with_sizes(workspace.view(torch.uint8)[: sum(sizes)], sizes)
+
+    @staticmethod
+    def workspace_bytes(shape: PrefillShape, device: torch.device) -> int:
+        """How much workspace an object wants on a GPU."""
+        return sum(_layout(shape, choose_block(shape, _open(device).shared_bytes)))
+
+    def plan(self, query_starts: Tensor, lengths: Tensor, num_tokens: int) -> None:
+        """Share a step's work out, on torch's current stream; valid until rows or lengths change.
+
+        Args:
+            query_starts: int32 ``[num_rows + 1]``: row r's queries are tokens ``query_starts[r]`` to
+                ``query_starts[r + 1] - 1``. The first is 0; the last may be less than ``num_tokens``.
+            lengths: int32 ``[num_rows]``, keys each row has, this step's own included; 0: a row that is padding.
+            num_tokens: query tokens, padding behind the last row included.
+
+        Raises:
+            KernelError: dtypes, shapes or sizes do not fit.
+        """
+        num_rows = lengths.shape[0]
+        self._check_sizes(num_rows, num_tokens)
+        require(lengths, "lengths", (num_rows,), torch.int32, alignment=4)
+        require(query_starts, "query_starts", (num_rows + 1,), torch.int32, alignment=4)
+        self._plan_kernel(
+            (1, 1),
+            (_PLAN_THREADS, 1, 1),
+            *(self._plan, self._starts, query_starts, lengths, num_rows, num_tokens),
+            *(self.shape.group, self._block.rows, self._block.num_items(self.shape.group, num_rows, num_tokens)),
+        )
+
+    def run(
+        self, out: Tensor, query: Tensor, pages: KVPages, *, window: int | None = None, scale: float | None = None
+    ) -> None:
+        """Attend in one layer, on torch's current stream, after ``plan`` of the same tokens and rows.
+
+        Query i of a row with q queries and n keys sees keys 0 to n - q + i.
+
+        Args:
+            out: ``[num_tokens, num_heads, head_dim]``, contiguous; padding becomes zeros.
+            query: the same shape; tokens may be strided (a slice of a wider tensor).
+            pages: keys and values, this step's own among them; a page's tokens of one head are contiguous, pages and
+                heads may be strided. Only pages that a row's length (and window) reaches are looked up.
+            window: keys that a token sees at most, itself included; None: all before it.
+            scale: of scores, above 0; default: ``head_dim ** -0.5``.
+
+        Raises:
+            KernelError: shapes, dtypes or layouts do not fit.
+        """
+        shape, num_rows, num_tokens = self.shape, pages.page_table.shape[0], query.shape[0]
+        self._check_sizes(num_rows, num_tokens)
+        scale = shape.head_dim**-0.5 if scale is None else scale
+        if scale <= 0 or (window is not None and window < 1):
+            raise KernelError(f"scores cannot be scaled by {scale} over a window of {window} keys")
+        self._check_tokens(out, query)
+        self._check_pages(pages)
+        keys = pages.keys
+        self._kernel(
+            (self._block.num_items(shape.group, num_rows, num_tokens) * shape.num_kv_heads, 1),
+            (self._block.threads, 1, 1),
+            *(out, query, keys, pages.values, pages.page_table, self._plan),
+            *(shape.num_kv_heads, shape.group, 65536 // shape.group + 1),
+            *(pages.page_table.shape[1], shape.page_size // UNIT_KEYS, window or 0),
+            *(query.stride(0), keys.stride(0), keys.stride(1), scale * math.log2(math.e)),
+            shared_bytes=self._block.shared_bytes(shape.dtype, shape.head_dim),
+        )
+
+    def _check_sizes(self, num_rows: int, num_tokens: int) -> None:
+        shape = self.shape
+        if not (1 <= num_rows <= shape.max_rows and 1 <= num_tokens <= shape.max_tokens):
+            raise KernelError(
+                f"{num_rows} rows and {num_tokens} tokens where there is room for {shape.max_rows}, {shape.max_tokens}"
+            )
+
+    def _check_tokens(self, out: Tensor, query: Tensor) -> None:
+        shape = self.shape
+        expected = (query.shape[0], shape.num_heads, shape.head_dim)
+        require(out, "out", expected, shape.dtype)
+        if query.shape != expected or query.dtype != shape.dtype or query.stride()[1:] != (shape.head_dim, 1):
+            raise KernelError(f"query is {query.dtype} {tuple(query.shape)}, and should be {shape.dtype} {expected}")
+        if query.stride(0) * shape.dtype.itemsize % 16 or query.data_ptr() % 16:
+            raise KernelError("query's tokens do not begin at multiples of 16 bytes")
+
+    def _check_pages(self, pages: KVPages) -> None:
+        shape, keys = self.shape, pages.keys
+        if keys.shape[1:] != (shape.num_kv_heads, shape.page_size, shape.head_dim) or keys.dtype != shape.dtype:
+            raise KernelError(f"pages are {keys.dtype} {tuple(keys.shape)}, which does not fit {shape}")
+        if keys.stride()[2:] != (shape.head_dim, 1):
+            raise KernelError(f"pages have strides {keys.stride()}: a page's tokens of one head must be contiguous")
+        places = (keys.data_ptr(), pages.values.data_ptr(), *(n * shape.dtype.itemsize for n in keys.stride()[:2]))
+        if any(place % 16 for place in places):
+            raise KernelError("keys' or values' heads do not begin at multiples of 16 bytes")
+
+
+def _open(device: torch.device) -> Device:
+    return open_device(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def _layout(shape: PrefillShape, block: Block) -> list[int]:
+    """Bytes of plan and starts."""
+    sizes = (_ITEM_BYTES * block.num_items(shape.group, shape.max_rows, shape.max_tokens), 4 * (shape.max_rows + 2))
+    return [-(-size // 16) * 16 for size in sizes]
+
+
+@functools.cache
+def _plan_kernel(index: int) -> Kernel:
+    return load("prefill_plan", "prefill_plan", "PPPPiiiii", torch.device("cuda", index))
+
+
+@functools.cache
+def _kernel(index: int, dtype: torch.dtype, head_dim: int, block: Block) -> Kernel:
+    return load(
+        "prefill_attention",
+        "prefill_attention",
+        "PPPPPPiiiiiiqqqf",
+        torch.device("cuda", index),
+        shared_bytes=block.shared_bytes(dtype, head_dim),
+        **block.macros(dtype, head_dim),
+    )
