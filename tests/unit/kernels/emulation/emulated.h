@@ -1,0 +1,155 @@
+// CUDA's threads on one core: each is a fiber, and a warp's collective operations are where its fibers meet.
+//
+// An asynchronous copy arrives when its thread waits for it, and not a moment earlier; until then its target is full of
+// NaN. So a tile that is read too early, or overwritten while others read it, shows in the result.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(...)
+
+struct Index {
+    unsigned x;
+};
+inline Index threadIdx, blockIdx;
+
+struct int4 {
+    int x, y, z, w;
+};
+struct float2 {
+    float x, y;
+};
+struct float4 {
+    float x, y, z, w;
+};
+struct uint4 {
+    uint32_t x, y, z, w;
+};
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+using std::max;
+using std::min;
+
+namespace emulated {
+
+constexpr unsigned LANES = 32;
+
+struct Slot {
+    uint64_t words[4];
+};
+struct Barrier {
+    unsigned arrived = 0, generation = 0;
+};
+struct Copy {
+    unsigned char* to;
+    const void* from;
+    int num_bytes;
+};
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack;
+    std::vector<Copy> copies;
+    bool done;
+};
+
+inline std::vector<Fiber> fibers;
+inline std::vector<Slot> slots[2];
+inline std::vector<Barrier> warps;
+inline Barrier block;
+inline ucontext_t scheduler;
+inline std::function<void()> body;
+alignas(128) inline unsigned char memory[228 << 10];
+
+inline Fiber& own_fiber() { return fibers[threadIdx.x]; }
+inline Barrier& own_warp() { return warps[threadIdx.x / LANES]; }
+
+inline void meet(Barrier& barrier, unsigned expected) {
+    const unsigned generation = barrier.generation, own = threadIdx.x;
+    if (++barrier.arrived == expected) {
+        barrier.arrived = 0, barrier.generation++;
+        return;
+    }
+    while (barrier.generation == generation) {
+        swapcontext(&fibers[own].context, &scheduler);
+        threadIdx.x = own;
+    }
+}
+
+// What each lane of the warp brought along; valid until the warp has met twice more.
+template <typename T>
+const Slot* exchange(const T& value) {
+    static_assert(sizeof(T) <= sizeof(Slot));
+    std::vector<Slot>& side = slots[own_warp().generation % 2];
+    memcpy(&side[threadIdx.x], &value, sizeof(T));
+    meet(own_warp(), LANES);
+    return &side[threadIdx.x / LANES * LANES];
+}
+template <typename T>
+T brought(const Slot& slot) {
+    T value;
+    memcpy(&value, &slot, sizeof(T));
+    return value;
+}
+
+inline void run() {
+    body();
+    own_fiber().done = true;
+    swapcontext(&own_fiber().context, &scheduler);
+}
+
+// Blocks one after the other; in each turn the last warp goes first.
+inline void launch(unsigned num_blocks, unsigned num_threads, const std::function<void()>& kernel) {
+    body = kernel;
+    fibers.resize(num_threads);
+    for (unsigned b = 0; b < num_blocks; b++) {
+        blockIdx.x = b, block = {};
+        memset(memory, 255, sizeof(memory));
+        warps.assign(num_threads / LANES, {});
+        for (auto& side : slots) side.assign(num_threads, {});
+        for (Fiber& fiber : fibers) {
+            fiber.done = false, fiber.stack.resize(1 << 17), fiber.copies.clear();
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = fiber.stack.data(), fiber.context.uc_stack.ss_size = fiber.stack.size();
+            makecontext(&fiber.context, run, 0);
+        }
+        for (bool any = true; any;) {
+            any = false;
+            for (unsigned i = 0; i < num_threads; i++) {
+                threadIdx.x = num_threads - LANES - i / LANES * LANES + i % LANES;
+                if (own_fiber().done) continue;
+                any = true;
+                swapcontext(&scheduler, &own_fiber().context);
+            }
+        }
+    }
+}
+
+}  // namespace emulated
+
+inline void __syncthreads() { emulated::meet(emulated::block, emulated::fibers.size()); }
+inline void __syncwarp() { emulated::meet(emulated::own_warp(), emulated::LANES); }
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+    return emulated::brought<T>(emulated::exchange(value)[threadIdx.x % emulated::LANES ^ mask]);
+}
+template <typename T>
+T __shfl_up_sync(unsigned, T value, unsigned distance) {
+    const emulated::Slot* all = emulated::exchange(value);
+    const unsigned lane = threadIdx.x % emulated::LANES;
+    return emulated::brought<T>(all[lane < distance ? lane : lane - distance]);
+}
+inline bool __any_sync(unsigned, bool value) {
+    const emulated::Slot* all = emulated::exchange(value);
+    return std::any_of(all, all + emulated::LANES, emulated::brought<bool>);
+}
