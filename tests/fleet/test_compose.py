@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 from tests.fleet.compose import ROOT, Stack, resolved, seconds
 from tests.fleet.traces import short_folder, until
 
@@ -14,8 +16,8 @@ from headrace.config import Settings
 from headrace.testing.servers import free_port
 from headrace.workers.model_store.store import ModelFolder, default_cache_dir
 
-#: Services that run for ever and compute or schedule, on a machine without a GPU.
-SERVING = ("scheduler", "worker")
+#: Services of ours that run for ever, on a machine without a GPU.
+SERVING = ("scheduler", "worker", "rq-worker")
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +56,10 @@ def test_no_service_is_root_or_writes_to_its_image_or_may_gain_privileges(servic
 
 
 def test_workers_can_be_scaled_and_drain_before_they_are_killed(services: dict[str, Any]) -> None:
+    for name in ("scheduler", "worker", "worker-gpu", "rq-worker"):
+        assert not services[name].keys() & {"ports", "container_name", "hostname"}, "two of them would collide"
     for name in ("worker", "worker-gpu"):
         service = services[name]
-        assert not service.keys() & {"ports", "container_name", "hostname"}, "two of them would collide"
         environment = service["environment"]
         needed_ms = int(environment["HEADRACE_DRAIN_MS"]) + int(environment["HEADRACE_LEASE_MS"])
         assert seconds(service["stop_grace_period"]) > needed_ms / 1000 + 10
@@ -99,6 +102,8 @@ def test_a_request_goes_through_the_services_and_their_health_checks_tell_how_th
         asked = stack.run("worker", *ask)
         assert (asked.returncode, asked.stdout, asked.stderr) == (0, " Paris\n", "")
 
+        assert _answer_by_rq(stack) == " Paris"
+
         stack.send("scheduler", signal.SIGSTOP)  # it hangs
         until(lambda: not stack.is_healthy("scheduler"), 20)
         stack.send("scheduler", signal.SIGCONT)
@@ -111,6 +116,16 @@ def test_a_request_goes_through_the_services_and_their_health_checks_tell_how_th
         assert not stack.is_healthy("broker")
         assert "draining" in stack.log("worker")
         assert list((folder / "data").glob("appendonlydir/*.aof")), "the broker keeps no append-only file"
+
+
+def _answer_by_rq(stack: Stack) -> object:
+    """Ask as any RQ user may."""
+    with redis.Redis(port=stack.port) as client:
+        queue = Queue("headrace", connection=client, serializer=JSONSerializer)
+        prompt = "The capital of France is"
+        job = queue.enqueue("headrace.producer.jobs.generate", prompt=prompt, max_tokens=1, temperature=0)
+        assert job.latest_result(timeout=30) is not None, stack.log("rq-worker")
+        return job.return_value()
 
 
 def _plain_answer(stack: Stack) -> str:

@@ -5,21 +5,23 @@ have a process and send no heartbeat.
 """
 
 import socket
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
 
-from headrace.broker import Broker, Heartbeat
+from headrace.broker import Broker
 from headrace.cli.options import LeaseMs, Model, Port, Queue, RedisUrl, Set, load_settings
+from headrace.config import Settings
 from headrace.errors import ConfigurationError, UnhealthyError
 from headrace.keys import ProcessKind
 
-_KINDS: tuple[ProcessKind, ...] = get_args(ProcessKind)
+Kind = Literal[ProcessKind, "rq"]
+_KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def health(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[worker|scheduler]", help="What should run here. Default: either.")
+        str | None, typer.Argument(metavar="[worker|scheduler|rq]", help="What should run here. Default: any of them.")
     ] = None,
     redis_url: RedisUrl = None,
     port: Port = None,
@@ -35,19 +37,24 @@ def health(
         raise ConfigurationError(f"health {kind}: must be one of {', '.join(_KINDS)}")
     broker = Broker.connect(settings)
     try:
-        beating = [beat for known in kinds for beat in _of_this_host(broker, known, settings.lease_ms)]
-        now_ms = broker.now_ms()
+        silences_ms = {name: ms for known in kinds for name, ms in _silences_ms(broker, known, settings).items()}
     finally:
         broker.close()
-    if not beating:
+    if not silences_ms:
         raise UnhealthyError(
             f"no {' or '.join(kinds)} of {socket.gethostname()} has sent a heartbeat to queue {settings.queue_name} "
-            f"within {settings.lease_ms} ms"
+            "within a lease"
         )
-    for beat in beating:
-        print(f"{beat.name}: {max(0, now_ms - beat.seen_ms)} ms ago")
+    for name, ms in silences_ms.items():
+        print(f"{name}: {max(0, ms):.0f} ms ago")
 
 
-def _of_this_host(broker: Broker, kind: ProcessKind, max_age_ms: int) -> list[Heartbeat]:
-    host = socket.gethostname()
-    return [beat for beat in broker.heartbeats(kind, max_age_ms) if beat.details.get("host") == host]
+def _silences_ms(broker: Broker, kind: Kind, settings: Settings) -> dict[str, float]:
+    """This host's processes of a kind that have sent a heartbeat within a lease, and how long ago."""
+    if kind == "rq":
+        from headrace.producer.bulk.presence import silences_ms
+
+        return silences_ms(settings)
+    now_ms = broker.now_ms()
+    beats = broker.heartbeats(kind, settings.lease_ms)
+    return {beat.name: now_ms - beat.seen_ms for beat in beats if beat.details.get("host") == socket.gethostname()}
