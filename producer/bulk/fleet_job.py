@@ -62,7 +62,9 @@ class FleetJob(Job):
             fields[b"data"] = b"too large"
         try:
             super().restore(fields)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except NoSuchJobError:
+            raise
+        except Exception as error:
             raise NoSuchJobError(f"{self.id} is not a job: {error}") from error
 
     def _deserialize_data(self) -> None:

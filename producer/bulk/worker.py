@@ -208,5 +208,6 @@ def run(settings: Settings, *, burst: bool = False) -> int:
         worker = JobWorker(settings)
         logger.info("rq worker %s serves %s for queue %s", worker.name, settings.rq_queue, settings.queue_name)
         worker.work(burst=burst, logging_level="DEBUG" if settings.log_level == "debug" else "WARNING")
+        is_done = burst and all(queue.is_empty() for queue in worker.queues)
     logger.info("rq worker stopped")
-    return 0 if burst or worker.ended_in_order else 1
+    return 0 if is_done or worker.ended_in_order else 1
