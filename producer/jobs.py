@@ -79,6 +79,24 @@ def generate_many(prompts: Sequence[object], **options: Any) -> list[dict[str, A
         return ManyRun(errand, prompts, {"lane": "bulk", **options}).run()
 
 
+def measure_costs(worker_class: str = "") -> dict[str, list[str]]:
+    """Have workers measure again what batches cost them, as soon as they have nothing to compute.
+
+    The job does not wait for it: under load that may take as long as the load lasts.
+
+    Args:
+        worker_class: whose (device, model and precision); "" for all.
+
+    Returns:
+        ``asked``: the living classes that were asked.
+
+    Raises:
+        ConfigurationError: no such worker lives.
+    """
+    with Errand() as errand:
+        return {"asked": errand.line.broker().costs.request_measurement(worker_class)}
+
+
 def take_stock() -> dict[str, Any]:
     """Count the queue again and look for what has leaked; the fields of ``headrace.stock.Stock``, and ``is_sound``."""
     with Errand() as errand:

@@ -16,6 +16,7 @@ from tests.fleet.traces import until
 from tests.unit.producer.stub_fleet import StubFleet, text_of
 
 from headrace.broker import Broker
+from headrace.job import Job, SamplingParams
 from headrace.keys import RequestStream
 from headrace.producer.bulk.names import seed_of
 from headrace.testing.servers import Server
@@ -219,6 +220,35 @@ def test_a_retry_with_a_pause_comes_without_rqs_own_scheduler(bench: RqBench) ->
     bench.until_status(job, "scheduled")
     bench.until_status(job, "failed")
     assert "not in dead: not-there" in str(job.latest_result().exc_string)  # type: ignore[union-attr]
+
+
+def test_control_jobs_do_what_the_command_line_does(bench: RqBench) -> None:
+    broker = bench.broker
+    params = SamplingParams(
+        max_tokens=3, min_tokens=0, temperature=1, top_k=0, top_p=1, min_p=0, seed=1, stop=(), stop_token_ids=(),
+        ignore_eos=False, repetition_penalty=1, presence_penalty=0, frequency_penalty=0, logit_bias=(), bad_words=(),
+        logprobs=None,
+    )  # fmt: skip
+    body = Job((1, 2), params, "rev").encode()
+    for request_id, job in (("a", body), ("b", b"")):
+        broker.client.xadd(broker.keys.dead, {"v": 1, "id": request_id, "why": "lost 3 workers", "job": job})
+    broker.client.zadd(broker.keys.classes, {"cpu/test": broker.now_ms(), "gpu/old": 1})
+    module = "headrace.producer.jobs"
+    replayed = bench.enqueue(f"{module}.replay_dead", all=True)
+    unclear = bench.enqueue(f"{module}.replay_dead")
+    measured = bench.enqueue(f"{module}.measure_costs")
+    in_vain = bench.enqueue(f"{module}.measure_costs", worker_class="gpu/old")
+    stock = bench.enqueue(f"{module}.take_stock")
+    bench.burst()
+    found = bench.result(replayed)
+    assert found["replayed"] == [{"id": "a", "replayed_as": "a.r1"}]
+    assert [failed["id"] for failed in found["failed"]] == ["b"]
+    assert "not a job of this version" in found["failed"][0]["error"]
+    assert "give a list of dead requests, or all=True" in str(unclear.latest_result().exc_string)  # type: ignore[union-attr]
+    assert bench.result(measured) == {"asked": ["cpu/test"]}
+    assert list(broker.client.hgetall(broker.keys.measure)) == [b"*"]
+    assert "no worker of class 'gpu/old' lives" in str(in_vain.latest_result().exc_string)  # type: ignore[union-attr]
+    assert (bench.result(stock)["dead"], bench.result(stock)["is_sound"]) == (1, True)
 
 
 def test_several_processes_work_side_by_side_and_leave_nothing(bench: RqBench) -> None:
