@@ -61,6 +61,23 @@ class Device:
         self._modules.append(module)
         return module
 
+    def allocate(self, num_bytes: int) -> Any:
+        """Allocate memory: PyCUDA's object, which frees it when nobody refers to it any more.
+
+        Raises:
+            ConfigurationError: there is not so much in one piece.
+        """
+        driver = _driver()
+        with self.entered():
+            try:
+                return driver.mem_alloc(num_bytes)
+            except driver.MemoryError as error:
+                free, total = driver.mem_get_info()
+                raise ConfigurationError(
+                    f"cuda:{self.index} has no {num_bytes:,} bytes in one piece ({free:,} of {total:,} are free): "
+                    "lower memory_fraction"
+                ) from error
+
     def new_stream(self) -> torch.cuda.ExternalStream:
         """Make a stream that both libraries launch on directly; it lives until the process ends.
 

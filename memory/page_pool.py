@@ -1,12 +1,17 @@
 """Which pages are free, used, or kept for their content: reference counts, and where new pages lie.
 
-Pure bookkeeping, no bytes. Pages of one row should lie behind each other, for a run of consecutive pages is read
-without a gather; so a row that grows holds a stretch of free pages, and takes the next one of it. A stretch is a wish
-and no claim: where nothing else is left, others take from it.
+Pure bookkeeping, no bytes. Pages come in chunks of the pool, taken when the open pages are used up and given back as
+soon as nothing in them is used, kept or held. Pages of one row should lie behind each other, for a run of consecutive
+pages is read without a gather; so a row that grows holds a stretch of free pages, and takes the next one of it. A
+stretch lies in one chunk. It is a wish and no claim: where nothing else is left, others take from it.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+
+from headrace.memory import shuffle
+from headrace.memory.chunks import Chunks
+from headrace.memory.shuffle import PageMove
 
 
 class Stretch:
@@ -20,32 +25,48 @@ class Stretch:
 
 
 class PagePool:
-    """Hands out pages of a memory of ``num_pages``; taking and releasing one takes constant time.
+    """Hands out pages; taking and releasing one takes constant time, but for the page that opens a chunk.
 
     A page is used (somebody refers to it), or kept (nobody does, but its content may be asked for again: the one
-    released longest ago is the first to go), or held by a stretch, or none of these.
+    released longest ago is the first to go), or held by a stretch, or open, or in a chunk that is not ours.
 
     Args:
-        num_pages: pages of the memory, >= 1.
+        chunks: of the pool.
+        chunk_pages: pages of a chunk, >= 1; page ``p`` lies in chunk ``p // chunk_pages``.
         forget: told of a kept page whose content is about to be lost.
+        max_pages: used and kept at once at most; default: all that there are.
     """
 
-    def __init__(self, num_pages: int, forget: Callable[[int], None]) -> None:
-        if num_pages < 1:
-            raise ValueError(f"a memory of {num_pages} pages holds nothing")
-        self.num_pages = num_pages
+    def __init__(
+        self, chunks: Chunks, chunk_pages: int, forget: Callable[[int], None], max_pages: int | None = None
+    ) -> None:
+        num_pages = len(chunks) * chunk_pages
+        self.max_pages = num_pages if max_pages is None else min(max_pages, num_pages)
+        if self.max_pages < 1:
+            raise ValueError(f"a memory of {self.max_pages} pages holds nothing")
+        self.chunk_pages = chunk_pages
+        self._chunks = chunks
         self._forget = forget
         self._num_references = [0] * num_pages
-        self._open = OrderedDict.fromkeys(range(num_pages))
+        self._num_used = 0
+        self._open: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[int, Stretch] = OrderedDict()
         self._kept: OrderedDict[int, None] = OrderedDict()
+        self._num_closed = [0] * len(chunks)  # by chunk: pages that are not open, where the chunk is ours
         # A zero byte an open page: searching bytes for n zeros is how a stretch is found, at the speed of memory.
-        self._map = bytearray(num_pages)
+        # Behind each chunk stands one that is never zero.
+        self._map = bytearray(b"\1") * (num_pages + len(chunks))
+
+    @property
+    def num_used(self) -> int:
+        """Pages that somebody refers to."""
+        return self._num_used
 
     @property
     def num_available(self) -> int:
-        """Pages that nobody refers to."""
-        return len(self._open) + len(self._held) + len(self._kept)
+        """Pages that nobody refers to, those of free chunks among them."""
+        free = len(self._open) + len(self._held) + len(self._kept) + self._chunks.num_free * self.chunk_pages
+        return min(free, self.max_pages - self._num_used)
 
     @property
     def num_kept(self) -> int:
@@ -68,25 +89,24 @@ class PagePool:
         Returns:
             A stretch of at most ``num_pages``, possibly shorter, possibly empty.
         """
-        start = -1
-        if behind is not None and not any(self._map[behind + 1 : behind + 1 + num_pages]):
-            start = behind + 1
-            num_pages = min(num_pages, self.num_pages - start)
+        num_pages = min(num_pages, self.chunk_pages)
+        num_behind = 0 if behind is None else min(num_pages, self.chunk_pages - 1 - behind % self.chunk_pages)
+        if behind is not None and num_behind and self._is_open(behind + 1, num_behind):
+            start, num_pages = behind + 1, num_behind
         else:
-            start = self._map.find(bytes(num_pages))
-        num_evictions = 0
-        while start < 0 and self._kept and num_evictions < 2 * num_pages:
-            self._evict()
-            num_evictions += 1
-            start = self._map.find(bytes(num_pages))
-        while start < 0 and num_pages > 1:
-            num_pages //= 2
-            start = self._map.find(bytes(num_pages))
+            start = self._find(num_pages)
+            num_evictions = 0
+            while start < 0 and self._kept and num_evictions < 2 * num_pages:
+                self._evict()
+                num_evictions += 1
+                start = self._find(num_pages)
+            while start < 0 and num_pages > 1:
+                num_pages //= 2
+                start = self._find(num_pages)
         stretch = Stretch(start, num_pages) if start >= 0 else Stretch(0, 0)
         for page in range(stretch.next, stretch.end):
-            del self._open[page]
+            self._close(page)
             self._held[page] = stretch
-            self._map[page] = 1
         return stretch
 
     def let_go(self, stretch: Stretch) -> None:
@@ -106,27 +126,29 @@ class PagePool:
 
         It has one reference and no content that anybody could ask for.
         """
+        if self._num_used + len(self._kept) >= self.max_pages:
+            if not self._kept:
+                return None
+            self._evict()
         if self.has(stretch):
             page = stretch.next
             stretch.next += 1
             del self._held[page]
-        elif self._open or self._kept:
-            if not self._open:
-                self._evict()
-            page, _ = self._open.popitem(last=False)
+        elif self._may_open():
+            page = next(iter(self._open))
+            self._close(page)
         elif self._held:
             page, _ = self._held.popitem()
         else:
             return None
-        self._map[page] = 1
-        self._num_references[page] = 1
+        self._refer(page)
         return page
 
     def share(self, page: int) -> None:
         """Refer to a page that is used or kept."""
         if self._num_references[page] == 0:
             del self._kept[page]
-        self._num_references[page] += 1
+        self._refer(page)
 
     def release(self, page: int, *, keep: bool) -> None:
         """Give up one reference; after the last one the page is kept if its content may be asked for again.
@@ -139,16 +161,147 @@ class PagePool:
         self._num_references[page] -= 1
         if self._num_references[page]:
             return
+        self._num_used -= 1
         if keep:
             self._kept[page] = None
         else:
             self._offer(page)
+
+    def free_pages(self) -> int:
+        """Pages without content, those of free chunks among them: as many as could be moved to."""
+        return len(self._open) + len(self._held) + self._chunks.num_free * self.chunk_pages
+
+    def evict(self, num_pages: int) -> None:
+        """Give up kept pages, oldest first, until so many pages have no content, or none is kept."""
+        while self._kept and self.free_pages() < num_pages:
+            self._evict()
+
+    def plan_shuffle(self, num_chunks: int, *, adjacent: bool) -> tuple[tuple[int, ...], tuple[PageMove, ...]] | None:
+        """Find the fewest moves that free chunks; nothing changes before ``renumber``.
+
+        Args:
+            num_chunks: how many shall be free.
+            adjacent: whether they must lie next to each other.
+
+        Returns:
+            The chunks, and the moves; None where free pages or movable chunks are too few.
+        """
+        num_used = self._num_content()
+        select = shuffle.choose_run if adjacent else shuffle.choose
+        chosen = select(num_used, self.chunk_pages, num_chunks)
+        if chosen is None:
+            return None
+        sources = [page for chunk in chosen for page in self._pages(chunk) if self._has_content(page)]
+        order = shuffle.fill_order(num_used, chosen)
+        targets = (page for chunk in order for page in self._pages(chunk) if not self._has_content(page))
+        return chosen, shuffle.pair(sources, targets)
+
+    def renumber(self, chosen: Sequence[int], moves: Sequence[PageMove]) -> None:
+        """Carry a planned shuffle out, in the books; the chunks are free after it.
+
+        Raises:
+            ValueError: they are not: something changed since the plan was made.
+        """
+        for chunk in {move.target // self.chunk_pages for move in moves}:
+            if self._chunks.owner(chunk) is None:
+                self._open_chunk(chunk)
+        new = {move.source: move.target for move in moves}
+        for source, target in new.items():
+            if target in self._held:
+                del self._held[target]
+            else:
+                self._close(target)
+            self._num_references[target] = self._num_references[source]
+            self._num_references[source] = 0
+        self._kept = OrderedDict((new.get(page, page), None) for page in self._kept)
+        for source in new:
+            self._offer(source)
+        for chunk in chosen:
+            for page in self._pages(chunk):
+                if page in self._held:
+                    del self._held[page]
+                    self._offer(page)
+            if self._chunks.owner(chunk) is not None:
+                raise ValueError(f"chunk {chunk} is not free")
+
+    def _pages(self, chunk: int) -> range:
+        return range(chunk * self.chunk_pages, (chunk + 1) * self.chunk_pages)
+
+    def _has_content(self, page: int) -> bool:
+        return self._num_references[page] > 0 or page in self._kept
+
+    def _num_content(self) -> list[int | None]:
+        """Used and kept pages of each chunk; None where the chunk is somebody else's."""
+        num_held = Counter(page // self.chunk_pages for page in self._held)
+        owners = (self._chunks.owner(chunk) for chunk in range(len(self._chunks)))
+        return [
+            num_closed - num_held[chunk] if owner == "kv" else 0 if owner is None else None
+            for chunk, (owner, num_closed) in enumerate(zip(owners, self._num_closed, strict=True))
+        ]
+
+    def _refer(self, page: int) -> None:
+        self._num_used += self._num_references[page] == 0
+        self._num_references[page] += 1
 
     def _evict(self) -> None:
         page, _ = self._kept.popitem(last=False)
         self._forget(page)
         self._offer(page)
 
-    def _offer(self, page: int) -> None:
+    def _may_open(self) -> bool:
+        """Make sure that a page is open, at the cost of a free chunk or of kept pages; False if there is none."""
+        while not self._open:
+            if self._grow():
+                return True
+            if not self._kept:
+                return False
+            self._evict()
+        return True
+
+    def _at(self, page: int) -> int:
+        return page + page // self.chunk_pages
+
+    def _is_open(self, first: int, num_pages: int) -> bool:
+        at = self._at(first)
+        return not any(self._map[at : at + num_pages])
+
+    def _find(self, num_pages: int) -> int:
+        """Find open pages in a row, in a chunk taken for it if need be: the first of them, or -1."""
+        at = self._map.find(bytes(num_pages))
+        if at < 0 and self._grow():
+            at = self._map.find(bytes(num_pages))
+        return at if at < 0 else at - at // (self.chunk_pages + 1)
+
+    def _grow(self) -> bool:
+        if self._chunks.count("kv") * self.chunk_pages >= self.max_pages:
+            return False
+        chunk = self._chunks.find(1, "kv")
+        if chunk is None:
+            return False
+        self._open_chunk(chunk)
+        return True
+
+    def _open_chunk(self, chunk: int) -> None:
+        self._chunks.take(chunk, 1, "kv")
+        self._num_closed[chunk] = self.chunk_pages
+        for page in self._pages(chunk):
+            self._offer_page(page)
+
+    def _close(self, page: int) -> None:
+        del self._open[page]
+        self._map[self._at(page)] = 1
+        self._num_closed[page // self.chunk_pages] += 1
+
+    def _offer_page(self, page: int) -> None:
         self._open[page] = None
-        self._map[page] = 0
+        self._map[self._at(page)] = 0
+        self._num_closed[page // self.chunk_pages] -= 1
+
+    def _offer(self, page: int) -> None:
+        """Open a page; give its chunk back if it was the last that was not."""
+        self._offer_page(page)
+        chunk = page // self.chunk_pages
+        if not self._num_closed[chunk]:
+            for open_page in self._pages(chunk):
+                self._close(open_page)
+            self._chunks.give_back(chunk, 1, "kv")

@@ -13,8 +13,10 @@ page in part each have their own, begun as a copy, for the copier is about to wr
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headrace.memory.chunks import Chunks
 from headrace.memory.page_pool import PagePool, Stretch
 from headrace.memory.prefix_index import ROOT, PrefixIndex, key_of
+from headrace.memory.shuffle import PageMove
 
 # Long runs make a page border cheap to cross; a stretch that will not be used is memory that others scatter around.
 _MAX_STRETCH_PAGES = 32
@@ -51,20 +53,33 @@ class Pages:
     """The pages of one model's key-value memory; a page covers all its layers.
 
     Args:
-        num_pages: pages of the memory, >= 1.
+        num_pages: in use or kept at once at most, >= 1.
         page_size: tokens of a page, >= 1.
+        chunks: of the pool that pages come from; default: one that holds all of them.
+        chunk_pages: pages of a chunk; default: ``num_pages``.
+        read_as_runs: whether a row's pages should lie behind each other.
     """
 
-    def __init__(self, num_pages: int, page_size: int) -> None:
+    def __init__(
+        self,
+        num_pages: int,
+        page_size: int,
+        *,
+        chunks: Chunks | None = None,
+        chunk_pages: int | None = None,
+        read_as_runs: bool = True,
+    ) -> None:
         self.page_size = page_size
         # A copy of fewer tokens saves less than the step that waited for it.
         self._index = PrefixIndex(page_size, min_shared=max(1, page_size // 4))
-        self._pool = PagePool(num_pages, self._index.forget)
+        self._pool = PagePool(chunks or Chunks(1), chunk_pages or num_pages, self._index.forget, num_pages)
+        self._max_stretch_pages = _MAX_STRETCH_PAGES if read_as_runs else 1
+        self._rows: set[RowPages] = set()  # those that have pages
 
     @property
     def num_pages(self) -> int:
-        """Pages in all."""
-        return self._pool.num_pages
+        """Pages that rows may have at once."""
+        return self._pool.max_pages
 
     @property
     def num_available(self) -> int:
@@ -74,7 +89,35 @@ class Pages:
     @property
     def num_used(self) -> int:
         """Pages that some row uses."""
-        return self._pool.num_pages - self._pool.num_available
+        return self._pool.num_used
+
+    @property
+    def num_kept(self) -> int:
+        """Pages that no row uses, and that one which begins alike could."""
+        return self._pool.num_kept
+
+    def free_chunks(self, num_chunks: int, *, adjacent: bool) -> tuple[PageMove, ...] | None:
+        """Free chunks, by giving up kept pages as far as need be and by the fewest moves of the others.
+
+        Args:
+            num_chunks: how many.
+            adjacent: whether they must lie next to each other.
+
+        Returns:
+            What must be copied before anything is written; rows are renumbered already. None, and nothing has moved,
+            where rows use too much.
+        """
+        self._pool.evict(num_chunks * self._pool.chunk_pages)
+        shuffle = self._pool.plan_shuffle(num_chunks, adjacent=adjacent)
+        if shuffle is None:
+            return None
+        chosen, moves = shuffle
+        self._pool.renumber(chosen, moves)
+        new = {move.source: move.target for move in moves}
+        self._index.renumber(new)
+        for row in self._rows:
+            row.page_ids[:] = [new.get(page, page) for page in row.page_ids]
+        return moves
 
     def pages_for(self, num_tokens: int) -> int:
         """Pages that hold ``num_tokens`` of one row."""
@@ -86,12 +129,13 @@ class Pages:
         Returns:
             How many tokens the row has room for, at most ``num_tokens``.
         """
+        self._rows.add(row)
         while len(row.page_ids) * self.page_size < num_tokens:
             if not self._pool.has(row.stretch):
                 self._pool.let_go(row.stretch)
                 num_missing = self.pages_for(max(row.max_tokens, num_tokens)) - len(row.page_ids)
                 behind = row.page_ids[-1] if row.page_ids else None
-                row.stretch = self._pool.hold(min(num_missing, _MAX_STRETCH_PAGES), behind=behind)
+                row.stretch = self._pool.hold(min(num_missing, self._max_stretch_pages), behind=behind)
             page = self._pool.take(row.stretch)
             if page is None:
                 break
@@ -123,6 +167,7 @@ class Pages:
             row.page_ids.append(page)
             row.num_recorded = len(row.page_ids)
             num_computed += size
+            self._rows.add(row)
         parent = self._key(row, token_ids, num_computed // size)
         found = self._index.longest(parent, token_ids[num_computed : min(num_computed + size, last)])
         if found is None:
@@ -169,6 +214,7 @@ class Pages:
             self._pool.release(page, keep=page in self._index)
         row.page_ids.clear()
         row.num_recorded = 0
+        self._rows.discard(row)
 
     def num_missing(self, row: RowPages, token_ids: Sequence[int]) -> int:
         """Count the pages that a row would have to take for its ``token_ids`` and one more, after what it may share."""

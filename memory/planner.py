@@ -9,7 +9,7 @@ Pure Python.
 [1] Fang et al., TurboTransformers: An Efficient GPU Serving System For Transformer Models, PPoPP 2021, section 4.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 #: Offsets are multiples of it: a cache line, and enough for every vector instruction.
@@ -44,12 +44,20 @@ class Layout:
     chunk_bytes: tuple[int, ...]
 
 
-def lay_out(buffers: Sequence[Buffer], chunk_bytes: Sequence[int] = ()) -> Layout:
+def spacious_bytes(num_bytes: int) -> int:
+    """Size of a chunk that is opened for a buffer, where chunks may have any size."""
+    return max(_MIN_CHUNK_BYTES, _aligned(int(_SPARE * num_bytes)))
+
+
+def lay_out(
+    buffers: Sequence[Buffer], chunk_bytes: Sequence[int] = (), size: Callable[[int], int] = spacious_bytes
+) -> Layout:
     """Place buffers so that none overlaps another one that lives at the same time.
 
     Args:
         buffers: of one step.
         chunk_bytes: sizes of the chunks that there are already.
+        size: bytes of a chunk that is opened for a buffer of so many (aligned) bytes, at least as many.
     """
     sizes = list(chunk_bytes)
     places: list[Place] = [Place(0, 0)] * len(buffers)
@@ -62,7 +70,7 @@ def lay_out(buffers: Sequence[Buffer], chunk_bytes: Sequence[int] = ()) -> Layou
         for rival in rivals:
             place = places[rival]
             taken.setdefault(place.chunk, []).append((place.offset, place.offset + _aligned(buffers[rival].num_bytes)))
-        places[index] = _place(_aligned(buffer.num_bytes), sizes, taken)
+        places[index] = _place(_aligned(buffer.num_bytes), sizes, taken, size)
         for op in ops:
             alive.setdefault(op, []).append(index)
     return Layout(tuple(places), tuple(sizes))
@@ -77,7 +85,9 @@ def lower_bound_bytes(buffers: Sequence[Buffer]) -> int:
     )
 
 
-def _place(num_bytes: int, sizes: list[int], taken: dict[int, list[tuple[int, int]]]) -> Place:
+def _place(
+    num_bytes: int, sizes: list[int], taken: dict[int, list[tuple[int, int]]], size: Callable[[int], int]
+) -> Place:
     """Find the smallest gap of the first chunk that has one, smallest chunks first; open a chunk if none has."""
     for chunk in sorted(range(len(sizes)), key=lambda chunk: sizes[chunk]):
         best: tuple[int, int] | None = None  # gap, offset
@@ -89,7 +99,7 @@ def _place(num_bytes: int, sizes: list[int], taken: dict[int, list[tuple[int, in
             end = max(end, stop)
         if best is not None:
             return Place(chunk, best[1])
-    sizes.append(max(_MIN_CHUNK_BYTES, _aligned(int(_SPARE * num_bytes))))
+    sizes.append(size(num_bytes))
     return Place(len(sizes) - 1, 0)
 
 

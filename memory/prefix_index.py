@@ -7,7 +7,7 @@ able to make two of them meet that differ.
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _KEY_BYTES = 16
@@ -114,6 +114,20 @@ class PrefixIndex:
         del pages[page]
         if not pages:
             del self._heads[head]
+
+    def renumber(self, new: Mapping[int, int]) -> None:
+        """Note that the content of pages has moved.
+
+        Args:
+            new: where to, by where from; nothing is known of these pages.
+        """
+        moved = {source: self._entries.pop(source) for source in new if source in self._entries}
+        for source, entry in moved.items():
+            self._entries[new[source]] = entry
+            if entry.key is not None:
+                self._full[entry.key] = new[source]
+        for head in {(entry.parent, entry.token_ids[: self._min_shared]) for entry in moved.values()}:
+            self._heads[head] = {new.get(page, page): None for page in self._heads[head]}
 
 
 def _num_common(first: Sequence[int], second: Sequence[int]) -> int:

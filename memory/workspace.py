@@ -1,4 +1,4 @@
-"""The bytes of a step's activations: chunks of memory, and tensors in them.
+"""The bytes of a step's activations: blocks of memory, and tensors in them.
 
 Where tensors lie is decided by ``planner``. What was laid out once is used again for a step of the same lengths, so
 that in a steady state nothing is allocated and nothing is planned.
@@ -12,9 +12,10 @@ from typing import Protocol
 
 import torch
 
-from headrace.memory.planner import Buffer, lay_out
+from headrace.errors import OutOfMemoryError
+from headrace.memory.planner import Buffer, Place, lay_out, spacious_bytes
 
-# Layouts not used for so many steps are dropped, and with them the chunks that only they needed.
+# Layouts not used for so many steps are dropped, and with them the blocks that only they needed.
 _MAX_IDLE_STEPS = 256
 
 
@@ -38,38 +39,116 @@ class Activation(Protocol):
         """Its dtype."""
 
 
-@dataclass(slots=True)
+class Blocks(Protocol):
+    """Where a workspace has its memory from."""
+
+    def size(self, num_bytes: int) -> int:
+        """Bytes of the block that ``take`` would give for so many."""
+
+    def take(self, sizes: Sequence[int]) -> list[torch.Tensor] | None:
+        """Give blocks of these sizes, uint8; None, and nothing is taken, where there is no room for all."""
+
+    def shrink(self, block: torch.Tensor, num_bytes: int) -> torch.Tensor | None:
+        """Take back what can be taken of a block but its first ``num_bytes``; what is left, or None if nothing is."""
+
+
+class OwnBlocks:
+    """Blocks that torch allocates one by one.
+
+    Args:
+        device: where.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
+
+    def size(self, num_bytes: int) -> int:
+        """See ``Blocks``."""
+        return spacious_bytes(num_bytes)
+
+    def take(self, sizes: Sequence[int]) -> list[torch.Tensor]:
+        """See ``Blocks``."""
+        return [torch.empty(size, dtype=torch.uint8, device=self._device) for size in sizes]
+
+    def shrink(self, block: torch.Tensor, num_bytes: int) -> torch.Tensor | None:
+        """Keep the block, or let go of it: torch frees what nobody refers to."""
+        return block if num_bytes else None
+
+
+@dataclass(frozen=True, slots=True)
 class _Laid:
+    """Buffers, and where each lies: in which block, by number, and at which offset."""
+
+    buffers: tuple[Buffer, ...]
+    places: tuple[Place, ...]
+
+    def holds(self, buffers: Sequence[Buffer]) -> bool:
+        """Whether buffers of shorter lengths could lie in the same places."""
+        return len(buffers) == len(self.buffers) and all(
+            (small.first_op, small.last_op) == (large.first_op, large.last_op) and small.num_bytes <= large.num_bytes
+            for small, large in zip(buffers, self.buffers, strict=True)
+        )
+
+
+@dataclass(slots=True)
+class _Placed:
+    laid: _Laid
     tensors: tuple[torch.Tensor, ...]
-    chunks: frozenset[int]
     last_step: int
 
 
 class Workspace:
-    """Chunks on one device.
+    """Memory of steps on one device; only one step is computed at a time, so all of them overlap.
 
     Args:
-        device: where the chunks are.
+        blocks: where memory comes from; default: torch's own for the CPU.
         max_idle_steps: after how many steps without use a layout is dropped.
     """
 
-    def __init__(self, device: torch.device | None = None, *, max_idle_steps: int = _MAX_IDLE_STEPS) -> None:
-        self._device = device
+    def __init__(self, blocks: Blocks | None = None, *, max_idle_steps: int = _MAX_IDLE_STEPS) -> None:
+        self._source: Blocks = OwnBlocks() if blocks is None else blocks
         self._max_idle_steps = max_idle_steps
-        self._chunks: dict[int, torch.Tensor] = {}
-        self._laid: OrderedDict[Hashable, _Laid] = OrderedDict()  # the one used longest ago first
-        self._num_chunks = 0
+        self._blocks: dict[int, torch.Tensor] = {}  # by number
+        self._num_blocks = 0
+        self._placed: OrderedDict[Hashable, _Placed] = OrderedDict()  # the one used longest ago first
+        self._prepared: OrderedDict[Hashable, _Placed] = OrderedDict()  # without tensors
+        self._kept: dict[Hashable, _Placed] = {}
         self._step = 0
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all chunks."""
-        return sum(chunk.nbytes for chunk in self._chunks.values())
+        """Bytes of all blocks."""
+        return sum(block.nbytes for block in self._blocks.values())
+
+    def prepare(self, key: Hashable, activations: Callable[[], Sequence[Activation]]) -> tuple[int, ...]:
+        """Take memory for the next step, if there is enough: then ``place`` succeeds for these or shorter lengths.
+
+        Args:
+            key: of the greatest lengths that the next step may have.
+            activations: gives what must be laid out for them if the key is new.
+
+        Returns:
+            Bytes of the blocks for which there is no room; none: all is well. What only other lengths needed has then
+            been given back.
+        """
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            buffers = _buffers(activations())
+            laid = self._lay_out(buffers)
+            if not isinstance(laid, _Laid):
+                self._placed.clear()
+                self._prepared.clear()
+                self._release()
+                laid = self._lay_out(buffers)
+            if not isinstance(laid, _Laid):
+                return laid
+            prepared = self._prepared[key] = _Placed(laid, (), self._step)
+        prepared.last_step = self._step
+        self._prepared.move_to_end(key)
+        return ()
 
     def place(self, key: Hashable, activations: Callable[[], Sequence[Activation]]) -> tuple[torch.Tensor, ...]:
         """Begin a step: give its tensors memory, the same as the last time where the key was seen not long ago.
-
-        Tensors of two keys may overlap: only one step is computed at a time.
 
         Args:
             key: of the step's lengths.
@@ -77,45 +156,86 @@ class Workspace:
 
         Returns:
             A tensor each, contiguous, not initialised.
+
+        Raises:
+            OutOfMemoryError: there is no room; never after a ``prepare`` of these or greater lengths that succeeded.
         """
         self._step += 1
         self._drop_idle()
-        laid = self._laid.get(key)
-        if laid is None:
-            laid = self._laid[key] = self._lay_out(activations())
-            self._release()
-        laid.last_step = self._step
-        self._laid.move_to_end(key)
-        return laid.tensors
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept.tensors
+        placed = self._placed.get(key)
+        if placed is None:
+            placed = self._placed[key] = self._place(activations())
+        placed.last_step = self._step
+        self._placed.move_to_end(key)
+        return placed.tensors
 
-    def _lay_out(self, activations: Sequence[Activation]) -> _Laid:
-        numbers = list(self._chunks)
-        buffers = [
-            Buffer(each.first_op, each.last_op, math.prod(each.shape) * each.dtype.itemsize) for each in activations
-        ]
-        layout = lay_out(buffers, [self._chunks[number].nbytes for number in numbers])
-        for num_bytes in layout.chunk_bytes[len(numbers) :]:
-            self._num_chunks += 1
-            numbers.append(self._num_chunks)
-            self._chunks[self._num_chunks] = torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
+    def keep(self, key: Hashable) -> None:
+        """Keep a layout's memory for good, as a captured graph wants it.
+
+        Args:
+            key: as given to ``place`` before.
+        """
+        self._kept[key] = self._placed.pop(key)
+
+    def _place(self, activations: Sequence[Activation]) -> _Placed:
+        buffers = _buffers(activations)
+        laid = self._lay_out(buffers)
+        if not isinstance(laid, _Laid):
+            # The gaps may be other ones for shorter lengths; where the greater ones lie, these can.
+            greater = (each.laid for each in reversed(self._prepared.values()) if each.laid.holds(buffers))
+            found = next(greater, None)
+            if found is None:
+                raise OutOfMemoryError(f"a step's results want blocks of {laid} bytes, and there is no room for them")
+            laid = _Laid(buffers, found.places)
         tensors = []
-        for each, buffer, place in zip(activations, buffers, layout.places, strict=True):
-            flat = self._chunks[numbers[place.chunk]][place.offset : place.offset + buffer.num_bytes]
+        for each, buffer, place in zip(activations, buffers, laid.places, strict=True):
+            flat = self._blocks[place.chunk][place.offset : place.offset + buffer.num_bytes]
             tensors.append(flat.view(each.dtype).view(each.shape))
-        return _Laid(tuple(tensors), frozenset(numbers[place.chunk] for place in layout.places), self._step)
+        return _Placed(laid, tuple(tensors), self._step)
+
+    def _lay_out(self, buffers: tuple[Buffer, ...]) -> "_Laid | tuple[int, ...]":
+        """Lay buffers out, in new blocks if need be; the sizes of these where there is no room for them."""
+        numbers = list(self._blocks)
+        sizes = [self._blocks[number].nbytes for number in numbers]
+        layout = lay_out(buffers, sizes, self._source.size)
+        new = layout.chunk_bytes[len(numbers) :]
+        blocks = self._source.take(new) if new else []
+        if blocks is None:
+            return new
+        for block in blocks:
+            self._num_blocks += 1
+            numbers.append(self._num_blocks)
+            self._blocks[self._num_blocks] = block
+        return _Laid(buffers, tuple(Place(numbers[place.chunk], place.offset) for place in layout.places))
 
     def _drop_idle(self) -> None:
         dropped = False
-        while self._laid:
-            key, laid = next(iter(self._laid.items()))
-            if self._step - laid.last_step <= self._max_idle_steps:
-                break
-            del self._laid[key]
-            dropped = True
+        for known in (self._placed, self._prepared):
+            while known:
+                key, placed = next(iter(known.items()))
+                if self._step - placed.last_step <= self._max_idle_steps:
+                    break
+                del known[key]
+                dropped = True
         if dropped:
             self._release()
 
     def _release(self) -> None:
-        used = {chunk for laid in self._laid.values() for chunk in laid.chunks}
-        for chunk in self._chunks.keys() - used:
-            del self._chunks[chunk]
+        """Give back what nothing lies in: blocks, and their ends."""
+        ends = dict.fromkeys(self._blocks, 0)
+        for placed in (*self._placed.values(), *self._prepared.values(), *self._kept.values()):
+            for place, buffer in zip(placed.laid.places, placed.laid.buffers, strict=True):
+                ends[place.chunk] = max(ends[place.chunk], place.offset + buffer.num_bytes)
+        for number, end in ends.items():
+            left = self._source.shrink(self._blocks.pop(number), end)
+            if left is not None:
+                self._blocks[number] = left
+
+
+def _buffers(activations: Sequence[Activation]) -> tuple[Buffer, ...]:
+    return tuple(
+        Buffer(each.first_op, each.last_op, math.prod(each.shape) * each.dtype.itemsize) for each in activations
+    )

@@ -40,6 +40,10 @@ class UnhealthyError(HeadraceError):
     """Raised when a process that should run on this machine has sent no heartbeat of late."""
 
 
+class OutOfMemoryError(HeadraceError):
+    """Raised when a step's results do not fit into the memory pool."""
+
+
 class RequestError(HeadraceError):
     """Base of the errors that concern one request; ``request_id`` tells which."""
 

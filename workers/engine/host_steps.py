@@ -37,8 +37,7 @@ class HostSteps:
 
     def copy(self, copies: Rows[PageCopy]) -> None:
         """Copy pages; see ``Steps``."""
-        for copy in copies:
-            self._kv_cache.copy(copy.source, copy.target, copy.num_tokens)
+        self._kv_cache.begin(copies)
 
     def compute(self, chunks: Rows[Chunk]) -> tuple[Draw, ...]:
         """Compute chunks together; see ``Steps``."""
@@ -88,7 +87,7 @@ class HostSteps:
             _join(state.last_token[decoding], token_ids),
             _join(position, positions),
             torch.tensor(sampled, dtype=torch.int64),
-            _join(pages * page_size + position % page_size, slots),
+            self._kv_cache.places(_join(pages * page_size + position % page_size, slots)),
             tuple(segments),
             self._kv_cache.layers,
         )

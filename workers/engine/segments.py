@@ -1,4 +1,4 @@
-"""From a row's pages to what attention reads: runs of pages with consecutive numbers, each one view."""
+"""From a row's pages to what attention reads: runs of pages with consecutive numbers in one chunk, each one view."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def segments_of(kv_cache: KVCache, page_ids: Sequence[int], start: int, end: int
     Returns:
         Segments in the order of their tokens: one for a chunk of one token, else one a run that the chunk touches.
     """
-    runs = _runs(page_ids, kv_cache.page_size, end)
+    runs = _runs(page_ids, kv_cache.page_size, kv_cache.chunk_pages, end)
 
     def piece(run: tuple[int, int, int], first: int, last: int) -> Piece:
         slot = run[2] - run[0]
@@ -43,13 +43,13 @@ def segments_of(kv_cache: KVCache, page_ids: Sequence[int], start: int, end: int
     return segments
 
 
-def _runs(page_ids: Sequence[int], page_size: int, num_tokens: int) -> list[tuple[int, int, int]]:
+def _runs(page_ids: Sequence[int], page_size: int, chunk_pages: int, num_tokens: int) -> list[tuple[int, int, int]]:
     """Runs of a row's first tokens: position of the first, position behind the last, slot of the first."""
     runs: list[tuple[int, int, int]] = []
     first = 0
     num_pages = -(-num_tokens // page_size)
     for index in range(1, num_pages + 1):
-        if index == num_pages or page_ids[index] != page_ids[index - 1] + 1:
+        if index == num_pages or page_ids[index] != page_ids[index - 1] + 1 or page_ids[index] % chunk_pages == 0:
             runs.append((first * page_size, min(index * page_size, num_tokens), page_ids[first] * page_size))
             first = index
     return runs

@@ -3,21 +3,30 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from headrace.memory.chunks import Chunks
 from headrace.memory.page_pool import PagePool, Stretch
 
-NUM_PAGES = 24
+CHUNK_PAGES = 6
+NUM_CHUNKS = 4
+NUM_PAGES = CHUNK_PAGES * NUM_CHUNKS
 
 
 class PoolAgainstCounts(RuleBasedStateMachine):
-    """The model is a count of references a page, the kept pages in the order of their release, and the stretches."""
+    """The model is what each page holds, the kept pages in the order of their release, and the stretches.
 
-    @initialize()
-    def start(self) -> None:
+    Somebody else takes and returns chunks, and pages are shuffled to make room for it: what a page holds goes along.
+    """
+
+    @initialize(max_pages=st.sampled_from([NUM_PAGES, NUM_PAGES - 3, CHUNK_PAGES + 1]))
+    def start(self, max_pages: int) -> None:
         self.forgotten: list[int] = []
-        self.pool = PagePool(NUM_PAGES, self.forgotten.append)
+        self.chunks = Chunks(NUM_CHUNKS)
+        self.max_pages = max_pages
+        self.pool = PagePool(self.chunks, CHUNK_PAGES, self.forgotten.append, max_pages)
         self.references = [0] * NUM_PAGES
         self.kept: list[int] = []
         self.stretches: list[Stretch] = []
+        self.others: list[tuple[int, int]] = []
 
     def forget(self) -> None:
         gone, self.forgotten[:] = self.forgotten[:], []
@@ -30,6 +39,8 @@ class PoolAgainstCounts(RuleBasedStateMachine):
         self.forget()
         assert 0 <= stretch.end - stretch.next <= num_pages
         assert not any(self.references[stretch.next : stretch.end])
+        if stretch.end > stretch.next:
+            assert stretch.next // CHUNK_PAGES == (stretch.end - 1) // CHUNK_PAGES
         self.stretches.append(stretch)
 
     @rule(data=st.data())
@@ -39,10 +50,12 @@ class PoolAgainstCounts(RuleBasedStateMachine):
         page = self.pool.take(stretch)
         self.forget()
         if page is None:
-            assert all(self.references)
+            num_others = sum(num_chunks for _, num_chunks in self.others) * CHUNK_PAGES
+            assert sum(map(bool, self.references)) == min(self.max_pages, NUM_PAGES - num_others)
             return
         assert self.references[page] == 0
         assert page not in self.kept
+        assert self.chunks.owner(page // CHUNK_PAGES) == "kv"
         assert next_page in (None, page)
         self.references[page] = 1
 
@@ -72,23 +85,69 @@ class PoolAgainstCounts(RuleBasedStateMachine):
         self.pool.let_go(stretch)
         assert not self.pool.has(stretch)
 
+    @rule(num_chunks=st.integers(1, NUM_CHUNKS), adjacent=st.booleans(), evict=st.booleans())
+    def shuffle(self, num_chunks: int, adjacent: bool, evict: bool) -> None:
+        if evict:
+            self.pool.evict(num_chunks * CHUNK_PAGES)
+            self.forget()
+        plan = self.pool.plan_shuffle(num_chunks, adjacent=adjacent)
+        if plan is None:
+            return
+        chosen, moves = plan
+        self.pool.renumber(chosen, moves)
+        for move in moves:
+            assert self.references[move.source] or move.source in self.kept
+            assert not self.references[move.target]
+            assert move.target not in self.kept
+            assert move.target // CHUNK_PAGES not in chosen
+        for move in moves:
+            self.references[move.target], self.references[move.source] = self.references[move.source], 0
+            self.kept = [move.target if page == move.source else page for page in self.kept]
+        assert len(chosen) == num_chunks
+        assert all(self.chunks.owner(chunk) is None for chunk in chosen)
+        if adjacent:
+            self.chunks.take(chosen[0], num_chunks, "activations")
+            self.others.append((chosen[0], num_chunks))
+
+    @precondition(lambda self: self.others)
+    @rule()
+    def others_give_back(self) -> None:
+        self.chunks.give_back(*self.others.pop(), "activations")
+
     @invariant()
     def counts(self) -> None:
-        assert self.pool.num_available == self.references.count(0)
+        if not hasattr(self, "pool"):
+            return
+        num_others = sum(num_chunks for _, num_chunks in self.others) * CHUNK_PAGES
+        num_used = sum(map(bool, self.references))
+        assert self.pool.num_used == num_used
+        assert self.pool.num_available == min(NUM_PAGES - num_others, self.max_pages) - num_used
         assert self.pool.num_kept == len(self.kept)
         assert [self.pool.references(page) for page in range(NUM_PAGES)] == self.references
+        assert num_used + len(self.kept) <= self.max_pages
+        held = {page for stretch in self.stretches for page in range(stretch.next, stretch.end)}
+        for chunk in range(NUM_CHUNKS):
+            pages = range(chunk * CHUNK_PAGES, (chunk + 1) * CHUNK_PAGES)
+            busy = any(self.references[page] or page in self.kept for page in pages)
+            assert not busy or self.chunks.owner(chunk) == "kv"
+            if not busy and not held.intersection(pages):
+                assert self.chunks.owner(chunk) != "kv", "a chunk in which there is nothing is given back"
 
 
 PoolAgainstCounts.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-test_no_page_is_given_twice_or_lost_and_kept_ones_go_in_order = PoolAgainstCounts.TestCase
+test_no_page_is_given_twice_or_lost_whatever_moves_and_kept_ones_go_in_order = PoolAgainstCounts.TestCase
 
 
 def ignore(_page: int) -> None:
     return
 
 
+def whole(num_pages: int) -> PagePool:
+    return PagePool(Chunks(1), num_pages, ignore)
+
+
 def test_a_growing_row_gets_consecutive_pages_while_others_grow() -> None:
-    pool = PagePool(64, ignore)
+    pool = whole(64)
     stretches = [pool.hold(16, behind=None) for _ in range(4)]
     pages = [[pool.take(stretch) for stretch in stretches] for _ in range(16)]
     for row in zip(*pages, strict=True):
@@ -96,7 +155,7 @@ def test_a_growing_row_gets_consecutive_pages_while_others_grow() -> None:
 
 
 def test_a_stretch_is_no_claim_where_nothing_else_is_left() -> None:
-    pool = PagePool(4, ignore)
+    pool = whole(4)
     stretch = pool.hold(4, behind=None)
     assert sorted(pool.take(Stretch(0, 0)) or 0 for _ in range(4)) == [0, 1, 2, 3]
     assert pool.take(stretch) is None
@@ -104,10 +163,10 @@ def test_a_stretch_is_no_claim_where_nothing_else_is_left() -> None:
 
 def test_kept_pages_make_room_for_a_stretch_in_the_order_of_their_release() -> None:
     forgotten: list[int] = []
-    pool = PagePool(8, forgotten.append)
-    whole = pool.hold(8, behind=None)
+    pool = PagePool(Chunks(1), 8, forgotten.append)
+    every = pool.hold(8, behind=None)
     for _ in range(8):
-        pool.take(whole)
+        pool.take(every)
     for page in range(8):
         pool.release(page, keep=True)
     stretch = pool.hold(3, behind=None)
@@ -115,12 +174,26 @@ def test_kept_pages_make_room_for_a_stretch_in_the_order_of_their_release() -> N
     assert forgotten == [0, 1, 2]
 
 
+def test_a_free_chunk_is_taken_before_kept_pages_go() -> None:
+    forgotten: list[int] = []
+    pool = PagePool(Chunks(2), 4, forgotten.append)
+    first = pool.hold(4, behind=None)
+    for _ in range(4):
+        pool.take(first)
+    for page in range(4):
+        pool.release(page, keep=True)
+    assert [pool.take(Stretch(0, 0)) for _ in range(4)] == [4, 5, 6, 7]
+    assert not forgotten
+    assert pool.take(Stretch(0, 0)) == 0
+    assert forgotten == [0]
+
+
 def test_a_page_given_back_twice_is_refused() -> None:
-    pool = PagePool(2, ignore)
+    pool = whole(2)
     page = pool.take(Stretch(0, 0))
     assert page is not None
     pool.release(page, keep=False)
     with pytest.raises(ValueError, match="not used"):
         pool.release(page, keep=False)
     with pytest.raises(ValueError, match="holds nothing"):
-        PagePool(0, ignore)
+        PagePool(Chunks(1), 0, ignore)

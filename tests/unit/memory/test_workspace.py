@@ -1,7 +1,12 @@
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from headrace.errors import OutOfMemoryError
 from headrace.memory.workspace import Workspace
 
 
@@ -48,3 +53,70 @@ def test_chunks_that_only_a_long_step_needed_are_released_when_it_is_long_ago() 
     for _ in range(11):
         workspace.place(3, lambda: step(3))
     assert workspace.num_bytes == small
+
+
+class FewBlocks:
+    """Blocks of 4 KiB multiples, and only so many bytes in all."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_free = num_bytes
+
+    def size(self, num_bytes: int) -> int:
+        return -(-num_bytes // 4096) * 4096
+
+    def take(self, sizes: Sequence[int]) -> list[torch.Tensor] | None:
+        if sum(sizes) > self.num_free:
+            return None
+        self.num_free -= sum(sizes)
+        return [torch.empty(size, dtype=torch.uint8) for size in sizes]
+
+    def shrink(self, block: torch.Tensor, num_bytes: int) -> torch.Tensor | None:
+        self.num_free += block.nbytes - self.size(num_bytes)
+        return block[: self.size(num_bytes)] if num_bytes else None
+
+
+LENGTHS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4), st.integers(1, 4)), min_size=1, max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(shapes=LENGTHS, num_tokens=st.integers(1, 4000), share=st.floats(0, 1))
+def test_a_step_shorter_than_the_one_prepared_for_always_finds_room(
+    shapes: list[tuple[int, int, int]], num_tokens: int, share: float
+) -> None:
+    def of(num_tokens: int) -> list[Each]:
+        return [Each(first, first + length, (num_tokens, width)) for first, length, width in shapes]
+
+    counting = Workspace(blocks := FewBlocks(1 << 30))
+    counting.prepare("long", lambda: of(num_tokens))
+    workspace = Workspace(FewBlocks((1 << 30) - blocks.num_free))
+    assert workspace.prepare("long", lambda: of(num_tokens)) == ()
+    tensors = workspace.place("short", lambda: of(max(1, int(share * num_tokens))))
+    for op in range(12):
+        for (first, length, _), tensor in zip(shapes, tensors, strict=True):
+            if first == op:
+                tensor.fill_(op)
+            elif first < op <= first + length:
+                assert tensor.eq(first).all()
+
+
+def test_what_there_is_no_room_for_is_said_in_bytes_and_other_layouts_make_room_first() -> None:
+    blocks = FewBlocks(3 * 4096)
+    workspace = Workspace(blocks)
+    workspace.place("old", lambda: [Each(0, 1, (2048,))])
+    assert blocks.num_free == 4096
+    assert workspace.prepare("new", lambda: [Each(0, 1, (3072,))]) == ()
+    assert blocks.num_free == 0
+    assert workspace.prepare("too long", lambda: [Each(0, 1, (4096,))]) == (16384,)
+    with pytest.raises(OutOfMemoryError, match="16384"):
+        workspace.place("too long", lambda: [Each(0, 1, (4096,))])
+
+
+def test_a_kept_layout_stays_where_it_is_however_long_ago_and_whatever_wants_room() -> None:
+    blocks = FewBlocks(3 * 4096)
+    workspace = Workspace(blocks, max_idle_steps=4)
+    kept = workspace.place("graph", lambda: [Each(0, 1, (1024,))])
+    workspace.keep("graph")
+    for _ in range(10):
+        workspace.place("other", lambda: [Each(0, 1, (2048,))])
+    assert workspace.prepare("too long", lambda: [Each(0, 1, (4096,))]) == (16384,)
+    assert workspace.place("graph", lambda: []) is kept
