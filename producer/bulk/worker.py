@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 from typing import Any
 
 from rq.exceptions import AbandonedJobError, InvalidJobOperation, NoSuchJobError
@@ -119,6 +120,8 @@ class JobWorker(Worker):
                 clock.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
             finally:
                 clock.release_locks()  # type: ignore[no-untyped-call]
+        for queue in self.queues:
+            self._withdraw_cancelled(queue)
 
     def handle_warm_shutdown_request(self) -> None:
         """SIGTERM or Ctrl-C: hand the running job back."""
@@ -147,6 +150,15 @@ class JobWorker(Worker):
             if not is_final:
                 return
         self._withdraw(job)
+
+    def _withdraw_cancelled(self, queue: Queue) -> None:
+        """Cancel the requests of jobs that were cancelled while no worker had them: after one has handed them back."""
+        # Two leases, because the times in the registry are of whoever cancels.
+        since_s = time.time() - 2 * self._lease_s
+        for name in self.connection.zrangebyscore(queue.canceled_job_registry.key, since_s, "+inf"):
+            job = queue.fetch_job(name.decode())
+            if job is not None:
+                self._withdraw(job)
 
     def _take_back(self) -> None:
         self._is_handing_back = True

@@ -150,6 +150,19 @@ def test_a_job_that_is_not_wanted_any_more_has_its_request_cancelled(bench: RqBe
     assert not any(bench.broker.load().values())
 
 
+def test_a_job_that_is_cancelled_while_no_worker_has_it_has_its_request_cancelled(bench: RqBench) -> None:
+    bench.fleet.until_token = HELD
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=9)
+    first = bench.start()
+    bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(10) == 0
+    job.cancel()
+    bench.start()
+    bench.until_cancelled(f"rq-{job.id}")
+    assert job.get_status() == "canceled"
+
+
 def test_a_lost_job_that_is_not_tried_again_has_its_request_cancelled(bench: RqBench) -> None:
     bench.fleet.until_token = HELD
     job = bench.enqueue(GENERATE_MANY, prompts=["a", "b", "c"], max_tokens=9)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 from tests.fleet.traces import MARK, processes_with, short_folder, until, user_environ
 
 from headrace.testing.servers import Server, free_port
@@ -75,6 +78,27 @@ def test_a_request_goes_through_and_ctrl_c_drains(up: Up, environ: dict[str, str
     assert processes_with(tmp_path) == []
     assert list(Path(environ["TMPDIR"]).iterdir()) == []
     check_port(port)
+
+
+def test_jobs_of_rq_go_through_and_leave_nothing_behind(up: Up, tmp_path: Path) -> None:
+    port = free_port()
+    process = up("--port", str(port), "--rq-workers", "1", "--set", "max_context_tokens=2048")
+    assert _first_line(process).startswith("ready: ")
+    with Redis(port=port) as client:
+        queue = Queue("headrace", connection=client, serializer=JSONSerializer)
+        fields = {"max_tokens": 1, "temperature": 0}
+        one = queue.enqueue("headrace.producer.jobs.generate", prompt="The capital of France is", **fields)
+        prompts = ["The capital of France is", "The capital of Italy is"]
+        many = queue.enqueue("headrace.producer.jobs.generate_many", prompts=prompts, **fields)
+        for job in (one, many):
+            job.latest_result(timeout=60)
+        assert one.return_value() == " Paris"
+        assert [found["text"] for found in many.return_value()] == [" Paris", " Rome"]  # type: ignore[union-attr]
+        long = queue.enqueue("headrace.producer.jobs.generate", prompt="Once", max_tokens=1_500, ignore_eos=True)
+        until(lambda: bool(long.get_meta().get("tokens")), 60)
+    assert len(processes_with(tmp_path)) >= 8  # up, broker, scheduler, worker, engine, courier, rq worker, its job
+    process.kill()
+    until(lambda: processes_with(tmp_path) == [], 10)
 
 
 def test_kill_9_of_up_leaves_no_process(up: Up, environ: dict[str, str], tmp_path: Path) -> None:

@@ -43,6 +43,13 @@ def test_a_worker_gets_its_drain_time_before_it_is_killed(tmp_path: Path) -> Non
     assert processes[-1].grace_s > 65
 
 
+def test_rq_workers_come_along_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    settings = _settings(port=0, data_dir=tmp_path / "data", rq_workers=2)
+    _, processes = Fleet.plan(settings).stages()
+    assert [spec.name for spec in processes] == ["scheduler", "rq worker 1", "rq worker 2", "worker 1"]
+    assert [spec.argv[-1] for spec in processes if "rq" in spec.name] == ["rq-worker", "rq-worker"]
+
+
 def test_no_password_is_on_a_childs_command_line(queue: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     socket = queue.settings.redis_url.removeprefix("unix://")
     fleet = Fleet(_settings(redis_url=f"unix://user:secret@{socket}"), None)
