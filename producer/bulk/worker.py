@@ -155,7 +155,8 @@ class JobWorker(Worker):
         """Cancel the requests of jobs that were cancelled while no worker had them: after one has handed them back."""
         # Two leases, because the times in the registry are of whoever cancels.
         since_s = time.time() - 2 * self._lease_s
-        for name in self.connection.zrangebyscore(queue.canceled_job_registry.key, since_s, "+inf"):
+        names: Any = self.connection.zrangebyscore(queue.canceled_job_registry.key, since_s, "+inf")
+        for name in names:
             job = queue.fetch_job(name.decode())
             if job is not None:
                 self._withdraw(job)
