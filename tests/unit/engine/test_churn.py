@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from headrace.job import SamplingParams
+from headrace.job import Job, SamplingParams
 from headrace.workers.channel import Add, Drop
 from headrace.workers.engine.engine import Engine
 
@@ -16,21 +16,34 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.2, "top_k": 5},
     {"temperature": 1.5, "ignore_eos": False},
     {"temperature": 0.9, "repetition_penalty": 1.4, "presence_penalty": 0.5},
+    {"temperature": 1.1, "min_p": 0.02, "frequency_penalty": 0.7},
+    {"temperature": 1.0, "min_tokens": 5, "stop_token_ids": tuple(range(3, 40)), "logprobs": 2},
+    {"temperature": 1.3, "logit_bias": ((7, 3.0), (9, -50.0)), "bad_words": ((11,), (12, 13), (7, 7))},
 )
+#: Results of one request that come together.
+MOST_CHILDREN = 5
 
 
-def requests(params: Callable[..., SamplingParams], rng: random.Random) -> list[Add]:
-    """Random lengths and seeds; a third begins with one of a few texts, and some prompts come several times."""
+def requests(params: Callable[..., SamplingParams], rng: random.Random) -> list[list[Add]]:
+    """Random lengths and seeds; a third begins with one of a few texts, and some prompts come several times.
+
+    Returns:
+        Requests, each with its results: rows that share the job and are added together, as a courier does it.
+    """
     texts = [tuple(rng.randrange(3, 97) for _ in range(length)) for length in (9, 16, 37)]
-    adds: list[Add] = []
-    for row in range(NUM_REQUESTS):
+    families: list[list[Add]] = []
+    num_rows = 0
+    while num_rows < NUM_REQUESTS:
         sampling = params(max_tokens=rng.randint(1, 24), seed=rng.randrange(1 << 40), **rng.choice(KINDS))
-        if adds and rng.random() < 0.15:
-            adds.append(Add(row, rng.choice(adds[-10:]).prompt_ids, (), sampling))
-            continue
         text = rng.choice(texts) if rng.random() < 0.4 else ()
-        adds.append(Add(row, (*text, *(rng.randrange(3, 97) for _ in range(rng.randint(1, 40)))), (), sampling))
-    return adds
+        prompt = (*text, *(rng.randrange(3, 97) for _ in range(rng.randint(1, 40))))
+        if families and rng.random() < 0.15:
+            prompt = rng.choice(families[-10:])[0].prompt_ids
+        job, n = Job(prompt, sampling, ""), rng.choice((1, 1, 1, 1, rng.randint(2, MOST_CHILDREN)))
+        children = [job.of_child(index) for index in range(min(n, NUM_REQUESTS - num_rows))]
+        families.append([Add(num_rows + k, child.prompt_ids, (), child.params) for k, child in enumerate(children)])
+        num_rows += len(children)
+    return families
 
 
 def solo(engine: Engine, add: Add) -> list[int]:
@@ -45,18 +58,21 @@ def test_500_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_ba
     make_engine: Callable[..., Engine], params: Callable[..., SamplingParams]
 ) -> None:
     rng = random.Random(0)
-    adds = requests(params, rng)
+    families = requests(params, rng)
+    adds = [add for family in families for add in family]
     # A memory for about three of the longest rows: growing rows push younger ones out again and again.
     engine = make_engine(max_rows=12, kv_tokens=260, step_tokens=40, page_size=4)
     tokens: dict[int, list[int]] = {add.row: [] for add in adds}
     cancelled: set[int] = set()
-    arriving = list(adds)
+    num_added = 0
+    arriving = list(families)
     while arriving or engine.has_rows:
         for _ in range(rng.choice((0, 0, 1, 5))):
-            if arriving:
-                engine.add(arriving.pop(0))
-        if rng.random() < 0.05 and len(arriving) < NUM_REQUESTS:
-            row = rng.randrange(NUM_REQUESTS - len(arriving))
+            for add in arriving.pop(0) if arriving else ():
+                engine.add(add)
+                num_added += 1
+        if rng.random() < 0.05 and num_added:
+            row = rng.randrange(num_added)
             cancelled.add(row)
             engine.drop(Drop((row,)))
         if engine.has_rows:
@@ -77,3 +93,7 @@ def test_500_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_ba
         else:
             assert tokens[add.row] == expected
     assert cancelled
+    siblings = [family for family in families if len(family) > 1 and family[0].params.temperature > 0.9]
+    assert sum(len(family) for family in siblings) > 100
+    texts = [[tuple(tokens[add.row]) for add in family] for family in siblings if family[0].params.max_tokens > 8]
+    assert sum(len(set(family)) > 1 for family in texts) > 0.9 * len(texts), "each child has random numbers of its own"
