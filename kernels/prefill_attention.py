@@ -110,7 +110,7 @@ class PrefillAttention:
         keys = pages.keys
         self._kernel(
             (self._block.num_items(shape.group, num_rows, num_tokens) * shape.num_kv_heads, 1),
-            (self._block.threads, 1, 1),
+            (32 * self._block.warps, 1, 1),
             *(out, query, keys, pages.values, pages.page_table, self._plan),
             *(shape.num_kv_heads, shape.group, 65536 // shape.group + 1),
             *(pages.page_table.shape[1], shape.page_size // UNIT_KEYS, window or 0),

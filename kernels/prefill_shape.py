@@ -13,8 +13,6 @@ from headrace.kernels.decode_shape import HEAD_DIMS, RESERVED_BYTES
 
 MOST_GROUP = 128
 UNIT_KEYS = 16  # a page holds a multiple of these
-_WARPS = 4
-_STATIC_BYTES = 1152  # of shared memory: ``prefill_tiles.cuh``'s Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +62,24 @@ class Block:
         rows: pairs of a query token and a head of its group.
         keys: of a tile; two tiles are in shared memory. Results depend on it, in their last bits.
         least_blocks: on a multiprocessor; it limits a thread's registers.
+        warpgroups: whether Hopper's products of four warps are used: 16-bit numbers, 64 keys, heads of 64 or 128.
     """
 
     rows: int
     keys: int
     least_blocks: int = 2
+    warpgroups: bool = False
 
     @property
-    def threads(self) -> int:
+    def warps(self) -> int:
         """Of a block."""
-        return 32 * _WARPS
+        return self.rows // 16 if self.warpgroups else 4
+
+    @property
+    def static_bytes(self) -> int:
+        """Shared memory of ``prefill_tiles.cuh``'s Rows, rounded to where the rest may begin."""
+        step = 1024 if self.warpgroups else 128
+        return -(-(32 + 256 * self.warps) // step) * step
 
     def shared_bytes(self, dtype: torch.dtype, head_dim: int) -> int:
         """Dynamic shared memory of a block, as ``prefill_attention.cu`` divides it."""
@@ -92,8 +98,9 @@ class Block:
             "DTYPE": C_TYPES[dtype],
             "IS_FP32": int(dtype == torch.float32),
             "HEAD_DIM": head_dim,
-            "WARPS": _WARPS,
-            "ROW_TILES": self.rows // (16 * _WARPS),
+            "WARPS": self.warps,
+            "WARPGROUPS": int(self.warpgroups),
+            "ROW_TILES": self.rows // (16 * self.warps),
             "BLOCK_ROWS": self.rows,
             "BLOCK_KEYS": self.keys,
             "BLOCKS": self.least_blocks,
@@ -113,7 +120,7 @@ def choose_block(shape: PrefillShape, shared_bytes: int) -> Block:
     candidates = _candidates(shape)
     for num_blocks in (2, 1):
         for block in candidates:
-            each = block.shared_bytes(shape.dtype, shape.head_dim) + _STATIC_BYTES + RESERVED_BYTES
+            each = block.shared_bytes(shape.dtype, shape.head_dim) + block.static_bytes + RESERVED_BYTES
             # A multiprocessor has as much as one block may have, and what is reserved for it.
             if num_blocks * each <= shared_bytes + RESERVED_BYTES:
                 return block
@@ -126,4 +133,4 @@ def _candidates(shape: PrefillShape) -> list[Block]:
     # Sums of 32 rows of 256 numbers would not fit a warp's registers.
     rows = 128 if shape.head_dim <= 128 else 64
     # A warp copies a quarter of a tile, 16 bytes a lane: half tiles of heads of 80 and 96 do not divide.
-    return [Block(rows, keys) for keys in (64, 32) if keys // _WARPS * shape.head_dim % 256 == 0]
+    return [Block(rows, keys) for keys in (64, 32) if keys // 4 * shape.head_dim % 256 == 0]

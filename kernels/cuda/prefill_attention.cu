@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
                       float score_scale) {
     using namespace headrace;
     // queries, two stages of keys and values, weights on their way between lanes (fp32)
-    extern __shared__ __align__(128) unsigned char memory[];
+    extern __shared__ __align__(WARPGROUPS ? 1024 : 128) unsigned char memory[];
     const Args args{out,           query,     keys,       values, page_table,   plan,        num_kv_heads, group,
                     group_inverse, max_pages, page_units, window, query_stride, page_stride, head_stride,  score_scale};
     let_next_kernel_start();
@@ -50,6 +50,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     Fragments fragments(args, rows);
     for (int at = 0; tile < last; tile++, at ^= 2 * TILE_BYTES) {
         wait_for_copies<0>();
+        if (WARPGROUPS) show_to_products();
         // The tile has come, and the one before it is no longer needed.
         __syncthreads();
         if (tile + 1 < last) Feeder::feed(args, rows, tile + 1, ring + (at ^ 2 * TILE_BYTES));

@@ -1,7 +1,8 @@
 // The running softmax of a block's rows over tiles of BLOCK_KEYS keys and values in shared memory: on the tensor cores.
 //
 // A warp has ROW_TILES * 16 rows for itself, all keys and all numbers of a head: no sum is shared between warps. Every
-// fragment of keys and values is used for all of its rows, which decides how much shared memory must be read.
+// fragment of keys and values is used for all of its rows, which decides how much shared memory must be read. Where
+// WARPGROUPS is set (sm_90a), four warps multiply together, and fragments never leave shared memory.
 #pragma once
 
 #include "prefill_tiles.cuh"
@@ -12,18 +13,20 @@ namespace headrace {
 // Lane l, with g = l / 4 and t = l % 4, has scores and sums of rows 16 m + g and 16 m + 8 + g.
 struct Fragments {
     static constexpr int STEPS = HEAD_DIM / 16, KEY_TILES = BLOCK_KEYS / 16, WARP_ROWS = ROW_TILES * 16;
+    static constexpr int TEAM_ROWS = WARPGROUPS ? 4 * WARP_ROWS : WARP_ROWS;  // of warps that multiply together
     // A row's reference for exponents follows its greatest score at this distance (in powers of two): weights stay far
     // from overflow, and sums are rarely scaled. Each row decides for itself, so that it does not depend on others.
     static constexpr float SLACK = 8;
-    static_assert(BLOCK_ROWS == WARPS * WARP_ROWS);
+    static_assert(BLOCK_ROWS == WARPS * WARP_ROWS && (!WARPGROUPS || (ROW_TILES == 1 && BLOCK_KEYS == 64)));
 
     float sums[ROW_TILES][2 * STEPS][4];
     float most[ROW_TILES][2], weight[ROW_TILES][2];  // scaled reference; weight: of this lane's keys
-    int first_row, greatest_limit, least_limit;      // the warp's
+    int first_row, greatest_limit, least_limit;      // the warp's; the team's
 
     __device__ __forceinline__ Fragments(const Args& args, const Rows& rows)
         : first_row(threadIdx.x / WARP * WARP_ROWS) {
-        least_limit = rows.limit(args, first_row), greatest_limit = rows.limit(args, first_row + WARP_ROWS - 1);
+        const int team_row = first_row / TEAM_ROWS * TEAM_ROWS;
+        least_limit = rows.limit(args, team_row), greatest_limit = rows.limit(args, team_row + TEAM_ROWS - 1);
 #pragma unroll
         for (int m = 0; m < ROW_TILES; m++) {
 #pragma unroll
@@ -39,9 +42,9 @@ struct Fragments {
     __device__ __forceinline__ void add(uint32_t query, uint32_t keys, int first_key, const Args& args,
                                         const Rows& rows) {
         const int last_key = first_key + BLOCK_KEYS;
-        if (!rows.exists(args, first_row)) return;
+        if (!rows.exists(args, first_row / TEAM_ROWS * TEAM_ROWS)) return;
         if (greatest_limit <= first_key || (args.window > 0 && least_limit - args.window >= last_key)) return;
-        float score[ROW_TILES][2 * KEY_TILES][4] = {};
+        float score[ROW_TILES][2 * KEY_TILES][4];
         multiply_keys(score, query, keys);
         if (least_limit < last_key || (args.window > 0 && greatest_limit - args.window > first_key))
             mask(score, first_key, args, rows);
@@ -49,8 +52,41 @@ struct Fragments {
         add_values(score, keys + TILE_BYTES);
     }
 
+#if WARPGROUPS
+    __device__ __forceinline__ void multiply_keys(float (&score)[1][2 * KEY_TILES][4], uint32_t query,
+                                                  uint32_t keys) const {
+        const auto a = rows_matrix(query + first_row / TEAM_ROWS * TEAM_ROWS * PANEL_BYTES), b = rows_matrix(keys);
+        begin_products();
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            const int panel = s * 32 / PANEL_BYTES * PANEL_BYTES, column = s * 32 % PANEL_BYTES;
+            multiply_rows<DTYPE>(reinterpret_cast<float(&)[8 * KEY_TILES]>(score),
+                                 moved(a, panel * BLOCK_ROWS + column), moved(b, panel * BLOCK_KEYS + column), s > 0);
+        }
+        finish_products();
+    }
+
+    __device__ __forceinline__ void add_values(const float (&score)[1][2 * KEY_TILES][4], uint32_t values) {
+        const auto b = columns_matrix(values, BLOCK_KEYS * PANEL_BYTES);
+        uint32_t weights[KEY_TILES][4];
+#pragma unroll
+        for (int k = 0; k < KEY_TILES; k++) pack_weights(weights[k], score[0], k);
+        begin_products();
+#pragma unroll
+        for (int k = 0; k < KEY_TILES; k++)
+            multiply_columns<DTYPE>(reinterpret_cast<float(&)[8 * STEPS]>(sums), weights[k],
+                                    moved(b, k * 16 * PANEL_BYTES));
+        finish_products();
+    }
+#else
     __device__ __forceinline__ void multiply_keys(float (&score)[ROW_TILES][2 * KEY_TILES][4], uint32_t query,
                                                   uint32_t keys) const {
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int n = 0; n < 2 * KEY_TILES; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) score[m][n][i] = 0;
         const int lane = threadIdx.x % WARP;
         const int row = lane % 16, row_column = lane / 16 * 16;
         const int key = lane % 8 + lane / 16 * 8, key_column = lane / 8 % 2 * 16;
@@ -71,6 +107,38 @@ struct Fragments {
                     multiply_add<DTYPE>(score[m][2 * k + 1], a[m], b[2], b[3]);
                 }
             }
+        }
+    }
+
+    __device__ __forceinline__ void add_values(const float (&score)[ROW_TILES][2 * KEY_TILES][4], uint32_t values) {
+        const int lane = threadIdx.x % WARP, value = lane % 16, column = lane / 16 * 16;
+        values += value * PITCH;
+#pragma unroll
+        for (int k = 0; k < KEY_TILES; k++) {
+            uint32_t weights[ROW_TILES][4];
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++) pack_weights(weights[m], score[m], k);
+#pragma unroll
+            for (int s = 0; s < STEPS; s++) {
+                uint32_t b[4];
+                load_matrices_transposed(b, values + k * 16 * PITCH + swizzled(value, column + s * 32));
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) {
+                    multiply_add<DTYPE>(sums[m][2 * s], weights[m], b[0], b[1]);
+                    multiply_add<DTYPE>(sums[m][2 * s + 1], weights[m], b[2], b[3]);
+                }
+            }
+        }
+    }
+#endif
+
+    // Of 16 keys, as the left side of a product.
+    static __device__ __forceinline__ void pack_weights(uint32_t (&weights)[4], const float (&score)[2 * KEY_TILES][4],
+                                                        int k) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float(&pair)[4] = score[2 * k + i / 2];
+            weights[i] = pack<DTYPE>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
         }
     }
 
@@ -134,37 +202,12 @@ struct Fragments {
                 for (int i = 0; i < 4; i++) sums[m][n][i] *= factor[m][i / 2];
     }
 
-    __device__ __forceinline__ void add_values(const float (&score)[ROW_TILES][2 * KEY_TILES][4], uint32_t values) {
-        const int lane = threadIdx.x % WARP, value = lane % 16, column = lane / 16 * 16;
-        values += value * PITCH;
-#pragma unroll
-        for (int k = 0; k < KEY_TILES; k++) {
-            uint32_t weights[ROW_TILES][4];
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const float(&pair)[4] = score[m][2 * k + i / 2];
-                    weights[m][i] = pack<DTYPE>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
-                }
-#pragma unroll
-            for (int s = 0; s < STEPS; s++) {
-                uint32_t b[4];
-                load_matrices_transposed(b, values + k * 16 * PITCH + swizzled(value, column + s * 32));
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) {
-                    multiply_add<DTYPE>(sums[m][2 * s], weights[m], b[0], b[1]);
-                    multiply_add<DTYPE>(sums[m][2 * s + 1], weights[m], b[2], b[3]);
-                }
-            }
-        }
-    }
-
     // Results go through the shared memory of the warp's own queries, so that whole lines are written.
     __device__ __forceinline__ void write(const Args& args, const Rows& rows, unsigned char* query) {
         const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-        unsigned char* own = query + first_row * PITCH;
-        __syncwarp();
+        // Those who multiply together are done with their queries.
+        if (WARPGROUPS) __syncthreads();
+        else __syncwarp();
 #pragma unroll
         for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
@@ -173,22 +216,23 @@ struct Fragments {
                 total += __shfl_xor_sync(ALL_LANES, total, 1);
                 total += __shfl_xor_sync(ALL_LANES, total, 2);
                 const float factor = total > 0 ? 1 / total : 0;
-                const int row = m * 16 + h * 8 + g;
+                const int row = first_row + m * 16 + h * 8 + g;
 #pragma unroll
                 for (int n = 0; n < 2 * STEPS; n++)
-                    *reinterpret_cast<uint32_t*>(own + row * PITCH + swizzled(row, n * 16) + t * 4) =
+                    *reinterpret_cast<uint32_t*>(query + place_in_tile<BLOCK_ROWS>(row, n * 16) + t * 4) =
                         pack<DTYPE>(sums[m][n][h * 2] * factor, sums[m][n][h * 2 + 1] * factor);
             }
         __syncwarp();
         static_assert(WARP_ROWS * CHUNKS % WARP == 0);
 #pragma unroll 4
         for (int i = 0; i < WARP_ROWS * CHUNKS / WARP; i++) {
-            const int chunk = i * WARP + lane, row = chunk / CHUNKS, column = (chunk - row * CHUNKS) * 16;
-            if (!rows.exists(args, first_row + row)) break;
+            const int chunk = i * WARP + lane, at = chunk / CHUNKS, column = (chunk - at * CHUNKS) * 16;
+            const int row = first_row + at;
+            if (!rows.exists(args, row)) break;
             const long long stride = static_cast<long long>(args.num_kv_heads) * args.group * HEAD_DIM;
-            char* to = reinterpret_cast<char*>(args.out + rows.place(args, first_row + row, stride));
+            char* to = reinterpret_cast<char*>(args.out + rows.place(args, row, stride));
             *reinterpret_cast<uint4*>(to + column) =
-                *reinterpret_cast<const uint4*>(own + row * PITCH + swizzled(row, column));
+                *reinterpret_cast<const uint4*>(query + place_in_tile<BLOCK_ROWS>(row, column));
         }
     }
 };

@@ -3,6 +3,7 @@
 
 #include "copy_async.cuh"
 #include "head_rows.cuh"
+#include "warpgroup.cuh"
 
 namespace headrace {
 
@@ -10,6 +11,15 @@ constexpr int THREADS = WARPS * WARP;
 constexpr int UNIT_KEYS = 16;  // neighbours in memory, whatever the page size
 constexpr int TILE_BYTES = BLOCK_KEYS * PITCH, QUERY_BYTES = BLOCK_ROWS * PITCH;
 constexpr int CHUNKS = ROW_BYTES / 16;
+static_assert(!WARPGROUPS || ROW_BYTES % PANEL_BYTES == 0);
+
+// Where a row's 16 bytes from ``column`` on lie in a tile of NUM_ROWS: in a whole row, or in panels for warpgroups.
+template <int NUM_ROWS>
+__device__ __forceinline__ int place_in_tile(int row, int column) {
+    if (WARPGROUPS)
+        return column / PANEL_BYTES * NUM_ROWS * PANEL_BYTES + row * PANEL_BYTES + swizzled(row, column % PANEL_BYTES);
+    return row * PITCH + swizzled(row, column);
+}
 
 struct Args {
     DTYPE* out;
@@ -98,11 +108,10 @@ struct Feeder {
         const int num_keys = from < 0 ? 0 : rows.end - tile * BLOCK_KEYS - own;
         const char* key = reinterpret_cast<const char*>(args.keys + max(from, 0ll));
         const char* value = reinterpret_cast<const char*>(args.values + max(from, 0ll));
-        to += own * PITCH;
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const int chunk = i * WARP + lane, at = chunk / CHUNKS;
-            const uint32_t target = to + at * PITCH + swizzled(at + own % 8, (chunk - at * CHUNKS) * 16);
+            const uint32_t target = to + place_in_tile<BLOCK_KEYS>(own + at, (chunk - at * CHUNKS) * 16);
             const bool wanted = at < num_keys;
             copy_16_bytes(target, key + (wanted ? chunk * 16 : 0), wanted ? 16 : 0);
             copy_16_bytes(target + TILE_BYTES, value + (wanted ? chunk * 16 : 0), wanted ? 16 : 0);
@@ -117,7 +126,7 @@ __device__ __forceinline__ void copy_queries(const Args& args, const Rows& rows,
     for (int i = 0; i < BLOCK_ROWS * CHUNKS / THREADS; i++) {
         const int chunk = i * THREADS + threadIdx.x, at = chunk / CHUNKS, column = (chunk - at * CHUNKS) * 16;
         const char* from = reinterpret_cast<const char*>(args.query + rows.place(args, at, args.query_stride));
-        copy_16_bytes(to + at * PITCH + swizzled(at, column), from + column, 16);
+        copy_16_bytes(to + place_in_tile<BLOCK_ROWS>(at, column), from + column, 16);
     }
 }
 

@@ -66,6 +66,13 @@ def cases() -> Iterator[Case]:
     for block in (Block(128, 32), Block(64, 64, 3), Block(64, 32, 3)):
         name = f"64x1024_blocks_of_{block.rows}x{block.keys}"
         yield Case(name, prompts, block=block, beside_torch=False)
+    if torch.cuda.get_device_capability(DEVICE) == (9, 0):
+        block = Block(128, 64, warpgroups=True)
+        yield Case("64x1024_warpgroups", prompts, block=block, beside_torch=False)
+        yield Case("1x4096_warpgroups", [(4096, 4096)], block=block, beside_torch=False)
+        yield Case("4x16384_warpgroups", [(16384, 16384)] * 4, block=block, beside_torch=False)
+        yield Case("4x512on4096_warpgroups", [(512, 4608)] * 4, block=block, beside_torch=False)
+        yield Case("64x1024_32on8x64_warpgroups", prompts, replace(L8B, head_dim=64), block=block, beside_torch=False)
     small = replace(L8B, head_dim=64)
     yield Case("64x1024_32on8x64_three_blocks", prompts, small, block=Block(128, 64, 3), beside_torch=False)
     for heads, group, head_dim in ((8, 2, 128), (32, 1, 128), (8, 4, 64), (32, 1, 80), (8, 3, 96), (4, 4, 256)):

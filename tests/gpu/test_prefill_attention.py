@@ -130,6 +130,19 @@ def test_results_are_right_with_tiles_of_any_length(device: torch.device, head_d
     check(shaped(torch.bfloat16, head_dim, 4), [(100, 300), (1, 65), (64, 64)], device, block=block)
 
 
+@pytest.mark.parametrize("rows", ROWS, ids=lambda rows: f"{len(rows)}rows")
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_hopper_multiplies_in_groups_of_warps(
+    device: torch.device, dtype: torch.dtype, head_dim: int, rows: list[tuple[int, int]]
+) -> None:
+    if torch.cuda.get_device_capability(device) != (9, 0):
+        pytest.skip("the GPU is no Hopper")
+    block = Block(128, 64, warpgroups=True)
+    check(shaped(dtype, head_dim, 4), rows, device, block=block)
+    check(shaped(dtype, head_dim, 1, page_size=48), rows, device, window=100, block=block)
+
+
 def test_a_token_has_the_same_bits_alone_and_among_others(device: torch.device, dtype: torch.dtype) -> None:
     rows = [(300, 300), (1, 511), (40, 513), (3, 0), (77, 77)]
     shape = shaped(dtype, 128, 4)

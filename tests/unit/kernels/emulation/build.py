@@ -12,7 +12,7 @@ from headrace.kernels.build import CUDA_DIR
 from headrace.kernels.prefill_shape import Block
 
 HERE = Path(__file__).parent
-_DYNAMIC = "extern __shared__ __align__(128) unsigned char memory[];"
+_DYNAMIC = "extern __shared__ __align__(WARPGROUPS ? 1024 : 128) unsigned char memory[];"
 
 
 def compiler() -> str | None:

@@ -65,11 +65,11 @@ struct Fiber {
 
 inline std::vector<Fiber> fibers;
 inline std::vector<Slot> slots[2];
-inline std::vector<Barrier> warps;
+inline std::vector<Barrier> warps, warpgroups;
 inline Barrier block;
 inline ucontext_t scheduler;
 inline std::function<void()> body;
-alignas(128) inline unsigned char memory[228 << 10];
+alignas(1024) inline unsigned char memory[228 << 10];
 
 inline Fiber& own_fiber() { return fibers[threadIdx.x]; }
 inline Barrier& own_warp() { return warps[threadIdx.x / LANES]; }
@@ -115,7 +115,7 @@ inline void launch(unsigned num_blocks, unsigned num_threads, const std::functio
     for (unsigned b = 0; b < num_blocks; b++) {
         blockIdx.x = b, block = {};
         memset(memory, 255, sizeof(memory));
-        warps.assign(num_threads / LANES, {});
+        warps.assign(num_threads / LANES, {}), warpgroups.assign(num_threads / 128, {});
         for (auto& side : slots) side.assign(num_threads, {});
         for (Fiber& fiber : fibers) {
             fiber.done = false, fiber.stack.resize(1 << 17), fiber.copies.clear();
