@@ -3,30 +3,39 @@
 import json
 import os
 import pickle
+import signal
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rq import Callback, Queue, Webhook
+from rq import Callback, Queue, Retry, Webhook
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from tests.conftest import fast_settings
-from tests.fleet.rq_workers import GENERATE, RqBench, text_for
+from tests.fleet.rq_workers import GENERATE, GENERATE_MANY, RqBench, text_for
+from tests.redis.test_roles import SCHEDULER
 from tests.unit.producer.stub_fleet import StubFleet
 
 from headrace.broker import Broker
+from headrace.keys import RequestStream
 from headrace.testing.servers import Server
 
 MAX_BYTES = 10_000
+#: As docs/design.md has it.
+RQ_WORKER = SCHEDULER + (
+    " ~rq:* &rq:pubsub:* +blmove +client|info +client|setname +exists +expire +hincrbyfloat +llen +lmove +lpush "
+    "+lrange +lrem +rpush +sadd +scan +smembers +srem +subscribe +unsubscribe +unwatch +watch"
+)
 
 
 @pytest.fixture
 def bench(valkey_server: Server) -> Iterator[RqBench]:
     settings = fast_settings(redis_url=valkey_server.url, rq_lease_ms=3_000, max_rq_job_bytes=MAX_BYTES)
     broker = Broker.connect(settings)
-    with StubFleet(broker) as fleet, valkey_server.client() as client:
+    lanes = (RequestStream("normal"), RequestStream("bulk"))
+    with StubFleet(broker, streams=lanes) as fleet, valkey_server.client() as client:
         bench = RqBench(settings, broker, fleet, Queue("headrace", connection=client, serializer=JSONSerializer))
         try:
             yield bench
@@ -123,6 +132,35 @@ def test_a_lost_job_with_callbacks_has_none_of_them_run(bench: RqBench, tmp_path
     assert job.get_status() == "failed"
     assert "callback for job" not in bench.log
     assert "nothing" not in bench.log
+
+
+def test_the_rights_of_its_role_suffice_for_all_that_a_worker_does(bench: RqBench, valkey_server: Server) -> None:
+    client: Any = bench.queue.connection
+    client.execute_command("ACL", "SETUSER", "rq-worker", "reset", "on", ">pw", *RQ_WORKER.split())
+    client.execute_command("ACL", "LOG", "RESET")
+    as_role = {"HEADRACE_REDIS_URL": valkey_server.url.replace("unix://", "unix://rq-worker:pw@")}
+    try:
+        module = "headrace.producer.jobs"
+        bench.fleet.until_token = 4
+        jobs = [
+            bench.enqueue(GENERATE_MANY, prompts=["too long"]),
+            bench.enqueue(f"{module}.take_stock"),
+            bench.enqueue(f"{module}.replay_dead", all=True),
+        ]
+        in_vain = bench.enqueue(f"{module}.replay_dead", ids=["x"], retry=Retry(1, interval=1))
+        held = bench.enqueue(GENERATE, prompt="hi", max_tokens=6)
+        worker = bench.start(**as_role)
+        bench.until_meta(held, lambda meta: meta.get("tokens") == 4)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        bench.fleet.until_token = 1 << 30
+        assert bench.start("--burst", **as_role).wait(30) == 0
+        assert [job.get_status().value for job in (*jobs, held)] == ["finished"] * 4
+        assert in_vain.get_status().value in ("scheduled", "failed")
+        # redis-py says its name where it may, and does without.
+        assert {entry["object"] for entry in client.acl_log()} <= {"client|setinfo"}
+    finally:
+        client.execute_command("ACL", "DELUSER", "rq-worker")
 
 
 @pytest.mark.parametrize(
