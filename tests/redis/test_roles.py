@@ -23,6 +23,7 @@ from headrace.moves import (
     ReapCall,
     SubmitCall,
 )
+from headrace.overview import look
 from headrace.testing.servers import Server
 
 STREAM = RequestStream("normal", "t1")
@@ -48,7 +49,7 @@ WORKER = (
 )
 SCHEDULER = (
     "~hr:{test}:* &hr:{test}:out:* " + SCRIPTS + " +xread +hsetnx +zscore +zrange +zrangebyscore +zremrangebyscore "
-    "+zcard +hdel +set +multi +exec +hgetall +hello +ping +info"
+    "+zrandmember +zcard +hdel +set +multi +exec +hgetall +hello +ping +info"
 )
 
 
@@ -119,6 +120,7 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
     scheduler.costs.batch_log(5)
     assert scheduler.costs.forget(-1) == ["gpu"]
     scheduler.beat("scheduler", "s", {}, 1_000)
+    look(scheduler, 5)
     scheduler.leave("scheduler", "s")
     scheduler.resign("s")
 

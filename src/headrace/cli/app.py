@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from headrace import __version__
-from headrace.cli import cancel, dead, demo, health, models, processes, rq_worker, status, stock, submit, tail, up
+from headrace.cli import cancel, dead, demo, health, models, processes, rq_worker, status, stock, submit, tail, top, up
 from headrace.errors import ConfigurationError, HeadraceError, ModelError
 
 
@@ -63,6 +63,7 @@ app.command("rq-worker")(rq_worker.rq_worker)
 app.command("submit")(submit.submit)
 app.command("tail")(tail.tail)
 app.command("status")(status.status)
+app.command("top")(top.top)
 app.command("health")(health.health)
 app.command("stock")(stock.stock)
 app.command("cancel")(cancel.cancel)
