@@ -32,6 +32,7 @@ class Ready:
         revision: of the model loaded.
         max_rows: rows that may be in flight at once.
         kv_tokens: tokens (prompt + max_tokens, summed over rows) that fit into the key-value memory.
+        worker_class: workers of one class cost the same; see ``headrace.keys``.
     """
 
     kind: ClassVar[str] = "ready"
@@ -39,6 +40,7 @@ class Ready:
     revision: str
     max_rows: int
     kv_tokens: int
+    worker_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +77,41 @@ class Tokens:
         tokens: (row, token id, finish) a row that produced a token; after a finish other than "" the row is gone.
         error: why, where a finish is "error" (the token id is then meaningless); else "".
         logprobs: (row, logprob of its token, the most probable tokens with theirs) a row that asked for them.
+        step_ms: what the step took.
+        num_tokens: computed in the step.
+        prompts: (row, tokens) a row of which a part of the prompt was computed.
     """
 
     kind: ClassVar[str] = "tokens"
     tokens: tuple[tuple[int, int, Finish], ...]
     error: str = ""
     logprobs: tuple[tuple[int, float, tuple[tuple[int, float], ...]], ...] = ()
+    step_ms: float = 0.0
+    num_tokens: int = 0
+    prompts: tuple[tuple[int, int], ...] = ()
 
 
-Message = Ready | Add | Drop | Tokens
-_KINDS: dict[str, type[Ready] | type[Add] | type[Drop] | type[Tokens]] = {
-    message.kind: message for message in (Ready, Add, Drop, Tokens)
-}
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Engine to courier: what batches cost, at the beginning of a connection and whenever that has changed.
+
+    Attributes:
+        table: an encoded ``headrace.workers.costs.table.CostTable``.
+    """
+
+    kind: ClassVar[str] = "costs"
+    table: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Courier to engine: measure costs again, as soon as there is nothing to compute."""
+
+    kind: ClassVar[str] = "measure"
+
+
+Message = Ready | Add | Drop | Tokens | Costs | Measure
+_KINDS: dict[str, type[Message]] = {message.kind: message for message in (Ready, Add, Drop, Tokens, Costs, Measure)}
 
 
 def encode(message: Message) -> bytes:

@@ -41,7 +41,8 @@ def run(settings: Settings) -> int:
         ModelError: the model's files are not here.
         ConfigurationError: the key-value memory is too small for the context.
     """
-    folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
+    cache_dir = settings.cache_dir or default_cache_dir()
+    folder = resolve(settings.model, cache_dir)
     if settings.kv_tokens < settings.max_context_tokens:
         raise ConfigurationError(
             f"kv_tokens {settings.kv_tokens} must hold max_context_tokens {settings.max_context_tokens}: "
@@ -58,6 +59,8 @@ def run(settings: Settings) -> int:
             max_rows=settings.max_rows,
             kv_tokens=settings.kv_tokens,
             page_size=settings.page_size,
+            measure_ms=settings.measure_ms,
+            costs_dir=str(cache_dir / "costs"),
             step_tokens=settings.step_tokens,
             parent_pid=os.getpid(),
             log_level=settings.log_level,

@@ -32,6 +32,10 @@ class KernelError(HeadraceError):
     """Raised when a GPU kernel does not compile, or is called with what it cannot take."""
 
 
+class MeasurementError(HeadraceError):
+    """Raised when costs cannot be measured, because a step of the measurement fails."""
+
+
 class DeviceLostError(HeadraceError):
     """Raised when a GPU has failed in a way that only a new process can recover from."""
 

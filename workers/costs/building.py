@@ -17,7 +17,8 @@ def build_table(
 
     A measured machine is noisy: a longer batch may seem cheaper than a shorter one. Along the lengths and the packed
     tokens costs are replaced by the nearest ones (least squares) that do not decrease. A cell without a measurement
-    costs what as many tokens cost back to back.
+    costs what as many tokens cost back to back; and these go on behind the last measurement no cheaper a token than
+    before it, or what nobody has tried could seem to be free.
 
     Args:
         cells: (length, rows) -> ms.
@@ -30,9 +31,9 @@ def build_table(
     """
     if not packed:
         raise ConfigurationError("a cost table needs a measurement of packed tokens")
-    tokens = tuple(sorted(packed))
-    line = isotonic([packed[count] for count in tokens])
     sides = tuple(sorted(set(lengths))), tuple(sorted(set(batch_sizes)))
+    tokens = tuple(sorted(packed))
+    tokens, line = _reaching(sides[0][-1] * sides[1][-1], tokens, isotonic([packed[count] for count in tokens]))
     estimate = CostTable((1,), (1,), ((0.0,),), tokens, line)
     columns = []
     for rows in sides[1]:
@@ -45,6 +46,14 @@ def build_table(
     # More rows do not cost less; the larger of two lines that do not decrease does not decrease either.
     grid = [tuple(accumulate(row, max)) for row in zip(*columns, strict=True)]
     return CostTable(*sides, tuple(grid), tokens, line)
+
+
+def _reaching(most: int, tokens: tuple[int, ...], line: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The line, with one more point where it ends before ``most`` tokens."""
+    if tokens[-1] >= most or len(tokens) < 2:
+        return tokens, line
+    slopes = [(line[-1] - line[i]) / (tokens[-1] - tokens[i]) for i in (0, -2)]
+    return (*tokens, most), (*line, line[-1] + max(slopes) * (most - tokens[-1]))
 
 
 def isotonic(values: Sequence[float]) -> tuple[float, ...]:

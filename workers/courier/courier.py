@@ -18,14 +18,16 @@ from typing import TypeVar
 
 from headrace.async_broker import AsyncBroker
 from headrace.config import Settings
-from headrace.errors import BrokerUnavailableError
+from headrace.errors import BrokerUnavailableError, OverloadedError
 from headrace.moves import Call, ClaimCall, Claimed, EmitCall
 from headrace.wire import Failure, TokenLogprobs
-from headrace.workers.channel import Tokens
+from headrace.workers.channel import Costs, Tokens
 from headrace.workers.courier.clock import ServerClock
 from headrace.workers.courier.engine_link import EngineLink
 from headrace.workers.courier.intake import Intake
+from headrace.workers.courier.ledger import Ledger
 from headrace.workers.courier.outbox import Outbox
+from headrace.workers.courier.reporter import Reporter
 from headrace.workers.courier.row import Row
 from headrace.workers.text.tokenizer import Tokenizer
 
@@ -53,6 +55,9 @@ class Courier:
         self._silence_s = min(self._lease_s / 3, _MAX_SILENCE_S)
         self._outbox = Outbox(self._silence_s)
         self._clock = ServerClock()
+        self._reporter = Reporter(broker)
+        self._ledger = Ledger(self.name, "")
+        self._asked_ms: int | None = None
         self._link: EngineLink | None = None
         self._nonce = 0
         self._suspect: Row | None = None
@@ -74,7 +79,13 @@ class Courier:
 
     async def run(self) -> None:
         """Work until ``stop``."""
-        jobs = (self._serve_engines(), self._flush_for_ever(), self._beat_for_ever(), self._drain())
+        jobs = (
+            self._serve_engines(),
+            self._flush_for_ever(),
+            self._beat_for_ever(),
+            self._reporter.run(),
+            self._drain(),
+        )
         tasks = [asyncio.create_task(job) for job in jobs]
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
@@ -90,6 +101,7 @@ class Courier:
         while True:
             link = await EngineLink.connect(self._socket_path)
             log.info("engine %d: %d rows, %d tokens", link.ready.pid, link.ready.max_rows, link.ready.kv_tokens)
+            self._ledger = Ledger(self.name, link.ready.worker_class)
             self._link = link
             self._linked.set()
             try:
@@ -112,6 +124,8 @@ class Courier:
                     self._heard_s = time.monotonic()
                     if isinstance(message, Tokens):
                         await self._take(link, message)
+                    elif isinstance(message, Costs):
+                        self._reporter.tell_costs(link.ready.worker_class, message.table)
                 self._link = None
                 self._stir.set()
         except BaseExceptionGroup as group_error:
@@ -131,6 +145,7 @@ class Courier:
 
     async def _take(self, link: EngineLink, message: Tokens) -> None:
         """Give one step's tokens to their rows."""
+        self._reporter.tell_runs(self._ledger.step(message))
         stopped: list[int] = []
         logprobs = {number: TokenLogprobs(logprob, top) for number, logprob, top in message.logprobs}
         for number, token_id, finish in message.tokens:
@@ -213,6 +228,8 @@ class Courier:
                 max_tokens=ready.kv_tokens,
                 num_unproven=outbox.num_unproven,
                 lease_ms=self._settings.lease_ms,
+                worker_class=ready.worker_class,
+                patience_ms=self._settings.class_patience_ms,
             )
         )
 
@@ -233,6 +250,7 @@ class Courier:
                 adds.append(start.add)
             else:
                 start.row.hand_back("yield")
+        self._ledger.begin(claimed.batch, [add.row for add in adds])
         await link.drop(void)
         await link.add(adds)
         self._announce()
@@ -300,16 +318,31 @@ class Courier:
                     "engine_pid": link.ready.pid,
                     "model": self._settings.queue_name,
                     "revision": link.ready.revision,
+                    "class": link.ready.worker_class,
                     "max_rows": link.ready.max_rows,
                     "kv_tokens": link.ready.kv_tokens,
                     "num_rows": len(self._outbox),
                     "tokens_per_s": round(rate, 1),
                 }
                 with contextlib.suppress(BrokerUnavailableError):
-                    await self._broker.heartbeat(self.name, details, life_ms=6 * self._settings.lease_ms)
+                    life_ms = 6 * self._settings.lease_ms
+                    beat = await self._broker.heartbeat(self.name, details, life_ms, link.ready.worker_class)
+                    await self._hear_of_measuring(link, beat.measure_ms)
+                self._reporter.tell_runs(self._ledger.sweep(self._is_computing))
             # A fleet that starts waits for the first beat: it comes as soon as there is an engine.
             await self._wait(self._linked, interval_s)
             self._linked.clear()
+
+    async def _hear_of_measuring(self, link: EngineLink, asked_ms: int) -> None:
+        """Have the engine measure again if somebody has asked for it in this courier's life."""
+        if self._asked_ms is not None and asked_ms > self._asked_ms:
+            log.info("asked to measure costs again")
+            await link.measure()
+        self._asked_ms = asked_ms
+
+    def _is_computing(self, number: int) -> bool:
+        row = self._outbox.find(number)
+        return row is not None and row.computing
 
     async def _drain(self) -> None:
         """After ``stop``: wait for rows to end, hand back those that do not, and leave the list of workers."""
@@ -330,5 +363,7 @@ class Courier:
         while self._outbox.rows and loop.time() < end_s:
             await asyncio.sleep(0.01)
         log.info("handed back %d rows", len(computing))
+        with contextlib.suppress(BrokerUnavailableError, OverloadedError):
+            await self._reporter.flush()
         with contextlib.suppress(BrokerUnavailableError):
             await self._broker.forget_worker(self.name)

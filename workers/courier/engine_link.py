@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from headrace.errors import DecodeError
-from headrace.workers.channel import Add, Decoder, Drop, Message, Ready, encode
+from headrace.workers.channel import Add, Decoder, Drop, Measure, Message, Ready, encode
 
 _READ_BYTES = 1 << 16
 _RETRY_S = 0.05
@@ -55,6 +55,11 @@ class EngineLink:
         if numbers:
             self._writer.write(encode(Drop(tuple(numbers))))
             await self._drain()
+
+    async def measure(self) -> None:
+        """Have costs measured again."""
+        self._writer.write(encode(Measure()))
+        await self._drain()
 
     def close(self) -> None:
         """End the connection; the engine forgets its rows."""

@@ -8,6 +8,7 @@ from headrace.workers.engine.loading import LoadedModel
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.settle import settle
+from headrace.workers.engine.step_work import StepWork
 
 
 class Engine:
@@ -19,6 +20,9 @@ class Engine:
         pages: of the key-value memory.
         max_rows: rows in flight at once.
         step_tokens: tokens computed in one step at most, >= ``max_rows``.
+
+    Attributes:
+        work: what the last step computed.
     """
 
     def __init__(self, loaded: LoadedModel, runner: Runner, pages: Pages, *, max_rows: int, step_tokens: int) -> None:
@@ -29,6 +33,7 @@ class Engine:
         self._max_tokens = min(pages.num_pages * pages.page_size, config.max_positions)
         self._fusion = Fusion(pages, max_rows=max_rows, step_tokens=step_tokens)
         self._runner = runner
+        self.work = StepWork()
 
     @property
     def has_rows(self) -> bool:
@@ -87,5 +92,6 @@ class Engine:
             The tokens drawn; none where the step only computed parts of prompts.
         """
         plan = self._fusion.plan()
+        self.work = StepWork.of(plan)
         draws = self._runner.run(plan)
         return settle(plan, draws, self._fusion)

@@ -30,6 +30,11 @@ class Chunk:
         """Whether the row's last token is among them, so that the next one is drawn."""
         return self.num_tokens == self.sequence.num_tokens_left
 
+    @property
+    def is_prefill(self) -> bool:
+        """Whether it is of a prompt, or of what another worker generated, and not the token drawn last."""
+        return self.sequence.num_tokens_left > 1 or not self.sequence.num_output_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -135,10 +140,9 @@ class Fusion:
             failed: rows of it that could not be computed.
         """
         for chunk in plan.chunks:
-            sequence, samples = chunk.sequence, chunk.samples
+            sequence, samples, prefills = chunk.sequence, chunk.samples, chunk.is_prefill
             if sequence.row in failed:
                 continue
-            prefills = sequence.num_tokens_left > 1 or not sequence.num_output_tokens
             sequence.num_computed_tokens += chunk.num_tokens
             self.num_prefilled_tokens += chunk.num_tokens * prefills
             computed = sequence.num_computed_tokens

@@ -14,6 +14,7 @@ import select
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,8 +25,10 @@ from headrace.kernels.reference import ReferenceOperations
 from headrace.lifetime import end_with_parent, exit_on_sigterm, is_orphan
 from headrace.logs import configure
 from headrace.memory.workspace import Workspace
-from headrace.workers.channel import Add, Drop, Message, Ready, Tokens
+from headrace.workers.channel import Add, Costs, Drop, Measure, Message, Ready, Tokens
 from headrace.workers.engine.assembly import host_engine
+from headrace.workers.engine.cost_keeper import CostKeeper
+from headrace.workers.engine.costing import keep_costs
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.link import CourierGoneError, CourierLink
 from headrace.workers.engine.loading import load
@@ -47,7 +50,7 @@ def serve(settings: EngineSettings) -> None:
     """
     torch.set_num_threads(settings.num_threads)
     start_s = time.monotonic()
-    engine = _load(settings)
+    engine, costs = _load(settings)
     logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
     path = Path(settings.socket_path)
     path.unlink(missing_ok=True)
@@ -58,34 +61,40 @@ def serve(settings: EngineSettings) -> None:
             logger.info("listening on %s", path)
             while not is_orphan(settings.parent_pid):
                 if select.select([listener], [], [], _ORPHAN_CHECK_S)[0]:
-                    _serve_courier(listener, engine, settings)
+                    _serve_courier(listener, engine, costs, settings)
         finally:
             path.unlink(missing_ok=True)
+            costs.save()
     logger.info("the parent is gone")
 
 
-def _load(settings: EngineSettings) -> Engine:
+def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
     operations = PlannedOperations(ReferenceOperations(), Workspace().place)
     loaded = load(Path(settings.model_dir), operations, getattr(torch, settings.dtype))
-    return host_engine(
-        loaded,
-        operations,
-        max_rows=settings.max_rows,
-        kv_tokens=settings.kv_tokens,
-        step_tokens=settings.step_tokens,
-        page_size=settings.page_size,
-    )
+
+    def make(kv_tokens: int) -> Engine:
+        return host_engine(
+            loaded,
+            operations,
+            max_rows=settings.max_rows,
+            kv_tokens=kv_tokens,
+            step_tokens=settings.step_tokens,
+            page_size=settings.page_size,
+        )
+
+    return make(settings.kv_tokens), keep_costs(settings, loaded.model.config, torch.device("cpu"), make)
 
 
-def _serve_courier(listener: socket.socket, engine: Engine, settings: EngineSettings) -> None:
+def _serve_courier(listener: socket.socket, engine: Engine, costs: CostKeeper, settings: EngineSettings) -> None:
     connection, _ = listener.accept()
     logger.info("courier connected")
     with connection:
         link = CourierLink(connection)
         try:
-            link.send(Ready(os.getpid(), settings.revision, settings.max_rows, settings.kv_tokens))
+            link.send(Ready(os.getpid(), settings.revision, settings.max_rows, settings.kv_tokens, costs.worker_class))
+            link.send(Costs(costs.tell()))
             while not is_orphan(settings.parent_pid):
-                _turn(link, engine)
+                _turn(link, engine, costs)
         except CourierGoneError as error:
             logger.info("%s", error)
         except DecodeError as error:
@@ -94,16 +103,27 @@ def _serve_courier(listener: socket.socket, engine: Engine, settings: EngineSett
             engine.clear()
 
 
-def _turn(link: CourierLink, engine: Engine) -> None:
+def _turn(link: CourierLink, engine: Engine, costs: CostKeeper) -> None:
     """Hear the courier, waiting only if there is nothing to compute; then compute and send one step."""
-    for message in link.receive(0 if engine.has_rows else _ORPHAN_CHECK_S):
-        _handle(message, link, engine)
+    is_idle = not engine.has_rows and not costs.is_measuring
+    for message in link.receive(_ORPHAN_CHECK_S if is_idle else 0):
+        _handle(message, link, engine, costs)
     if engine.has_rows:
+        costs.give_way()
+        begin_s = time.perf_counter()
+        tokens = engine.step()
+        step_ms = (time.perf_counter() - begin_s) * 1000
+        work = engine.work
+        costs.observe(work, step_ms)
         # Also of a step in which no row drew a token: an engine that says nothing for long is taken for hung.
-        link.send(engine.step())
+        link.send(replace(tokens, step_ms=step_ms, num_tokens=work.num_tokens, prompts=work.prompts))
+    else:
+        costs.use_idle_moment()
+    if (table := costs.news()) is not None:
+        link.send(Costs(table))
 
 
-def _handle(message: Message, link: CourierLink, engine: Engine) -> None:
+def _handle(message: Message, link: CourierLink, engine: Engine, costs: CostKeeper) -> None:
     match message:
         case Add():
             try:
@@ -113,6 +133,8 @@ def _handle(message: Message, link: CourierLink, engine: Engine) -> None:
                 link.send(Tokens(((message.row, 0, "error"),), str(error)))
         case Drop():
             engine.drop(message)
+        case Measure():
+            costs.measure_again()
         case _:
             raise DecodeError(f"a courier does not say {message.kind!r}")
 

@@ -27,6 +27,8 @@ class EngineSettings:
         parent_pid: process whose end ends the engine; None where it lives on its own.
         log_level: debug, info, warning or error.
         page_size: tokens of a page of the key-value memory, >= 1.
+        measure_ms: computing time of a measurement of costs where none are on file; 0 never measures.
+        costs_dir: folder of the files that hold costs; None keeps none.
     """
 
     socket_path: str
@@ -40,6 +42,8 @@ class EngineSettings:
     parent_pid: int | None = None
     log_level: str = "info"
     page_size: int = DEFAULT_PAGE_SIZE
+    measure_ms: int = 0
+    costs_dir: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):

@@ -49,6 +49,12 @@ def test_a_cell_that_nobody_measured_costs_what_as_many_tokens_cost_back_to_back
     assert table.cost(40, 2) == pytest.approx(86.0)
 
 
+def test_what_lies_beyond_the_last_measurement_is_never_free() -> None:
+    # Noise made the last two equal: a table that goes on flat would put all that waits into one batch.
+    table = build_table({}, {10: 10.0, 110: 60.0, 210: 110.0, 220: 109.0}, (1, 1000), (1, 4))
+    assert table.packed_cost(4000) == pytest.approx(109.5 + (109.5 - 10.0) / 210 * 3780, rel=0.01)
+
+
 @given(st.lists(costs_ms, min_size=1, max_size=7))
 def test_smoothing_is_the_nearest_order_there_is(values: list[float]) -> None:
     smooth = isotonic(values)

@@ -53,3 +53,26 @@ def test_a_broker_that_goes_between_a_claim_and_its_reading_costs_no_row() -> No
         return intake.num_tries
 
     assert asyncio.run(run()) == 3
+
+
+class MeasuringLink(QuietLink):
+    """Counts how often it is asked to measure."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+
+    async def measure(self) -> None:
+        self.num_asked += 1
+
+
+def test_an_engine_measures_again_once_for_every_time_somebody_asks_in_the_couriers_life() -> None:
+    async def run() -> list[int]:
+        courier = Courier(cast(AsyncBroker, None), cast(Tokenizer, None), Settings(), "/nowhere")
+        link, counts = MeasuringLink(), []
+        # The first answer is about the time before: a worker that starts again does not measure again.
+        for asked_ms in (1_000, 1_000, 2_000, 2_000, 2_000, 3_000):
+            await courier._hear_of_measuring(cast(EngineLink, link), asked_ms)
+            counts.append(link.num_asked)
+        return counts
+
+    assert asyncio.run(run()) == [0, 0, 1, 1, 1, 2]

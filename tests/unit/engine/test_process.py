@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+import torch
 
 from headrace.errors import CONFIGURATION_STATUS
 from headrace.job import SamplingParams
-from headrace.workers.channel import Add, Decoder, Drop, Message, Ready, Tokens, encode
+from headrace.workers.channel import Add, Costs, Decoder, Drop, Measure, Message, Ready, Tokens, encode
+from headrace.workers.costs.table import CostTable
+from headrace.workers.engine.device_name import device_name
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
 
 Params = Callable[..., SamplingParams]
 COMMAND = [sys.executable, "-m", "headrace.workers.engine.process"]
 START_LIMIT_S = 60.0
+WORKER_CLASS = f"{device_name(torch.device('cpu'), 1)}/rev-7/float32"
 
 
 class Courier:
@@ -46,6 +50,13 @@ class Courier:
 
     def send(self, *messages: Message) -> None:
         self.socket.sendall(b"".join(encode(message) for message in messages))
+
+    def hello(self) -> Message:
+        """What the engine is; its costs come next."""
+        ready, costs = self.next(), self.next()
+        assert isinstance(costs, Costs)
+        CostTable.decode(costs.table)
+        return ready
 
     def next(self) -> Message:
         while not self.inbox:
@@ -97,7 +108,7 @@ def test_rows_of_a_courier_get_the_tokens_that_the_engine_computes(
             expected[row].append(token_id)
 
     with Courier(engine_settings.socket_path) as courier:
-        assert courier.next() == Ready(process.pid, "rev-7", 4, 4096)
+        assert courier.hello() == Ready(process.pid, "rev-7", 4, 4096, WORKER_CLASS)
         courier.send(*adds[:3])
         time.sleep(0.01)
         courier.send(*adds[3:])
@@ -110,11 +121,11 @@ def test_a_courier_that_dies_takes_its_rows_with_it_and_the_next_one_starts_afre
 ) -> None:
     """The first courier's rows fill the memory and would run for minutes: the second one's could not start."""
     with Courier(engine_settings.socket_path) as courier:
-        courier.next()
+        courier.hello()
         courier.send(Add(1, (5,), (), params(max_tokens=2000)), Add(2, (6,), (), params(max_tokens=2000)))
         courier.next()
     with Courier(engine_settings.socket_path) as courier:
-        assert courier.next() == Ready(process.pid, "rev-7", 4, 4096)
+        assert courier.hello() == Ready(process.pid, "rev-7", 4, 4096, WORKER_CLASS)
         courier.send(Add(1, (7,), (), params(max_tokens=3)), Add(2, (8,), (), params(max_tokens=3900)), Drop((2,)))
         assert len(courier.tokens_until_the_end_of({1})[1][0]) == 3
 
@@ -123,7 +134,7 @@ def test_bad_rows_and_bad_messages_leave_the_engine_alive(
     process: subprocess.Popen[bytes], engine_settings: EngineSettings, params: Params
 ) -> None:
     with Courier(engine_settings.socket_path) as courier:
-        courier.next()
+        courier.hello()
         courier.send(Add(1, (5000,), (), params()), Add(2, (5,), (), params(max_tokens=2)))
         refused = courier.next()
         assert isinstance(refused, Tokens)
@@ -140,7 +151,7 @@ def test_sigterm_ends_the_process_between_steps_and_removes_the_socket(
     process: subprocess.Popen[bytes], engine_settings: EngineSettings, params: Params
 ) -> None:
     with Courier(engine_settings.socket_path) as courier:
-        courier.next()
+        courier.hello()
         courier.send(Add(1, (5,), (), params(max_tokens=4000)))
         courier.next()
         process.send_signal(signal.SIGTERM)
@@ -159,10 +170,45 @@ time.sleep(100)
     path = str(tmp_path / "e.sock")
     command = [sys.executable, "-c", program, path, str(model_dir), *COMMAND]
     with subprocess.Popen(command) as parent, Courier(path) as courier:
-        assert isinstance(courier.next(), Ready)
+        assert isinstance(courier.hello(), Ready)
         parent.kill()
         courier.socket.settimeout(10)
         assert courier.socket.recv(1) == b"", "the engine lets go of its courier"
+
+
+def test_an_idle_engine_measures_serves_in_between_and_reads_its_costs_at_the_next_start(
+    model_dir: Path, tmp_path: Path, params: Params
+) -> None:
+    costs_dir, path = tmp_path / "costs", str(tmp_path / "e.sock")
+    settings = EngineSettings(
+        path, str(model_dir), "r", max_rows=2, kv_tokens=256, step_tokens=16, measure_ms=300, costs_dir=str(costs_dir)
+    )
+    environment = {**os.environ, ENVIRONMENT_VARIABLE: settings.to_json()}
+    with subprocess.Popen(COMMAND, env=environment) as first, Courier(path) as courier:
+        courier.hello()
+        courier.send(Add(1, (5, 6), (), params(max_tokens=3)))
+        messages: list[Message] = []
+        while not (any(isinstance(m, Costs) for m in messages) and sum(isinstance(m, Tokens) for m in messages) == 3):
+            messages.append(courier.next())
+        steps = [message for message in messages if isinstance(message, Tokens)]
+        assert [len(step.tokens) for step in steps] == [1, 1, 1]
+        assert [(step.num_tokens, step.prompts) for step in steps] == [(2, ((1, 2),)), (1, ()), (1, ())]
+        assert all(step.step_ms > 0 for step in steps)
+        courier.send(Measure())
+        again = courier.next()
+        assert isinstance(again, Costs)
+        first.terminate()
+        assert first.wait(timeout=10) == 0
+    assert len(list(costs_dir.iterdir())) == 1
+    with (
+        subprocess.Popen(COMMAND, env=environment, stderr=subprocess.PIPE, text=True) as second,
+        Courier(path) as courier,
+    ):
+        kept = [courier.next(), courier.next()][1]
+        second.terminate()
+        assert "costs read from" in second.communicate()[1]
+    assert isinstance(kept, Costs)
+    assert CostTable.decode(kept.table) == CostTable.decode(again.table)
 
 
 @pytest.mark.parametrize("text", [None, '{"socket_path": "s", "model_dir": "/nowhere", "revision": "r"}'])

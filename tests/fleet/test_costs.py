@@ -1,0 +1,54 @@
+"""A worker's costs from its first start on: measured, published, refined, logged, kept, measured again when asked."""
+
+from pathlib import Path
+
+from tests.fleet.conftest import fleet_settings
+
+from headrace.broker import Broker
+from headrace.producer import Client
+from headrace.testing.fleet import Fleet, wait_until
+from headrace.testing.servers import Server
+from headrace.workers.costs.table import CostTable
+from headrace.workers.model_store.store import ModelFolder
+
+
+def published(broker: Broker) -> CostTable:
+    (table,) = broker.costs.tables().values()
+    return CostTable.decode(table)
+
+
+def test_a_fleet_measures_once_and_then_knows_what_its_batches_cost(model: ModelFolder, tmp_path: Path) -> None:
+    with Server("valkey", port=None) as server:
+        # The model by its path, so that the cache is the test's own.
+        settings = fleet_settings(server.url, model=str(model.path), cache_dir=tmp_path, measure_ms=800)
+        with Fleet(settings) as fleet:
+            broker = fleet.broker
+            wait_until(lambda: "costs measured" in fleet.log, 60, "a first measurement")
+            (kept,) = (tmp_path / "costs").iterdir()
+            wait_until(lambda: bool(broker.costs.tables()), 10, "a table")
+            (worker,) = broker.workers(60_000)
+            assert list(broker.costs.tables()) == [worker.worker_class] == broker.costs.living()
+            assert worker.worker_class.endswith(f"/{model.revision}/float32")
+            table = published(broker)
+            assert 0 < table.packed_cost(8) < table.packed_cost(256)
+            assert 0 < table.cost(4, 1) < table.cost(64, 4)
+            with Client(settings) as client:
+                handles = [client.submit("Water runs " * (1 + index % 7), max_tokens=2) for index in range(12)]
+                for handle in handles:
+                    handle.result(timeout_s=60)
+            wait_until(lambda: all(record.run for record in broker.costs.batch_log(100)), 10, "real costs in the log")
+            records = broker.costs.batch_log(100)
+            assert sum(record.num_rows for record in records) == 12
+            for record in records:
+                assert record.worker_class == worker.worker_class
+                assert record.run is not None
+                assert (record.run.worker, record.run.num_rows) == (worker.worker, record.num_rows)
+                assert 0 < record.run.num_tokens <= record.num_tokens
+                assert record.run.cost_ms > 0 < record.predicted_ms
+            before = kept.read_bytes()
+            assert broker.costs.request_measurement() == [worker.worker_class]
+            wait_until(lambda: fleet.log.count("costs measured") == 2, 60, "a second measurement")
+            wait_until(lambda: kept.read_bytes() != before, 10, "the new costs on file")
+        with Fleet(settings) as fleet:
+            assert "costs read from" in fleet.log
+            assert "costs measured" not in fleet.log

@@ -1,0 +1,134 @@
+"""An engine's costs: read from a file or measured while there is nothing else to do, refined by every step.
+
+Measuring waits for idle moments and gives way after the step at hand, so that no first token is late by more than one
+step; a fleet that starts announces its room at once. Until then the table is a guess, which the first steps correct.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from headrace.errors import ConfigurationError, MeasurementError
+from headrace.workers.costs.cost_file import CostFile
+from headrace.workers.costs.refinement import Refiner, change
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.measurement import Extent, Measurement
+from headrace.workers.engine.step_work import StepWork
+
+logger = logging.getLogger(__name__)
+
+#: What a batch costs on a machine that nobody has measured: a small CPU.
+_FIXED_MS, _TOKEN_MS = 30.0, 2.0
+#: A table that has changed by less is no news, and neither is one so soon after the last.
+_MIN_CHANGE = 0.1
+_NEWS_INTERVAL_S = 10.0
+_SAVE_INTERVAL_S = 60.0
+
+
+class CostKeeper:
+    """The table of one engine process.
+
+    Args:
+        extent: of the table.
+        make_scratch: makes an engine over the same model whose memory is its own, for measuring.
+        worker_class: that the costs are of.
+        budget_ms: computing time of a measurement; 0 never measures, and keeps nothing on file.
+        file: where the table is kept; None for nowhere.
+        clock_s: for tests.
+    """
+
+    def __init__(
+        self,
+        extent: Extent,
+        make_scratch: Callable[[], Engine],
+        *,
+        worker_class: str,
+        budget_ms: int,
+        file: CostFile | None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.worker_class = worker_class
+        self._extent = extent
+        self._make_scratch = make_scratch
+        self._budget_ms = budget_ms
+        self._file = file if budget_ms else None
+        self._clock_s = clock_s
+        self._measurement: Measurement | None = None
+        found = self._file.read() if self._file else None
+        self._refiner = Refiner(found or extent.linear(_FIXED_MS, _TOKEN_MS))
+        self._told = self._saved = self._refiner.table
+        self._told_s = self._saved_s = clock_s()
+        self._wanted = found is None and budget_ms > 0
+        if found is not None and self._file is not None:
+            logger.info("costs read from %s", self._file.path)
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether an idle moment would be put to use."""
+        return self._wanted
+
+    @property
+    def table(self) -> bytes:
+        """The table as it is now, encoded."""
+        return self._refiner.table.encode()
+
+    def measure_again(self) -> None:
+        """Measure in the idle moments to come, whatever is on file."""
+        if not self._budget_ms:
+            logger.warning("asked to measure costs again, but measure_ms is 0")
+        self._wanted = self._budget_ms > 0
+        self._measurement = None
+
+    def use_idle_moment(self) -> None:
+        """Compute one step of a measurement, if one is wanted."""
+        if not self._wanted:
+            return
+        try:
+            if self._measurement is None:
+                self._measurement = Measurement(self._make_scratch(), self._extent, self._budget_ms)
+            if not self._measurement.advance():
+                self._finish(self._measurement)
+        except (MeasurementError, ConfigurationError, MemoryError, RuntimeError) as error:
+            logger.warning("costs are not measured, the ones at hand stay: %s", error)
+            self._wanted, self._measurement = False, None
+
+    def give_way(self) -> None:
+        """There are rows to compute: what is being measured begins again later."""
+        if self._measurement is not None:
+            self._measurement.pause()
+
+    def observe(self, work: StepWork, step_ms: float) -> None:
+        """Take in what a step took."""
+        if not work.teaches:
+            return
+        self._refiner.observe_packed(work.num_tokens, step_ms)
+        if work.shape is not None:
+            self._refiner.observe_padded(*work.shape, step_ms)
+
+    def news(self) -> bytes | None:
+        """The table, if it has changed enough since it was told last; saves it to its file now and then."""
+        now_s = self._clock_s()
+        if now_s - self._saved_s >= _SAVE_INTERVAL_S:
+            self.save()
+        if now_s - self._told_s < _NEWS_INTERVAL_S or change(self._told, self._refiner.table) < _MIN_CHANGE:
+            return None
+        return self.tell()
+
+    def tell(self) -> bytes:
+        """The table, which is no news from here on."""
+        self._told, self._told_s = self._refiner.table, self._clock_s()
+        return self.table
+
+    def save(self) -> None:
+        """Write the table to its file, unless it was never measured or has not changed."""
+        self._saved_s = self._clock_s()
+        if self._file is not None and not self._wanted and self._refiner.table != self._saved:
+            self._saved = self._refiner.table
+            self._file.write(self._saved)
+
+    def _finish(self, measurement: Measurement) -> None:
+        self._refiner = Refiner(measurement.table())
+        self._wanted, self._measurement = False, None
+        self._told_s = self._clock_s() - _NEWS_INTERVAL_S
+        self.save()
+        logger.info("costs measured: %d sizes in %.1f s", measurement.num_measured, measurement.spent_ms / 1000)

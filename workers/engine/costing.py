@@ -1,0 +1,48 @@
+"""An engine process's cost keeper, put together from its settings, its model and its device."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from headrace.workers.costs.cost_file import CostFile, CostKey
+from headrace.workers.engine.cost_keeper import CostKeeper
+from headrace.workers.engine.device_name import device_name
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.measurement import Extent
+from headrace.workers.engine.models.model import Shape
+from headrace.workers.engine.settings import EngineSettings
+
+#: Prompts of so many full steps are measured together at most; more cost as many tokens do.
+_MAX_STEPS = 4
+
+
+def keep_costs(
+    settings: EngineSettings, shape: Shape, device: torch.device, make_engine: Callable[[int], Engine]
+) -> CostKeeper:
+    """Make the keeper of an engine's costs.
+
+    Args:
+        settings: of the process.
+        shape: of its model.
+        device: that computes.
+        make_engine: makes one more engine over the same model, given the tokens of its key-value memory.
+    """
+    name = device_name(device, settings.num_threads)
+    key = CostKey(name, settings.revision, settings.dtype, settings.page_size, settings.step_tokens)
+    max_tokens = min(settings.kv_tokens, _MAX_STEPS * settings.step_tokens)
+    extent = Extent(
+        max_length=max(1, min(shape.max_positions, settings.kv_tokens) - 1),
+        max_rows=settings.max_rows,
+        max_tokens=max_tokens,
+        vocab_size=shape.vocab_size,
+    )
+    # Each row also draws a token, and its last page is seldom full.
+    kv_tokens = max_tokens + settings.max_rows * (settings.page_size + 1)
+    return CostKeeper(
+        extent,
+        lambda: make_engine(kv_tokens),
+        worker_class=key.worker_class,
+        budget_ms=settings.measure_ms,
+        file=CostFile(Path(settings.costs_dir), key) if settings.costs_dir else None,
+    )

@@ -1,0 +1,190 @@
+"""Measures what prompts cost: steps of a scratch engine over the real model, smaller ones first, until time is up."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from headrace.errors import MeasurementError
+from headrace.job import SamplingParams
+from headrace.workers.channel import Add
+from headrace.workers.costs.building import build_table
+from headrace.workers.costs.table import CostTable
+from headrace.workers.engine.engine import Engine
+
+_LENGTHS = (4, 16, 64, 256, 1024, 4096)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_PACKED_TOKENS = (8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_NUM_SAMPLES = 3
+#: A size that has taken this part of the budget has been measured often enough.
+_MAX_SHARE = 1 / 16
+#: So many packed sizes are measured whatever they take, or nothing could be told from them.
+_MIN_PACKED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How far a table reaches.
+
+    Attributes:
+        max_length: tokens of the longest prompt.
+        max_rows: of the largest batch.
+        max_tokens: measured at once at most; what lies beyond is estimated.
+        vocab_size: token ids are below it.
+    """
+
+    max_length: int
+    max_rows: int
+    max_tokens: int
+    vocab_size: int
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the table."""
+        return (*(length for length in _LENGTHS if length < self.max_length), self.max_length)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Of the table."""
+        return (*(rows for rows in _BATCH_SIZES if rows < self.max_rows), self.max_rows)
+
+    @property
+    def sizes(self) -> list["Size"]:
+        """What to measure, from the cheapest on."""
+        cells = [Size((length,) * rows, False) for length in self.lengths for rows in self.batch_sizes]
+        packed = [Size(_mixed(tokens, self.max_rows), True) for tokens in _PACKED_TOKENS]
+        fitting = [
+            size for size in cells + packed if size.num_tokens <= self.max_tokens and size.rows[0] <= self.max_length
+        ]
+        return sorted(fitting, key=lambda size: (size.num_tokens, not size.packed, len(size.rows)))
+
+    def linear(self, fixed_ms: float, token_ms: float) -> CostTable:
+        """A table of this extent for a machine that nobody has measured yet."""
+        packed = {tokens: fixed_ms + token_ms * tokens for tokens in _PACKED_TOKENS}
+        return build_table({}, packed, self.lengths, self.batch_sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Prompts that are measured together.
+
+    Attributes:
+        rows: the length of each, the longest first.
+        packed: they stand for so many tokens back to back, and not for a length.
+    """
+
+    rows: tuple[int, ...]
+    packed: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all."""
+        return sum(self.rows)
+
+
+class Measurement:
+    """One run over the sizes, a step at a time, so that whoever has something better to do can do it in between.
+
+    Args:
+        engine: a scratch engine: its pages, index and rows are nobody else's.
+        extent: of the table.
+        budget_ms: computing time, after which no further size is begun.
+        clock_s: for tests.
+    """
+
+    def __init__(
+        self, engine: Engine, extent: Extent, budget_ms: float, clock_s: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._engine = engine
+        self._extent = extent
+        self._budget_ms = budget_ms
+        self._clock_s = clock_s
+        self._random = random.Random(0)
+        self._sizes = extent.sizes
+        self._samples: dict[Size, list[float]] = {}
+        self._sample_ms = 0.0
+        self._num_rows = 0
+        # The first steps of a process are slower than all others.
+        self._warm_up = self._sizes[: 2 * _MIN_PACKED]
+        self.spent_ms = 0.0
+
+    @property
+    def num_measured(self) -> int:
+        """Sizes with a sample."""
+        return len(self._samples)
+
+    def advance(self) -> bool:
+        """Compute one step; False if all is measured, or time is up.
+
+        Raises:
+            MeasurementError: the step failed.
+        """
+        if not self._engine.has_rows:
+            if not self._warm_up and not self._choose():
+                return False
+            self._begin((self._warm_up or self._sizes)[0])
+        begin_s = self._clock_s()
+        tokens = self._engine.step()
+        step_ms = (self._clock_s() - begin_s) * 1000
+        if tokens.error:
+            raise MeasurementError(tokens.error)
+        self.spent_ms += step_ms
+        self._sample_ms += step_ms
+        if not self._engine.has_rows:
+            if self._warm_up:
+                del self._warm_up[0]
+            else:
+                self._samples.setdefault(self._sizes[0], []).append(self._sample_ms)
+        return True
+
+    def pause(self) -> None:
+        """Give up the sample at hand: what is computed in between would count as its."""
+        self._engine.clear()
+
+    def table(self) -> CostTable:
+        """What was measured so far, estimated where nothing was.
+
+        Raises:
+            ConfigurationError: nothing was measured.
+        """
+        medians = {size: median(samples) for size, samples in self._samples.items()}
+        cells = {(size.rows[0], len(size.rows)): cost for size, cost in medians.items() if not size.packed}
+        packed = {size.num_tokens: cost for size, cost in medians.items() if size.packed}
+        return build_table(cells, packed, self._extent.lengths, self._extent.batch_sizes)
+
+    def _choose(self) -> bool:
+        """Bring the size to measure next to the front; False if there is none for which time is left."""
+        samples = self._samples.get(self._sizes[0], []) if self._sizes else []
+        if len(samples) >= _NUM_SAMPLES or sum(samples) > self._budget_ms * _MAX_SHARE:
+            del self._sizes[0]
+        if not self._sizes:
+            return False
+        done = [size for size in self._samples if size.packed]
+        if len(done) < _MIN_PACKED:
+            return True
+        token_ms = max(self._samples[done[-1]]) / done[-1].num_tokens
+        return self.spent_ms + token_ms * self._sizes[0].num_tokens <= self._budget_ms
+
+    def _begin(self, size: Size) -> None:
+        self._sample_ms = 0.0
+        for length in size.rows:
+            self._num_rows += 1
+            # No two of them begin alike, or they would share what they compute.
+            first = self._num_rows % self._extent.vocab_size
+            rest = self._random.choices(range(self._extent.vocab_size), k=length - 1)
+            self._engine.add(Add(self._num_rows, (first, *rest), (), _ONE_TOKEN))
+
+
+def _mixed(num_tokens: int, max_rows: int) -> tuple[int, ...]:
+    """Prompts of different lengths, as traffic brings them: a half, a quarter, an eighth, and what is left."""
+    rows: list[int] = []
+    for part in (2, 4, 8)[: max_rows - 1]:
+        rows.append(num_tokens // part)
+    return (*rows, num_tokens - sum(rows))
+
+
+_ONE_TOKEN = SamplingParams(
+    max_tokens=1, min_tokens=0, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, stop=(), stop_token_ids=(),
+    ignore_eos=True,
+)  # fmt: skip
