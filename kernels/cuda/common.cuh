@@ -21,6 +21,13 @@ namespace headrace {
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
+// threadIdx.x, read anew: what follows from it is not kept in registers until here.
+__device__ __forceinline__ int thread_index() {
+    int index;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+    return index;
+}
+
 // ---- element types ---------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float to_float(float x) { return x; }

@@ -99,24 +99,32 @@ struct Feeder {
         __syncwarp();
     }
 
-    // Keys that no row sees become zeros: what lies there may be no number, and its weight of 0 would not help.
     static __device__ __forceinline__ void feed(const Args& args, Rows& rows, int tile, uint32_t to) {
-        const int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * KEYS_A_WARP;
-        const int since = tile - rows.first_tile();
+        const int warp = thread_index() / WARP, own = warp * KEYS_A_WARP, since = tile - rows.first_tile();
         if (since % WARP == 0) look_up(args, rows, tile);
-        const long long from = rows.offsets[threadIdx.x / WARP][since % WARP];
+        const long long from = rows.offsets[warp][since % WARP];
         const int num_keys = from < 0 ? 0 : rows.end - tile * BLOCK_KEYS - own;
-        const char* key = reinterpret_cast<const char*>(args.keys + max(from, 0ll));
-        const char* value = reinterpret_cast<const char*>(args.values + max(from, 0ll));
+        const DTYPE *keys = args.keys + max(from, 0ll), *values = args.values + max(from, 0ll);
+        if (num_keys >= KEYS_A_WARP) copy<true>(keys, values, num_keys, to);
+        else copy<false>(keys, values, num_keys, to);
+        commit_copies();
+    }
+
+    // Keys that no row sees become zeros: what lies there may be no number, and its weight of 0 would not help.
+    template <bool WHOLE>
+    static __device__ __forceinline__ void copy(const DTYPE* keys, const DTYPE* values, int num_keys, uint32_t to) {
+        const int index = thread_index(), lane = index % WARP, own = index / WARP * KEYS_A_WARP;
+        const char* key = reinterpret_cast<const char*>(keys) + (WHOLE ? lane * 16 : 0);
+        const char* value = reinterpret_cast<const char*>(values) + (WHOLE ? lane * 16 : 0);
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const int chunk = i * WARP + lane, at = chunk / CHUNKS;
             const uint32_t target = to + place_in_tile<BLOCK_KEYS>(own + at, (chunk - at * CHUNKS) * 16);
-            const bool wanted = at < num_keys;
-            copy_16_bytes(target, key + (wanted ? chunk * 16 : 0), wanted ? 16 : 0);
-            copy_16_bytes(target + TILE_BYTES, value + (wanted ? chunk * 16 : 0), wanted ? 16 : 0);
+            const bool wanted = WHOLE || at < num_keys;
+            const int distance = WHOLE ? i * WARP * 16 : wanted ? chunk * 16 : 0;
+            copy_16_bytes(target, key + distance, wanted ? 16 : 0);
+            copy_16_bytes(target + TILE_BYTES, value + distance, wanted ? 16 : 0);
         }
-        commit_copies();
     }
 };
 

@@ -140,19 +140,20 @@ def test_what_the_kernels_cannot_do_is_refused() -> None:
 
 # The ones with the most registers; each takes seconds to compile.
 SPECIALISATIONS = [
-    ("sm_80", torch.float16, 128),
-    ("sm_90a", torch.bfloat16, 128),
-    ("sm_90a", torch.bfloat16, 256),
-    ("sm_90a", torch.float32, 128),
+    ("sm_80", torch.float16, 128, None),
+    ("sm_90a", torch.bfloat16, 128, None),
+    ("sm_90a", torch.bfloat16, 128, Block(128, 64, warpgroups=True)),
+    ("sm_90a", torch.bfloat16, 256, None),
+    ("sm_90a", torch.float32, 128, None),
 ]
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
-@pytest.mark.parametrize(("arch", "dtype", "head_dim"), SPECIALISATIONS)
+@pytest.mark.parametrize(("arch", "dtype", "head_dim", "block"), SPECIALISATIONS)
 def test_specialisations_compile_and_spill_nothing(
-    arch: str, dtype: torch.dtype, head_dim: int, tmp_path: Path
+    arch: str, dtype: torch.dtype, head_dim: int, block: Block | None, tmp_path: Path
 ) -> None:
-    block = choose_block(PrefillShape(8, 4, head_dim, dtype, 8, 2048), SHARED_BYTES[arch])
+    block = block or choose_block(PrefillShape(8, 4, head_dim, dtype, 8, 2048), SHARED_BYTES[arch])
     target = Target.of("prefill_attention", arch, block.macros(dtype, head_dim))
     source, cubin = CUDA_DIR / "prefill_attention.cu", tmp_path / "prefill.cubin"
     command = ["nvcc", *target.flags, "-arch", arch, "-cubin", "-Xptxas", "-v", str(source), "-o", str(cubin)]

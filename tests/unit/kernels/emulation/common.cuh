@@ -13,6 +13,8 @@ namespace headrace {
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
+inline int thread_index() { return threadIdx.x; }
+
 inline float to_float(float x) { return x; }
 inline float to_float(__half x) { return x; }
 inline float to_float(__nv_bfloat16 x) {
