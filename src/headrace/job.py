@@ -4,7 +4,7 @@ The scheduler writes it, workers read it, and nobody changes it in between: a re
 to another is computed from the same token ids, the same parameters and the same seed.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Any, Self
 
@@ -55,6 +55,9 @@ class SamplingParams:
     logprobs: int | None = None
 
 
+_PARAM_NAMES = tuple(field.name for field in fields(SamplingParams))
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a worker needs to compute one request.
@@ -75,7 +78,9 @@ class Job:
 
     def encode(self) -> bytes:
         """Serialise for ``job:<id>``."""
-        encoded: bytes = msgpack.packb(asdict(self))
+        # Not asdict: it copies every token id, which took half of a scheduler's time.
+        params = {name: getattr(self.params, name) for name in _PARAM_NAMES}
+        encoded: bytes = msgpack.packb({"prompt_ids": self.prompt_ids, "params": params, "revision": self.revision})
         return encoded
 
     @classmethod

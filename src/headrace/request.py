@@ -73,14 +73,14 @@ class Request(BaseModel):
     n: Annotated[int, Field(ge=1, le=128)] = 1
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] = []
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_LIST)] = []
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] = Field(default_factory=list)
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_LIST)] = Field(default_factory=list)
     ignore_eos: bool = False
-    bad_words: Annotated[list[BadWord], Field(max_length=MAX_LIST)] = []
+    bad_words: Annotated[list[BadWord], Field(max_length=MAX_LIST)] = Field(default_factory=list)
     logit_bias: Annotated[
         dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
         Field(max_length=MAX_LIST),
-    ] = {}
+    ] = Field(default_factory=dict)
     repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0

@@ -205,7 +205,7 @@ def decode_body(data: bytes, encoding: Encoding) -> dict[str, Any]:
     """
     try:
         if encoding == "json":
-            fields = json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+            fields = _JSON.decode(data.decode())
         else:
             fields = msgpack.unpackb(data, timestamp=0, ext_hook=_refuse_extension, object_pairs_hook=_unique)
     except RecursionError as error:
@@ -238,6 +238,10 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+#: Made once: json.loads would make one for every body.
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
 
 
 def _refuse_extension(code: int, data: bytes) -> object:

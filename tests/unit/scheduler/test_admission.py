@@ -5,13 +5,13 @@ from typing import Any
 
 import msgpack
 import pytest
-from tests.unit.scheduler.words import word_tokenizer
 
 from headrace.broker import Entry
 from headrace.config import Settings
 from headrace.job import Job
 from headrace.keys import RequestStream
 from headrace.moves import Admission
+from headrace.testing.words import word_tokenizer
 from headrace.wire import Chunk, Echo
 from headrace.workers.scheduler.admission import Admitter
 
