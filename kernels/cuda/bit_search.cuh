@@ -1,6 +1,7 @@
 // Find a token of a row by its place in the falling order, without sorting the row: a four-way search over the bits of
 // logits, each pass of which counts and sums what is at or above three thresholds; what is left is listed, sorted and
-// walked. Equal logits beyond the list's capacity are told apart by their ids in one more pass.
+// walked. Equal logits beyond the list's capacity are told apart by their ids in one more pass. A good guess saves most
+// passes, and a bad one costs one.
 #pragma once
 
 #include "ranking.cuh"
@@ -30,35 +31,49 @@ struct Bracket {
     double low_mass, high_mass;
 };
 
+// Two turns are read before the first is used, because reading takes longer than anything done here; but only where
+// reading itself needs few registers.
 template <typename Use>
 __device__ __forceinline__ void for_each_octet(const Row& row, Use use) {
-    for (int first = threadIdx.x * OCTET; first < row.vocab; first += THREADS * OCTET) {
-        float value[OCTET];
-        row.read(value, first);
-        use(first, value);
+    constexpr int AHEAD = PENALISED || VEC < FULL<DTYPE> ? 1 : 2, TURN = THREADS * OCTET;
+    for (int first = threadIdx.x * OCTET; first < row.vocab; first += AHEAD * TURN) {
+        float value[AHEAD][OCTET];
+#pragma unroll
+        for (int turn = 0; turn < AHEAD; turn++) row.read(value[turn], first + turn * TURN);
+#pragma unroll
+        for (int turn = 0; turn < AHEAD; turn++)
+            if (first + turn * TURN < row.vocab) use(first + turn * TURN, value[turn]);
     }
 }
 
-// One pass: narrow the bracket by two bits.
-__device__ __forceinline__ void narrow(Bracket& bracket, int bit, const Row& row, const Mass& mass, const Goal& goal,
-                                       Ranking& list) {
+// Three thresholds, rising.
+struct Thresholds {
+    uint32_t at[3];
+
+    // Those that cut a stretch of bits in quarters.
+    static __device__ __forceinline__ Thresholds quarters(uint32_t low, uint32_t high) {
+        const uint32_t step = max((high - low) / 4, 1u);
+        return Thresholds{{low + step, low + 2 * step, low + 3 * step}};
+    }
+};
+
+// One pass: narrow the bracket to what lies between two thresholds, or beyond them.
+__device__ __forceinline__ void narrow(Bracket& bracket, const Thresholds& threshold, const Row& row, const Mass& mass,
+                                       const Goal& goal, Ranking& list) {
     int counts[3] = {};
     double sums[3];
     float own[3] = {};
-    uint32_t threshold[3];
     const float factor = mass.factor();
-#pragma unroll
-    for (int i = 0; i < 3; i++) threshold[i] = bracket.low + (uint32_t(i + 1) << bit);
     for_each_octet(row, [&](int, const float(&value)[OCTET]) {
 #pragma unroll
         for (int e = 0; e < OCTET; e++) {
             const uint32_t bits = ordered(value[e]);
-            if (bits < threshold[0]) continue;
+            if (bits < threshold.at[0]) continue;
             const float m = mass.roughly(value[e], factor);
 #pragma unroll
             for (int i = 0; i < 3; i++) {
-                counts[i] += bits >= threshold[i];
-                own[i] += bits >= threshold[i] ? m : 0.f;
+                counts[i] += bits >= threshold.at[i];
+                own[i] += bits >= threshold.at[i] ? m : 0.f;
             }
         }
     });
@@ -70,12 +85,13 @@ __device__ __forceinline__ void narrow(Bracket& bracket, int bit, const Row& row
     // The highest threshold at which the goal is reached becomes low, the one above it high.
 #pragma unroll
     for (int i = 2; i >= 0; i--) {
+        if (threshold.at[i] >= bracket.high) continue;
         if (!goal.reached(counts[i], sums[i])) {
-            bracket.high = threshold[i];
+            bracket.high = threshold.at[i];
             bracket.high_count = counts[i];
             bracket.high_mass = sums[i];
         } else {
-            bracket.low = threshold[i];
+            bracket.low = threshold.at[i];
             bracket.low_count = counts[i];
             bracket.low_mass = sums[i];
             break;
@@ -142,11 +158,15 @@ __device__ __forceinline__ Found walk(Ranking& list, const Mass& mass, const Goa
     return found;
 }
 
-__device__ __noinline__ Found search_bits(const Row& row, const Mass& mass, const Goal& goal, Ranking& list) {
+__device__ __noinline__ Found search_bits(const Row& row, const Mass& mass, const Goal& goal, const Thresholds& guess,
+                                          Ranking& list) {
     // Nothing has the bits 0, everything is at or above them: there the goal counts as reached.
     Bracket bracket{0, 0xffffffffu, row.vocab, 0, 1e300, 0};
-    for (int bit = 30; bit >= 0 && bracket.low_count - bracket.high_count > CAPACITY; bit -= 2)
-        narrow(bracket, bit, row, mass, goal, list);
+    Thresholds threshold = guess;
+    while (bracket.low_count - bracket.high_count > CAPACITY && bracket.high - bracket.low > 1) {
+        narrow(bracket, threshold, row, mass, goal, list);
+        threshold = Thresholds::quarters(bracket.low, bracket.high);
+    }
     __syncthreads();
     const int between = bracket.low_count - bracket.high_count;
     if (between > CAPACITY) {

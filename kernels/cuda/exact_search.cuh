@@ -4,7 +4,8 @@
 // A query asks for the first token, in falling order, at which the tokens so far reach a count or a mass. A histogram of
 // logits, made once, says between which bins it lies, from exact counts and from masses as if all tokens lay in the
 // middle of their bins; one pass sums what is above those bins and lists what is in them; the list is sorted and walked.
-// If the exact sums do not bear the guess out, or the list is too long, the query is answered by a search over bits.
+// If the exact sums do not bear the guess out, or the list is too long, the query is answered by a search over bits,
+// which begins where the histogram points.
 #pragma once
 
 #include "bit_search.cuh"
@@ -21,6 +22,14 @@ __device__ __forceinline__ int bin_of(float logit, const Mass& mass, float bins)
 }
 
 __device__ __forceinline__ float bins_a_logit(const Mass& mass) { return fminf(BINS_A_UNIT / mass.temperature, 3e38f); }
+
+// Borders of the tokens in bins from one to another, as far as rounding lets tell, and what lies midway.
+__device__ __forceinline__ Thresholds borders(const Mass& mass, int first_bin, int last_bin) {
+    const float bins = bins_a_logit(mass);
+    const uint32_t low = ordered(last_bin == NUM_BINS - 1 ? -INFINITY : mass.best - (last_bin + 1) / bins);
+    const uint32_t high = ordered(mass.best - first_bin / bins) + 1;
+    return low + 1 < high ? Thresholds{{low, low + (high - low) / 2, high}} : Thresholds::quarters(0, ~0u);
+}
 
 // Count the row's tokens by bins, into the list's scratch.
 __device__ __forceinline__ void make_histogram(const Row& row, const Mass& mass, Ranking& list) {
@@ -75,7 +84,8 @@ __device__ __noinline__ Found search(const Row& row, const Mass& mass, const Goa
         near_before = near;
     }
     __syncthreads();
-    if (last_count - first_count > CAPACITY) return search_bits(row, mass, goal, list);
+    const Thresholds guess = borders(mass, first_bin, last_bin);
+    if (last_count - first_count > CAPACITY) return search_bits(row, mass, goal, guess, list);
     const float bins = bins_a_logit(mass), factor = mass.factor();
     const int above = first_bin, below = last_bin, num_above = first_count;
     float own = 0;
@@ -95,7 +105,7 @@ __device__ __noinline__ Found search(const Row& row, const Mass& mass, const Goa
         if (goal.reached(found.count, found.mass)) return found;
     }
     __syncthreads();
-    return search_bits(row, mass, goal, list);
+    return search_bits(row, mass, goal, guess, list);
 }
 
 }  // namespace headrace
