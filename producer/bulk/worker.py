@@ -140,16 +140,15 @@ class JobWorker(Worker):
         """Settle a job that did not end well, in whichever way."""
         status = _status(job)
         if status in (None, JobStatus.CANCELED):
+            self._withdraw(job)
             self._forget(job, execution, is_deleted=status is None)
         elif self._is_handing_back and not self.is_horse:
             self._hand_back(job, queue, execution)
-            return
         else:
-            is_final = self._stopped_job_id == job.id or not job.should_retry
+            # First, so that whoever sees the job's end may rely on it.
+            if self._stopped_job_id == job.id or not job.should_retry:
+                self._withdraw(job)
             super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
-            if not is_final:
-                return
-        self._withdraw(job)
 
     def _withdraw_cancelled(self, queue: Queue) -> None:
         """Cancel the requests of jobs that were cancelled while no worker had them: after one has handed them back."""

@@ -192,6 +192,7 @@ def test_a_job_that_is_put_back_after_it_was_stopped_asks_anew(bench: RqBench) -
     bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
     send_stop_job_command(bench.queue.connection, job.id, serializer=JSONSerializer)
     bench.until_status(job, "stopped")
+    assert bench.end_of(f"rq-{job.id}") == ("done", "cancelled")
     bench.fleet.until_token = 1 << 30
     job.requeue()
     bench.until_status(job, "finished")
@@ -245,7 +246,7 @@ def test_control_jobs_do_what_the_command_line_does(bench: RqBench) -> None:
     body = Job((1, 2), params, "rev").encode()
     for request_id, job in (("a", body), ("b", b"")):
         broker.client.xadd(broker.keys.dead, {"v": 1, "id": request_id, "why": "lost 3 workers", "job": job})
-    broker.client.zadd(broker.keys.classes, {"cpu/test": broker.now_ms(), "gpu/old": 1})
+    broker.client.zadd(broker.keys.classes, {"cpu/test": broker.now_ms() + 60_000, "gpu/old": 1})
     module = "headrace.producer.jobs"
     replayed = bench.enqueue(f"{module}.replay_dead", all=True)
     unclear = bench.enqueue(f"{module}.replay_dead")
