@@ -1,6 +1,7 @@
 """RQ workers as processes, beside a fleet made of the moves."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,11 +89,12 @@ class RqBench:
         until(lambda: self.end_of(request_id) == ("done", "cancelled"), 20)
 
     def close(self) -> None:
-        """End what still runs."""
+        """End what still runs, and remove the log."""
         for process in self.started:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        shutil.rmtree(self.folder)
 
 
 def text_for(job: Job, num_tokens: int) -> str:
