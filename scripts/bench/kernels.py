@@ -19,11 +19,9 @@ from headrace.kernels import reference_fused as reference
 from headrace.kernels.activation import bias_gelu, geglu, swiglu
 from headrace.kernels.embedding import embedding
 from headrace.kernels.layer_norm import layer_norm
-from headrace.kernels.logits import workspace_floats
 from headrace.kernels.page_copy import copy_pages
 from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.rotary_kv import HeadNorm, KVPages, rotary_kv, rotary_table
-from headrace.kernels.sampling import Draws, SamplingParameters, sample
 from headrace.kernels.softmax import softmax
 from headrace.testing.gpu_timing import Timer
 from headrace.testing.rows import Report, arguments
@@ -202,60 +200,6 @@ def _move(pages: Tensor, source: Tensor, target: Tensor) -> None:
     pages[:, target] = pages[:, source]
 
 
-def draws() -> Iterator[Case]:
-    vocab = 151936
-    kinds = (
-        ("greedy", 0.0, 0, 1.0, _greedy, "torch argmax"),
-        ("temperature", 0.7, 0, 1.0, _temperature, "torch softmax, exponential race, argmax"),
-        ("top_k50_top_p0.9", 0.7, 50, 0.9, _top_k_top_p, "torch topk, softmax, cumsum, exponential race, argmax"),
-        ("top_p0.9", 0.7, 0, 0.9, _top_p, "torch sort, softmax, cumsum, exponential race, argmax"),
-    )
-    for (name, temperature, top_k, top_p, theirs, peer), n in product(kinds, (1, 8, 64, 256)):
-        logits = normal(n, vocab) * 2
-        parameters = SamplingParameters(
-            torch.full((n,), temperature, device=DEVICE),
-            torch.full((n,), top_k, device=DEVICE, dtype=torch.int32),
-            torch.full((n,), top_p, device=DEVICE),
-            torch.zeros(n, device=DEVICE),
-            torch.randint(2**62, (n,), device=DEVICE),
-            torch.arange(n, device=DEVICE),
-            torch.zeros(n, device=DEVICE, dtype=torch.int64),
-        )
-        out, workspace = Draws.empty(n, DEVICE), torch.empty(workspace_floats(n, vocab), device=DEVICE)
-        yield Case(
-            f"sampling/{name}_{n}x{vocab}",
-            logits.nbytes,
-            partial(sample, logits, parameters, out=out, workspace=workspace, all_greedy=name == "greedy"),
-            partial(theirs, logits),
-            peer,
-        )
-
-
-def _greedy(logits: Tensor) -> Tensor:
-    return logits.argmax(dim=-1)
-
-
-def _temperature(logits: Tensor) -> Tensor:
-    probabilities = (logits.float() / 0.7).softmax(dim=-1)
-    return probabilities.div_(torch.empty_like(probabilities).exponential_()).argmax(dim=-1)
-
-
-def _top_k_top_p(logits: Tensor) -> Tensor:
-    return _race(*(logits.float() / 0.7).topk(50, dim=-1))
-
-
-def _top_p(logits: Tensor) -> Tensor:
-    return _race(*(logits.float() / 0.7).sort(dim=-1, descending=True))
-
-
-def _race(values: Tensor, ids: Tensor) -> Tensor:
-    """Keep a share of 0.9 of sorted tokens and draw one."""
-    probabilities = values.softmax(dim=-1)
-    probabilities.masked_fill_(probabilities.cumsum(dim=-1) - probabilities >= 0.9, 0)
-    winner = probabilities.div_(torch.empty_like(probabilities).exponential_()).argmax(dim=-1, keepdim=True)
-    return ids.gather(1, winner)
-
-
 def main() -> None:
     wanted = arguments(__doc__ or "")
     if not torch.cuda.is_available():
@@ -266,7 +210,7 @@ def main() -> None:
     timer = Timer(DEVICE)
     limit = timer.copy_gb_per_s()
     report.add("kernel/copy/1GiB", "bandwidth", limit, "GB/s")
-    for cases in (norms, softmaxes, activations, gathers, rotaries, page_moves, draws):
+    for cases in (norms, softmaxes, activations, gathers, rotaries, page_moves):
         for case in cases():
             ours, theirs = timer.medians_us([case.ours, case.theirs])
             report.add(f"kernel/{case.name}", "time", ours, "us", peer=case.peer, peer_value=theirs)
