@@ -14,6 +14,7 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from headrace.errors import KernelError
 from headrace.kernels.table import Batch, HeadNorm, Linear, Table
 
 B = TypeVar("B", bound=Batch)
@@ -93,15 +94,26 @@ class PlannedOperations(Generic[B]):
 
     Args:
         operations: computes.
-        place: gives results memory.
+        place: gives results memory; until it is known, they have memory of their own.
     """
 
-    def __init__(self, operations: Table[B], place: Place) -> None:
+    def __init__(self, operations: Table[B], place: Place | None = None) -> None:
         self._operations = operations
         self._place = place
         self._traces: dict[bool, _Trace] = {}
         self._trace: _Trace | None = None
         self._outs: Iterator[Tensor] = iter(())
+
+    def place_in(self, place: Place) -> None:
+        """Give results memory from now on."""
+        self._place = place
+
+    def results(self, num_tokens: int, num_sampled: int) -> Sequence[Result]:
+        """Tell what a step of such lengths writes, once a step of its kind has been computed."""
+        trace = self._traces.get(num_sampled > 0)
+        if trace is None:
+            raise KernelError(f"no step {'with' if num_sampled else 'without'} logits has been computed yet")
+        return trace.results(num_tokens, num_sampled)
 
     @contextmanager
     def step(self, batch: B) -> Iterator[None]:
@@ -117,6 +129,8 @@ class PlannedOperations(Generic[B]):
                     # Only now: a step that raised has not shown all of its operations.
                     self._trace.close()
                     self._traces[kind] = self._trace
+                elif self._place is None:
+                    yield
                 else:
                     self._outs = iter(self._place(lengths, lambda: trace.results(*lengths)))
                     yield

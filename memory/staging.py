@@ -14,8 +14,7 @@ _ALIGNMENT = 16
 class Staging:
     """Page-locked memory, and its image on a device.
 
-    ``begin``, ``put`` as often as needed, ``send``; what ``put`` gave holds until the next ``send``. The caller must
-    not begin again before the device has made the copy, which is so once it has read any result of the step.
+    ``begin``, ``put`` as often as needed, ``send``; what ``put`` gave holds until the next ``send``.
 
     Args:
         num_bytes: room for one step's numbers, each ``put`` rounded up to 16 bytes.
@@ -26,9 +25,12 @@ class Staging:
         self._host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._image = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         self._num_bytes = 0
+        self._sent = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
-        """Forget what has been sent."""
+        """Forget what has been sent, once it has arrived."""
+        if self._sent is not None:
+            self._sent.synchronize()
         self._num_bytes = 0
 
     def put(self, values: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -52,3 +54,5 @@ class Staging:
         """Copy everything to the device, on torch's current stream."""
         num_bytes = min(self._num_bytes, self._host.nbytes)
         self._image[:num_bytes].copy_(self._host[:num_bytes], non_blocking=True)
+        if self._sent is not None:
+            self._sent.record()

@@ -235,6 +235,11 @@ class Workspace:
                 self._blocks[number] = left
 
 
+def bytes_of(activations: Sequence[Activation]) -> int:
+    """Tell how much memory a step's results take when they are laid out by their lifetimes."""
+    return sum(lay_out(_buffers(activations), []).chunk_bytes)
+
+
 def _buffers(activations: Sequence[Activation]) -> tuple[Buffer, ...]:
     return tuple(
         Buffer(each.first_op, each.last_op, math.prod(each.shape) * each.dtype.itemsize) for each in activations

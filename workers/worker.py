@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.config import Settings
@@ -31,6 +32,19 @@ _COURIER_MARGIN_S = 5.0
 _QUIET_OPENMP = {"GOMP_SPINCOUNT": "10000"}
 
 
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What an engine is given where the settings leave it to the device; 0 tokens: what there is memory for."""
+
+    max_rows: int
+    kv_tokens: int
+    step_tokens: int
+
+
+_ON_CPU = _Sizes(max_rows=32, kv_tokens=32_768, step_tokens=512)
+_ON_GPU = _Sizes(max_rows=256, kv_tokens=0, step_tokens=2_048)
+
+
 def run(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT; the courier drains before the engine goes.
 
@@ -43,9 +57,11 @@ def run(settings: Settings) -> int:
     """
     cache_dir = settings.cache_dir or default_cache_dir()
     folder = resolve(settings.model, cache_dir)
-    if settings.kv_tokens < settings.max_context_tokens:
+    sizes = _ON_CPU if settings.device == "cpu" else _ON_GPU
+    kv_tokens = settings.kv_tokens or sizes.kv_tokens
+    if kv_tokens and kv_tokens < settings.max_context_tokens:
         raise ConfigurationError(
-            f"kv_tokens {settings.kv_tokens} must hold max_context_tokens {settings.max_context_tokens}: "
+            f"kv_tokens {kv_tokens} must hold max_context_tokens {settings.max_context_tokens}: "
             "a request of full length would never fit"
         )
     with scratch_folder("worker", _short_root()) as meeting:
@@ -54,14 +70,17 @@ def run(settings: Settings) -> int:
             socket_path=socket_path,
             model_dir=str(folder.path),
             revision=folder.revision,
-            dtype=settings.dtype,
+            device=settings.device,
+            dtype=settings.engine_dtype,
             num_threads=settings.num_threads or spare_cores(settings.workers),
-            max_rows=settings.max_rows,
-            kv_tokens=settings.kv_tokens,
+            max_rows=settings.max_rows or sizes.max_rows,
+            kv_tokens=kv_tokens,
             page_size=settings.page_size,
             measure_ms=settings.measure_ms,
             costs_dir=str(cache_dir / "costs"),
-            step_tokens=settings.step_tokens,
+            step_tokens=settings.step_tokens or sizes.step_tokens,
+            row_tokens=settings.max_context_tokens,
+            memory_fraction=settings.memory_fraction,
             parent_pid=os.getpid(),
             log_level=settings.log_level,
         )

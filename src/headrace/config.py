@@ -117,12 +117,26 @@ class Settings(BaseSettings):
     lease_ms: Annotated[int, Field(ge=200)] = Field(10_000, description="how long a silent worker keeps its requests")
 
     # The worker
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
+        "cpu", description="where engines compute: cpu, cuda, or cuda:<index>"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of weights and activations; auto: float32 on a CPU, bfloat16 on a GPU"
+    )
     num_threads: Annotated[int, Field(ge=0)] = Field(0, description="of an engine's products; 0: the cores to spare")
-    max_rows: Positive = Field(32, description="requests in one worker's running batch")
-    kv_tokens: Positive = Field(32_768, description="tokens in one worker's key-value memory")
+    max_rows: Annotated[int, Field(ge=0)] = Field(
+        0, description="requests in one worker's running batch; 0: 32 on a CPU, 256 on a GPU"
+    )
+    kv_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="tokens in one worker's key-value memory; 0: 32,768 on a CPU, what it has memory for on a GPU"
+    )
     page_size: Positive = Field(16, description="tokens in a page of it, which rows that begin alike share whole")
-    step_tokens: Positive = Field(512, description="tokens of one step, decoding rows and prefill together")
+    step_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="tokens of one step, decoding rows and prefill together; 0: 512 on a CPU, 2,048 on a GPU"
+    )
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="of a GPU's memory that one engine may take"
+    )
     measure_ms: Annotated[int, Field(ge=0)] = Field(
         3_000, description="computing time for measuring costs where none are on file; 0: never measure"
     )
@@ -193,6 +207,13 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"settings: {culprits}") from error
         except (tomllib.TOMLDecodeError, ValueError) as error:
             raise ConfigurationError(f"settings: {error}") from error
+
+    @property
+    def engine_dtype(self) -> Literal["float32", "bfloat16", "float16"]:
+        """The dtype, chosen for the device where that is left to it."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if self.device == "cpu" else "bfloat16"
 
     @property
     def queue_name(self) -> str:

@@ -41,6 +41,15 @@ def host_engine(
         head_dim=config.head_dim,
         dtype=loaded.model.dtype,
     )
-    rows = RowState(max_rows, pages.pages_for(min(kv_tokens, config.max_positions)))
+    row_tokens = min(kv_tokens, config.max_positions)
+    rows = RowState(max_rows, pages.pages_for(row_tokens))
     runner = Runner(HostSteps(loaded.model, kv_cache, operations, rows))
-    return Engine(loaded, runner, pages, max_rows=max_rows, step_tokens=step_tokens)
+    return Engine(
+        loaded,
+        runner,
+        pages,
+        max_rows=max_rows,
+        step_tokens=step_tokens,
+        kv_tokens=kv_tokens,
+        row_tokens=row_tokens,
+    )

@@ -20,17 +20,30 @@ class Engine:
         pages: of the key-value memory.
         max_rows: rows in flight at once.
         step_tokens: tokens computed in one step at most, >= ``max_rows``.
+        kv_tokens: tokens that the key-value memory holds, whatever else shares its memory.
+        row_tokens: tokens of a row at most, prompt and output.
 
     Attributes:
+        kv_tokens: as given.
         work: what the last step computed.
     """
 
-    def __init__(self, loaded: LoadedModel, runner: Runner, pages: Pages, *, max_rows: int, step_tokens: int) -> None:
-        config = loaded.model.config
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        runner: Runner,
+        pages: Pages,
+        *,
+        max_rows: int,
+        step_tokens: int,
+        kv_tokens: int,
+        row_tokens: int,
+    ) -> None:
+        self.kv_tokens = kv_tokens
         self._pages = pages
         self._eos_ids = loaded.eos_ids
-        self._vocab_size = config.vocab_size
-        self._max_tokens = min(pages.num_pages * pages.page_size, config.max_positions)
+        self._vocab_size = loaded.model.config.vocab_size
+        self._max_tokens = row_tokens
         self._fusion = Fusion(pages, max_rows=max_rows, step_tokens=step_tokens)
         self._runner = runner
         self.work = StepWork()

@@ -69,8 +69,24 @@ def serve(settings: EngineSettings) -> None:
 
 
 def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
+    folder, dtype, device = Path(settings.model_dir), getattr(torch, settings.dtype), torch.device(settings.device)
+    if device.type != "cpu":
+        # Not before: a machine without a GPU has no PyCUDA.
+        from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
+
+        limits = DeviceLimits(
+            max_rows=settings.max_rows,
+            row_tokens=settings.row_tokens,
+            step_tokens=settings.step_tokens,
+            kv_tokens=settings.kv_tokens or None,
+            memory_fraction=settings.memory_fraction,
+            page_size=settings.page_size,
+        )
+        made = DeviceEngine(folder, device, dtype, limits)
+        known = replace(settings, kv_tokens=made.engine.kv_tokens)
+        return made.engine, keep_costs(known, made.loaded.model.config, made.device, made.scratch)
     operations = PlannedOperations(ReferenceOperations(), Workspace().place)
-    loaded = load(Path(settings.model_dir), operations, getattr(torch, settings.dtype))
+    loaded = load(folder, operations, dtype)
 
     def make(kv_tokens: int) -> Engine:
         return host_engine(
@@ -82,7 +98,7 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
             page_size=settings.page_size,
         )
 
-    return make(settings.kv_tokens), keep_costs(settings, loaded.model.config, torch.device("cpu"), make)
+    return make(settings.kv_tokens), keep_costs(settings, loaded.model.config, device, make)
 
 
 def _serve_courier(listener: socket.socket, engine: Engine, costs: CostKeeper, settings: EngineSettings) -> None:
@@ -91,7 +107,7 @@ def _serve_courier(listener: socket.socket, engine: Engine, costs: CostKeeper, s
     with connection:
         link = CourierLink(connection)
         try:
-            link.send(Ready(os.getpid(), settings.revision, settings.max_rows, settings.kv_tokens, costs.worker_class))
+            link.send(Ready(os.getpid(), settings.revision, settings.max_rows, engine.kv_tokens, costs.worker_class))
             link.send(Costs(costs.tell()))
             while not is_orphan(settings.parent_pid):
                 _turn(link, engine, costs)

@@ -18,23 +18,27 @@ class EngineSettings:
         socket_path: of the Unix socket to listen on; what lies there already is replaced.
         model_dir: folder with config.json and safetensors.
         revision: of the model; the engine only passes it on in ``Ready``.
-        dtype: of weights, activations and the key-value memory.
+        device: cpu, cuda (torch's current one) or cuda:<index>.
+        dtype: of weights, activations and the key-value memory; float16 only on a GPU.
         num_threads: threads of one operation, >= 1. An operation ends with its slowest thread: where other processes
             want the same cores, one thread is the fastest.
         max_rows: rows in flight at once, >= 1.
-        kv_tokens: token slots of the key-value memory, >= 1.
+        kv_tokens: token slots of the key-value memory; 0, on a GPU only: as many as it has memory for.
         step_tokens: tokens computed in one step at most, >= ``max_rows``, so that every decoding row always goes on.
         parent_pid: process whose end ends the engine; None where it lives on its own.
         log_level: debug, info, warning or error.
         page_size: tokens of a page of the key-value memory, >= 1.
         measure_ms: computing time of a measurement of costs where none are on file; 0 never measures.
         costs_dir: folder of the files that hold costs; None keeps none.
+        row_tokens: tokens of a request at most, prompt and output; a GPU's memory must hold one such request.
+        memory_fraction: of a GPU's memory that weights and pool may take, in (0, 1].
     """
 
     socket_path: str
     model_dir: str
     revision: str
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_threads: int = 1
     max_rows: int = 32
     kv_tokens: int = 16384
@@ -44,13 +48,20 @@ class EngineSettings:
     page_size: int = DEFAULT_PAGE_SIZE
     measure_ms: int = 0
     costs_dir: str | None = None
+    row_tokens: int = 8192
+    memory_fraction: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ConfigurationError(f"dtype {self.dtype!r} is neither float32 nor bfloat16")
-        for name in ("num_threads", "max_rows", "kv_tokens", "step_tokens", "page_size"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ConfigurationError(f"dtype {self.dtype!r} is neither float32, bfloat16 nor float16")
+        if self.dtype == "float16" and self.device == "cpu":
+            raise ConfigurationError("float16 needs a GPU: its range is too small for what a CPU computes in it")
+        for name in ("num_threads", "max_rows", "kv_tokens", "step_tokens", "page_size", "row_tokens"):
+            least = int(name != "kv_tokens" or self.device == "cpu")
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 < self.memory_fraction <= 1:
+            raise ConfigurationError(f"memory_fraction {self.memory_fraction} must be above 0 and at most 1")
         if self.step_tokens < self.max_rows:
             raise ConfigurationError(f"step_tokens {self.step_tokens} is less than max_rows {self.max_rows}")
 

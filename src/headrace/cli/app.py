@@ -9,7 +9,22 @@ import typer
 from typer.core import TyperGroup
 
 from headrace import __version__
-from headrace.cli import cancel, dead, demo, health, models, processes, rq_worker, status, stock, submit, tail, top, up
+from headrace.cli import (
+    cancel,
+    dead,
+    demo,
+    doctor,
+    health,
+    models,
+    processes,
+    rq_worker,
+    status,
+    stock,
+    submit,
+    tail,
+    top,
+    up,
+)
 from headrace.errors import ConfigurationError, HeadraceError, ModelError
 
 
@@ -65,6 +80,7 @@ app.command("tail")(tail.tail)
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("health")(health.health)
+app.command("doctor")(doctor.doctor)
 app.command("stock")(stock.stock)
 app.command("cancel")(cancel.cancel)
 app.add_typer(models.app, name="models")

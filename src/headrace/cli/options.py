@@ -26,6 +26,7 @@ Queue = Annotated[str | None, typer.Option("--queue", help="Name of the queue. D
 LeaseMs = Annotated[int | None, typer.Option("--lease-ms", help="How long a silent worker keeps its requests.")]
 MaxRows = Annotated[int | None, typer.Option("--max-rows", help="Requests in one worker's running batch.")]
 KvTokens = Annotated[int | None, typer.Option("--kv-tokens", help="Tokens in one worker's key-value memory.")]
+Device = Annotated[str | None, typer.Option("--device", help="Where engines compute: cpu, cuda or cuda:<index>.")]
 NumThreads = Annotated[int | None, typer.Option("--num-threads", help="Threads of one engine; 0: the cores to spare.")]
 DrainMs = Annotated[int | None, typer.Option("--drain-ms", help="What an end leaves running requests.")]
 LogLevel = Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")]

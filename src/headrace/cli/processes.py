@@ -3,6 +3,7 @@
 import typer
 
 from headrace.cli.options import (
+    Device,
     DrainMs,
     KvTokens,
     LeaseMs,
@@ -44,6 +45,7 @@ def worker(
     model: Model = None,
     queue: Queue = None,
     lease_ms: LeaseMs = None,
+    device: Device = None,
     max_rows: MaxRows = None,
     kv_tokens: KvTokens = None,
     num_threads: NumThreads = None,
@@ -53,8 +55,8 @@ def worker(
 ) -> None:
     """Run one worker, an engine and its courier. SIGTERM or Ctrl-C lets running requests end first."""
     settings = load_settings(
-        set_, redis_url=redis_url, port=port, model=model, queue=queue, lease_ms=lease_ms, max_rows=max_rows,
-        kv_tokens=kv_tokens, num_threads=num_threads, drain_ms=drain_ms, log_level=log_level,
+        set_, redis_url=redis_url, port=port, model=model, queue=queue, lease_ms=lease_ms, device=device,
+        max_rows=max_rows, kv_tokens=kv_tokens, num_threads=num_threads, drain_ms=drain_ms, log_level=log_level,
     )  # fmt: skip
     configure(settings.log_level)
     from headrace.workers.worker import run

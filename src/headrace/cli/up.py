@@ -8,6 +8,7 @@ import typer
 from headrace.cli.fleet import Fleet
 from headrace.cli.greeting import greeting
 from headrace.cli.options import (
+    Device,
     DrainMs,
     KvTokens,
     LeaseMs,
@@ -40,6 +41,7 @@ def up(
         Path | None, typer.Option("--data-dir", help="The broker's folder. Default: in the user's state folder.")
     ] = None,
     lease_ms: LeaseMs = None,
+    device: Device = None,
     max_rows: MaxRows = None,
     kv_tokens: KvTokens = None,
     num_threads: NumThreads = None,
@@ -53,8 +55,8 @@ def up(
     """
     settings = load_fleet_settings(
         set_, model=model, port=port, redis_url=redis_url, workers=workers, queue=queue, data_dir=data_dir,
-        lease_ms=lease_ms, max_rows=max_rows, kv_tokens=kv_tokens, num_threads=num_threads, drain_ms=drain_ms,
-        log_level=log_level, rq_workers=rq_workers,
+        lease_ms=lease_ms, device=device, max_rows=max_rows, kv_tokens=kv_tokens, num_threads=num_threads,
+        drain_ms=drain_ms, log_level=log_level, rq_workers=rq_workers,
     )  # fmt: skip
     configure(settings.log_level)
     fleet = Fleet.plan(settings)

@@ -5,7 +5,7 @@ from headrace.workers.engine.settings import EngineSettings
 
 
 def test_settings_survive_the_environment() -> None:
-    given = EngineSettings("/s", "/m", "rev", "bfloat16", 2, 8, 1000, 64, 17)
+    given = EngineSettings("/s", "/m", "rev", "cuda:1", "float16", 2, 8, 0, 64, 17)
     assert EngineSettings.from_json(given.to_json()) == given
 
 
@@ -17,7 +17,10 @@ def test_settings_survive_the_environment() -> None:
         "{}",
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "color": 1}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "dtype": "int4"}',
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "dtype": "float16"}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "num_threads": 0}',
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "kv_tokens": 0}',
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "device": "cuda", "memory_fraction": 1.5}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "max_rows": 9, "step_tokens": 8}',
     ],
 )

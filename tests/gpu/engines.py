@@ -1,0 +1,44 @@
+"""Engines on the GPU, small ones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace.job import SamplingParams
+from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
+from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.sequence import Sequence as Row
+
+GREEDY = SamplingParams(16, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
+
+
+def engine_of(
+    folder: Path, dtype: torch.dtype, *, max_rows: int, kv_tokens: int, step_tokens: int, row_tokens: int | None = None
+) -> DeviceEngine:
+    """Make one that takes little memory, so that many may stand beside each other."""
+    limits = DeviceLimits(
+        max_rows=max_rows, row_tokens=row_tokens or kv_tokens, step_tokens=step_tokens, kv_tokens=kv_tokens
+    )
+    return DeviceEngine(folder, torch.device("cuda"), dtype, limits)
+
+
+@torch.inference_mode()
+def logits_in_chunks(made: DeviceEngine, prompt: tuple[int, ...], lengths: list[int]) -> torch.Tensor:
+    """Compute a prompt chunk by chunk, as the engine does: the logits behind each chunk ``[chunks, vocab]``."""
+    sequence = Row(1 << 40, prompt, (), GREEDY, frozenset())
+    pages = made.pool.pages
+    seen: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch, torch.cuda.stream(made.steps.stream):
+        patch.setattr(Chunk, "samples", True)
+        for length in lengths:
+            assert pages.reserve(sequence.pages, sequence.num_computed_tokens + length) > sequence.num_computed_tokens
+            batch, _ = made.steps.pack([Chunk(sequence, length)])
+            with made.operations.step(batch):
+                logits = made.loaded.model.forward(batch)
+            assert logits is not None
+            seen.append(logits.clone())
+            sequence.num_computed_tokens += length
+    torch.cuda.synchronize()
+    pages.end(sequence.pages)
+    return torch.cat(seen)

@@ -1,0 +1,114 @@
+"""Every family on the GPU against transformers: the models of ``tests/model``, with heads that the kernels take."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.gpu.engines import engine_of, logits_in_chunks
+from tests.model.tiny_models import KINDS, VOCAB, Kind, make_oracle
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from headrace.job import SamplingParams
+from headrace.workers.channel import Add
+from headrace.workers.engine.device_engine import DeviceEngine
+
+GREEDY = SamplingParams(16, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
+HEAD_DIMS = (64, 80, 128)
+
+
+def with_device_heads(kind: Kind, head_dim: int) -> Kind:
+    """The same model with heads of a size that attention is written for."""
+    changes = dict(kind.changes)
+    if "n_head" in kind.shape:
+        shape = kind.shape | {"n_head": 2, "n_embd": 2 * head_dim}
+        if "rotary_dim" in changes:
+            changes["rotary_dim"] = {4: 16, 8: 32}.get(changes["rotary_dim"], head_dim)
+        return replace(kind, shape=shape, changes=changes)
+    changes["head_dim"] = head_dim
+    rope = changes.get("rope_parameters", {})
+    if "short_factor" in rope:
+        factors = {name: [1.0 + i / 8 for i in range(head_dim // 2)] for name in ("short_factor", "long_factor")}
+        changes["rope_parameters"] = rope | factors
+    return replace(kind, changes=changes)
+
+
+CASES = {
+    f"{name} heads of {HEAD_DIMS[index % 3]}": with_device_heads(kind, HEAD_DIMS[index % 3])
+    for index, (name, kind) in enumerate(KINDS.items())
+}
+
+
+@pytest.fixture(scope="module", params=list(CASES.values()), ids=list(CASES))
+def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
+    folder = tmp_path_factory.mktemp("model")
+    return make_oracle(request.param, folder), folder
+
+
+@pytest.fixture(scope="module")
+def model(oracle: tuple[PreTrainedModel, Path]) -> DeviceEngine:
+    return engine_of(oracle[1], torch.float32, max_rows=3, kv_tokens=320, step_tokens=128, row_tokens=160)
+
+
+def prompts(*lengths: int) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(3)
+    return [tuple(torch.randint(0, VOCAB, (length,), generator=generator).tolist()) for length in lengths]
+
+
+@pytest.mark.parametrize("lengths", [[120], [50, 1, 1, 40, 28], [1] * 10 + [110]])
+def test_prefill_logits_are_those_of_transformers_however_the_prompt_is_cut(
+    oracle: tuple[PreTrainedModel, Path], model: DeviceEngine, lengths: list[int]
+) -> None:
+    (prompt,) = prompts(120)
+    with torch.inference_mode():
+        expected = oracle[0](torch.tensor([prompt])).logits[0]
+    ends = torch.tensor(lengths).cumsum(0) - 1
+    assert expected.std() > 0.3, "logits that are all alike would prove nothing"
+    assert (logits_in_chunks(model, prompt, lengths).cpu() - expected[ends]).abs().max() < 1e-4
+
+
+def test_greedy_tokens_of_fused_rows_are_those_of_transformers(
+    oracle: tuple[PreTrainedModel, Path],
+) -> None:
+    """Prompts longer than a step's budget, more rows than may run at once, and one arrival a step."""
+    engine = engine_of(oracle[1], torch.float32, max_rows=3, kv_tokens=320, step_tokens=24).engine
+    rows = prompts(1, 90, 5, 33, 24, 25)
+    tokens: list[list[int]] = [[] for _ in rows]
+    for row, prompt in enumerate(rows):
+        engine.add(Add(row, prompt, (), GREEDY))
+        collect(engine.step, tokens)
+    while engine.has_rows:
+        collect(engine.step, tokens)
+    assert engine.num_used_pages == 0
+    for prompt, output in zip(rows, tokens, strict=True):
+        generated = oracle[0].generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            max_new_tokens=GREEDY.max_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert output == generated[0, len(prompt) :].tolist()
+
+
+def collect(step: Callable[[], Any], tokens: list[list[int]]) -> None:
+    for row, token_id, finish in step().tokens:
+        assert finish != "error"
+        tokens[row].append(token_id)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision_errs_at_most_twice_as_much_as_transformers_does(
+    oracle: tuple[PreTrainedModel, Path], device: torch.device, half: torch.dtype
+) -> None:
+    (prompt,) = prompts(120)
+    with torch.inference_mode():
+        exact = oracle[0](torch.tensor([prompt])).logits[0, -1]
+        peer = AutoModelForCausalLM.from_pretrained(oracle[1], dtype=half).eval().to(device)
+        theirs = peer(torch.tensor([prompt], device=device)).logits[0, -1].float().cpu()
+    made = engine_of(oracle[1], half, max_rows=3, kv_tokens=320, step_tokens=72)
+    ours = logits_in_chunks(made, prompt, [70, 1, 49])[-1].float().cpu()
+    assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max()

@@ -1,0 +1,179 @@
+"""An engine on a GPU, put together from its parts."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from headrace.errors import ConfigurationError
+from headrace.kernels.cuda_operations import CudaOperations, StepSizes
+from headrace.kernels.device import open_device
+from headrace.kernels.device_memory import allocate, free_bytes
+from headrace.kernels.page_copy import copy_pages
+from headrace.kernels.planned import PlannedOperations
+from headrace.memory.budget import Budget, KVShape, Needs, available_bytes, fill
+from headrace.memory.kv_cache import KVCache
+from headrace.memory.pages import Pages
+from headrace.memory.pool import Pool
+from headrace.memory.workspace import bytes_of
+from headrace.workers.engine.device_sampling import DeviceSampler
+from headrace.workers.engine.device_steps import DeviceSteps
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.loading import load
+from headrace.workers.engine.row_state import RowState
+from headrace.workers.engine.runner import Runner
+from headrace.workers.engine.settings import DEFAULT_PAGE_SIZE
+from headrace.workers.engine.warm_up import WARM_UP_PAGES, WARM_UP_ROWS, WARM_UP_TOKENS, warm_up
+
+logger = logging.getLogger(__name__)
+
+# What cuBLAS and the driver take for themselves once they are used.
+_RESERVE_BYTES = 512 << 20
+# What attention keeps from step to step.
+_WORKSPACE_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLimits:
+    """What an engine on a GPU may come to need.
+
+    Attributes:
+        max_rows: rows in flight at once.
+        row_tokens: tokens of a row at most, prompt and output; the model's own limit binds too.
+        step_tokens: tokens computed in one step at most, >= ``max_rows``.
+        kv_tokens: tokens that the key-value memory holds at most; None: as many as there is memory for.
+        memory_fraction: of the memory that was free before the model came, in (0, 1].
+        page_size: tokens of a page.
+    """
+
+    max_rows: int
+    row_tokens: int
+    step_tokens: int
+    kv_tokens: int | None = None
+    memory_fraction: float = 0.9
+    page_size: int = DEFAULT_PAGE_SIZE
+
+
+class DeviceEngine:
+    """An engine on a GPU.
+
+    It finds out by small steps what steps need, and gives the pool what the GPU has left. The small steps also compile
+    what every step uses, so that no request waits for the compiler.
+
+    Args:
+        folder: of the model.
+        device: a GPU; without an index, torch's current one.
+        dtype: of weights, activations, keys and values: fp32, bf16 or fp16.
+        limits: what must fit.
+
+    Attributes:
+        device: the GPU, with its index.
+        loaded: the model.
+        operations: what it is written over.
+        pool: memory of everything but the weights.
+        steps: where rows are computed.
+        engine: to be run.
+
+    Raises:
+        ConfigurationError: no such GPU, no PyCUDA or compiler, or too little memory.
+        KernelError: no kernel is written for the model's heads or the page size.
+        ModelError: the folder cannot be served.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, limits: DeviceLimits) -> None:
+        if not torch.cuda.is_available():
+            raise ConfigurationError("no GPU: torch finds no CUDA device; see `headrace doctor`, or use --device cpu")
+        self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        self._stream = open_device(self.device.index).new_stream()
+        self._limits = limits
+        torch.cuda.set_device(self.device)
+        with torch.cuda.stream(self._stream), torch.inference_mode():
+            before = free_bytes(self.device.index)
+            on_device = CudaOperations(self.device)
+            self.operations = PlannedOperations(on_device)
+            self.loaded = load(folder, self.operations, dtype)
+            weight_bytes = before - free_bytes(self.device.index)
+            config = self.loaded.model.config
+            self._shape = KVShape(
+                config.num_layers, config.num_kv_heads, config.head_dim, limits.page_size, dtype.itemsize
+            )
+            self._sizes = StepSizes(WARM_UP_ROWS, WARM_UP_PAGES, WARM_UP_TOKENS)
+            on_device.reserve(self._sizes)
+            warm_up(self._steps_on(self._cache(WARM_UP_ROWS * WARM_UP_PAGES)))
+            self._row_tokens = min(limits.row_tokens, config.max_positions)
+            # A token of every place, and a budget's worth of chunks.
+            max_tokens = limits.max_rows + limits.step_tokens
+            self._sizes = StepSizes(limits.max_rows, self._shape.pages_for(self._row_tokens), max_tokens)
+            budget = self._budget(free_bytes(self.device.index), weight_bytes)
+            storage = allocate(self.device.index, budget.num_bytes)
+            self.pool = Pool(storage, budget, self._shape, dtype, order="heads", copy_pages=copy_pages)
+            self.operations.place_in(self.pool.workspace.place)
+            on_device.reserve(self._sizes, self.pool.workspace_for_good)
+            self.steps = self._steps_on(self.pool.kv_cache)
+        self.engine = self._engine_of(self.steps, self.pool.pages, budget.kv_tokens)
+        logger.info(
+            "%s: %.1f GiB of weights, %.1f GiB of pool, room for %d tokens of keys and values",
+            torch.cuda.get_device_name(self.device),
+            weight_bytes / 2**30,
+            budget.num_bytes / 2**30,
+            budget.kv_tokens,
+        )
+
+    def scratch(self, kv_tokens: int) -> Engine:
+        """Make one more engine over the same model, with key-value memory of its own beside the pool.
+
+        Only one of the two may compute at a time: they share the memory of a step's results.
+
+        Args:
+            kv_tokens: tokens that its memory holds, rounded up to whole pages.
+        """
+        pages = Pages(self._shape.pages_for(kv_tokens), self._limits.page_size)
+        with torch.cuda.stream(self._stream), torch.inference_mode():
+            return self._engine_of(self._steps_on(self._cache(pages.num_pages)), pages, kv_tokens)
+
+    def _steps_on(self, kv_cache: KVCache) -> DeviceSteps:
+        sizes, vocab_size = self._sizes, self.loaded.model.config.vocab_size
+        rows = RowState(sizes.max_rows, sizes.max_pages, self.device)
+        sampler = DeviceSampler(rows, vocab_size, sizes.max_pages * self._limits.page_size)
+        return DeviceSteps(
+            self.loaded.model,
+            kv_cache,
+            self.operations,
+            rows,
+            sampler,
+            stream=self._stream,
+            max_tokens=sizes.max_tokens,
+        )
+
+    def _engine_of(self, steps: DeviceSteps, pages: Pages, kv_tokens: int) -> Engine:
+        return Engine(
+            self.loaded,
+            Runner(steps),
+            pages,
+            max_rows=self._limits.max_rows,
+            step_tokens=self._limits.step_tokens,
+            kv_tokens=kv_tokens,
+            row_tokens=min(self._row_tokens, kv_tokens),
+        )
+
+    def _cache(self, num_pages: int) -> KVCache:
+        shape = self._shape
+        return KVCache(
+            num_layers=shape.num_layers,
+            num_pages=num_pages,
+            page_size=shape.page_size,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            dtype=self.loaded.model.dtype,
+            order="heads",
+            storage=torch.empty(num_pages * shape.page_bytes, dtype=torch.uint8, device=self.device),
+            copy_pages=copy_pages,
+        )
+
+    def _budget(self, num_free: int, weight_bytes: int) -> Budget:
+        limits, max_tokens = self._limits, self._sizes.max_tokens
+        longest = bytes_of(self.operations.results(max_tokens, limits.max_rows)) + _WORKSPACE_BYTES
+        least = bytes_of(self.operations.results(limits.max_rows + 1, 1)) + _WORKSPACE_BYTES
+        available = available_bytes(num_free, weight_bytes, limits.memory_fraction, _RESERVE_BYTES)
+        return fill(self._shape, Needs(self._row_tokens, longest, least), available, limits.kv_tokens)
