@@ -24,7 +24,9 @@ KINDS: tuple[dict[str, Any], ...] = (
 MOST_CHILDREN = 5
 
 
-def requests(params: Callable[..., SamplingParams], rng: random.Random) -> list[list[Add]]:
+def requests(
+    params: Callable[..., SamplingParams], rng: random.Random, num_requests: int = NUM_REQUESTS
+) -> list[list[Add]]:
     """Random lengths and seeds; a third begins with one of a few texts, and some prompts come several times.
 
     Returns:
@@ -33,14 +35,14 @@ def requests(params: Callable[..., SamplingParams], rng: random.Random) -> list[
     texts = [tuple(rng.randrange(3, 97) for _ in range(length)) for length in (9, 16, 37)]
     families: list[list[Add]] = []
     num_rows = 0
-    while num_rows < NUM_REQUESTS:
+    while num_rows < num_requests:
         sampling = params(max_tokens=rng.randint(1, 24), seed=rng.randrange(1 << 40), **rng.choice(KINDS))
         text = rng.choice(texts) if rng.random() < 0.4 else ()
         prompt = (*text, *(rng.randrange(3, 97) for _ in range(rng.randint(1, 40))))
         if families and rng.random() < 0.15:
             prompt = rng.choice(families[-10:])[0].prompt_ids
         job, n = Job(prompt, sampling, ""), rng.choice((1, 1, 1, 1, rng.randint(2, MOST_CHILDREN)))
-        children = [job.of_child(index) for index in range(min(n, NUM_REQUESTS - num_rows))]
+        children = [job.of_child(index) for index in range(min(n, num_requests - num_rows))]
         families.append([Add(num_rows + k, child.prompt_ids, (), child.params) for k, child in enumerate(children)])
         num_rows += len(children)
     return families
@@ -54,15 +56,13 @@ def solo(engine: Engine, add: Add) -> list[int]:
     return tokens
 
 
-def test_500_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_back(
-    make_engine: Callable[..., Engine], params: Callable[..., SamplingParams]
-) -> None:
-    rng = random.Random(0)
-    families = requests(params, rng)
-    adds = [add for family in families for add in family]
-    # A memory for about three of the longest rows: growing rows push younger ones out again and again.
-    engine = make_engine(max_rows=12, kv_tokens=260, step_tokens=40, page_size=4)
-    tokens: dict[int, list[int]] = {add.row: [] for add in adds}
+def churn(engine: Engine, families: list[list[Add]], rng: random.Random) -> tuple[dict[int, list[int]], set[int]]:
+    """Let requests arrive a few a step, and drop a row now and then.
+
+    Returns:
+        Each row's tokens, and the rows that were dropped.
+    """
+    tokens: dict[int, list[int]] = {add.row: [] for family in families for add in family}
     cancelled: set[int] = set()
     num_added = 0
     arriving = list(families)
@@ -79,6 +79,18 @@ def test_500_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_ba
             for row, token_id, finish in engine.step().tokens:
                 assert finish != "error"
                 tokens[row].append(token_id)
+    return tokens, cancelled
+
+
+def test_500_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_back(
+    make_engine: Callable[..., Engine], params: Callable[..., SamplingParams]
+) -> None:
+    rng = random.Random(0)
+    families = requests(params, rng)
+    adds = [add for family in families for add in family]
+    # A memory for about three of the longest rows: growing rows push younger ones out again and again.
+    engine = make_engine(max_rows=12, kv_tokens=260, step_tokens=40, page_size=4)
+    tokens, cancelled = churn(engine, families, rng)
     assert engine.num_used_pages == 0
     assert engine.num_preemptions > 30
     num_prompt = sum(len(add.prompt_ids) for add in adds)

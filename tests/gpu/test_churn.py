@@ -1,0 +1,121 @@
+"""Exactness on the GPU under churn: the requests of ``tests/unit/engine``, in fp32, and through Redis."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+from tests.fleet.conftest import fleet_settings
+from tests.gpu.engines import engine_of
+from tests.gpu.test_families import with_device_heads
+from tests.model.tiny_models import KINDS, VOCAB, make_oracle
+from tests.unit.engine.test_churn import churn, requests, solo
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedModel
+
+from headrace.job import SamplingParams
+from headrace.producer.client import Client
+from headrace.testing.fleet import Fleet
+from headrace.testing.gpu_memory import watch_torch
+from headrace.testing.servers import Server
+from headrace.workers.channel import Add
+
+NUM_REQUESTS = 500
+
+
+def params(max_tokens: int = 12, **fields: Any) -> SamplingParams:
+    defaults: dict[str, Any] = {
+        "min_tokens": 0,
+        "temperature": 0.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "seed": 0,
+        "stop": (),
+        "stop_token_ids": (),
+        "ignore_eos": True,
+    }
+    return SamplingParams(max_tokens=max_tokens, **(defaults | fields))
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
+    folder = tmp_path_factory.mktemp("model")
+    return make_oracle(with_device_heads(KINDS["qwen3 tied"], 64), folder), folder
+
+
+def test_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_back(
+    oracle: tuple[PreTrainedModel, Path],
+) -> None:
+    rng = random.Random(0)
+    families = requests(params, rng, NUM_REQUESTS)
+    adds = [add for family in families for add in family]
+    # A memory for about three of the longest rows: growing rows push younger ones out again and again.
+    engine = engine_of(oracle[1], torch.float32, max_rows=12, kv_tokens=320, step_tokens=40, row_tokens=110).engine
+    tokens, cancelled = churn(engine, families, rng)
+    assert engine.num_used_pages == 0
+    assert engine.num_preemptions > 10
+    alone = engine_of(oracle[1], torch.float32, max_rows=1, kv_tokens=4096, step_tokens=256, row_tokens=256).engine
+    for add in adds:
+        expected = solo(alone, add)
+        assert tokens[add.row] == (expected[: len(tokens[add.row])] if add.row in cancelled else expected), add
+    assert cancelled
+
+
+def test_a_step_allocates_nothing_once_its_lengths_have_been_seen(
+    oracle: tuple[PreTrainedModel, Path], device: torch.device
+) -> None:
+    engine = engine_of(oracle[1], torch.bfloat16, max_rows=8, kv_tokens=2048, step_tokens=64, row_tokens=256).engine
+    kinds: tuple[dict[str, Any], ...] = ({}, {"temperature": 1.0, "top_p": 0.9}, {"repetition_penalty": 1.2})
+
+    def wave(first_row: int) -> None:
+        for row in range(first_row, first_row + 8):
+            engine.add(Add(row, tuple(range(3, 3 + 5 * (row % 8))) or (3,), (), params(40, **kinds[row % 3])))
+        while engine.has_rows:
+            engine.step()
+
+    wave(0)
+    wave(8)
+    with watch_torch(device) as watched:
+        wave(16)
+    assert watched.grown_bytes == 0
+    assert watched.num_allocations == 0
+
+
+def give_tokenizer(folder: Path) -> None:
+    """Give a model folder a tokenizer of its size: every byte, and pairs of letters."""
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(a + b for a in letters for b in letters)][:VOCAB]
+    model = tokenizers.Tokenizer(BPE({token: index for index, token in enumerate(tokens)}, []))
+    model.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    model.decoder = ByteLevelDecoder()
+    model.save(str(folder / "tokenizer.json"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 2}))
+
+
+def test_a_fleet_on_the_gpu_streams_what_transformers_generates(oracle: tuple[PreTrainedModel, Path]) -> None:
+    model, folder = oracle
+    give_tokenizer(folder)
+    prompts = [[int(t) for t in torch.randint(3, VOCAB, (length,))] for length in (4, 19, 60, 5, 33, 90)]
+    with Server("valkey", port=None) as server:
+        settings = fleet_settings(
+            server.url, model=str(folder), device="cuda", dtype="float32", max_context_tokens=256, kv_tokens=8192
+        )
+        with Fleet(settings), Client(settings) as client:
+            handles = [client.submit(prompt, max_tokens=16, temperature=0, ignore_eos=True) for prompt in prompts]
+            for prompt, handle in zip(prompts, handles, strict=True):
+                generated = model.generate(
+                    torch.tensor([prompt]),
+                    attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+                    max_new_tokens=16,
+                    do_sample=False,
+                    eos_token_id=None,
+                    pad_token_id=0,
+                )
+                assert list(handle.result(timeout_s=60).ids) == generated[0, len(prompt) :].tolist()
