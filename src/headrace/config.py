@@ -116,6 +116,11 @@ class Settings(BaseSettings):
     # Worker and scheduler
     lease_ms: Annotated[int, Field(ge=200)] = Field(10_000, description="how long a silent worker keeps its requests")
 
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="where a process tells Prometheus how it fares; 0: nowhere; of `up`: the first of several"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of the same; 0.0.0.0 for all there are")
+
     # The worker
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
         "cpu", description="where engines compute: cpu, cuda, or cuda:<index>"

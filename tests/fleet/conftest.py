@@ -6,8 +6,10 @@ import pytest
 from rich.console import Console
 
 from headrace.config import Settings
+from headrace.errors import ConfigurationError
 from headrace.testing.fleet import Fleet
-from headrace.testing.servers import Server
+from headrace.testing.servers import Server, free_port
+from headrace.workers.embedded_broker import check_port
 from headrace.workers.model_store.store import ModelFolder, default_cache_dir, pull
 
 MODEL = "smollm2-135m"
@@ -32,5 +34,18 @@ def model() -> ModelFolder:
 def fleet(model: ModelFolder) -> Iterator[Fleet]:
     """One worker on a server of its own, which keeps an append-only file."""
     options = ["--appendonly", "yes", "--appendfsync", "everysec"]
-    with Server("valkey", options, port=None) as server, Fleet(fleet_settings(server.url)) as fleet:
+    ports = _free_ports(2)
+    with Server("valkey", options) as server, Fleet(fleet_settings(server.url, metrics_port=ports)) as fleet:
         yield fleet
+
+
+def _free_ports(number: int) -> int:
+    """The first of so many ports in a row that nobody uses at this moment."""
+    while True:
+        first = free_port()
+        try:
+            for port in range(first, first + number):
+                check_port(port)
+        except ConfigurationError:
+            continue
+        return first

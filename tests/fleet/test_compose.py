@@ -36,7 +36,7 @@ def test_the_environment_is_made_of_settings_with_their_own_defaults(services: d
     given = {name: environment[f"HEADRACE_{name.upper()}"] for name in names}
     default = Settings.model_construct()
     different = {name for name in names if getattr(Settings.load(**given), name) != getattr(default, name)}
-    assert different == {"redis_url", "cache_dir"}
+    assert different == {"redis_url", "cache_dir", "metrics_host"}
 
 
 def test_the_example_of_an_environment_names_each_variable_with_the_files_default() -> None:

@@ -11,7 +11,9 @@ from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError, HeadraceError, exit_status
 from headrace.logs import configure
 from headrace.workers.channel import SOCKET_VARIABLE
+from headrace.workers.courier import metrics
 from headrace.workers.courier.courier import Courier
+from headrace.workers.metrics import Figures, serving
 from headrace.workers.model_store.store import default_cache_dir, resolve
 from headrace.workers.text.tokenizer import Tokenizer
 
@@ -19,6 +21,7 @@ from headrace.workers.text.tokenizer import Tokenizer
 log = logging.getLogger("headrace.workers.courier")
 
 _PAUSE_S = 2.0
+_LOOK_TIMEOUT_S = 5.0
 
 
 async def serve(settings: Settings, socket_path: str) -> None:
@@ -30,8 +33,13 @@ async def serve(settings: Settings, socket_path: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, courier.stop)
+
+    def gather(figures: Figures) -> None:
+        metrics.gather(figures, asyncio.run_coroutine_threadsafe(courier.look(), loop).result(_LOOK_TIMEOUT_S))
+
     try:
-        await courier.run()
+        with serving(settings, gather):
+            await courier.run()
     finally:
         await broker.close()
 

@@ -26,6 +26,7 @@ from headrace.workers.courier.clock import ServerClock
 from headrace.workers.courier.engine_link import EngineLink
 from headrace.workers.courier.intake import Intake
 from headrace.workers.courier.ledger import Ledger
+from headrace.workers.courier.metrics import CourierLook
 from headrace.workers.courier.outbox import Outbox
 from headrace.workers.courier.reporter import Reporter
 from headrace.workers.courier.row import Row
@@ -62,6 +63,7 @@ class Courier:
         self._nonce = 0
         self._suspect: Row | None = None
         self._num_published = 0
+        self._num_engines = 0
         self._num_signals = 0
         # What the tasks tell each other: something to publish, something urgent, room or another reason to look again.
         self._ripe = asyncio.Event()
@@ -76,6 +78,25 @@ class Courier:
         self._num_signals += 1
         self._signalled.set()
         self._stir.set()
+
+    async def look(self) -> CourierLook:
+        """What there is to tell of this moment; a coroutine, so that the event loop takes it."""
+        ready, outbox = self._link.ready if self._link is not None else None, self._outbox
+        return CourierLook(
+            worker=self.name,
+            worker_class=ready.worker_class if ready else "",
+            has_engine=ready is not None,
+            num_engines=self._num_engines,
+            is_draining=self._num_signals > 0,
+            num_rows=len(outbox),
+            num_computing=outbox.num_computing,
+            max_rows=ready.max_rows if ready else 0,
+            kv_tokens_claimed=outbox.kv_tokens,
+            kv_tokens=ready.kv_tokens if ready else 0,
+            num_tokens=self._num_published,
+            num_claimed=outbox.num_taken,
+            gone=dict(outbox.gone),
+        )
 
     async def run(self) -> None:
         """Work until ``stop``."""
@@ -103,6 +124,7 @@ class Courier:
             log.info("engine %d: %d rows, %d tokens", link.ready.pid, link.ready.max_rows, link.ready.kv_tokens)
             self._ledger = Ledger(self.name, link.ready.worker_class)
             self._link = link
+            self._num_engines += 1
             self._linked.set()
             try:
                 await self._serve(link)

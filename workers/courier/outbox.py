@@ -3,6 +3,7 @@
 One flush is in flight at a time and carries every row that has something to say; what ripens meanwhile shares the next.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from headrace.moves import MAX_EMIT_ROWS, EmitRow, Emitted
@@ -10,12 +11,19 @@ from headrace.workers.courier.row import Row
 
 
 class Outbox:
-    """The rows in this worker's hands, by their number on the engine's channel."""
+    """The rows in this worker's hands, by their number on the engine's channel.
+
+    Attributes:
+        num_taken: rows that were ever in it.
+        gone: rows that have left, by how: a reason, ``yield``, ``lost``, or ``refused`` by the server.
+    """
 
     def __init__(self, renew_after_s: float) -> None:
         self._renew_after_s = renew_after_s
         self._rows: dict[int, Row] = {}
         self._by_id: dict[str, Row] = {}
+        self.num_taken = 0
+        self.gone: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -55,6 +63,7 @@ class Outbox:
         older = self._by_id.get(row.request_id)
         if older is not None:
             self._remove(older)
+        self.num_taken += 1
         self._rows[row.number] = row
         self._by_id[row.request_id] = row
         return older
@@ -85,6 +94,7 @@ class Outbox:
             if left and self._rows.get(row.number) is row:
                 self._remove(row)
                 gone.append(row)
+                self.gone["refused" if emit.request_id in answer.refused else emit.verb] += 1
         return gone
 
     def _remove(self, row: Row) -> None:

@@ -11,15 +11,18 @@ import secrets
 import signal
 import socket
 import time
+from functools import partial
 
 from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError, OverloadedError
 from headrace.keys import LANES, RequestStream
 from headrace.moves import AdmitCall, ReapCall, admit_parts
+from headrace.workers.metrics import serving
 from headrace.workers.model_store.store import default_cache_dir, resolve
 from headrace.workers.scheduler.admission import Admitter
 from headrace.workers.scheduler.dispatcher import Dispatcher
+from headrace.workers.scheduler.metrics import Tally, gather
 from headrace.workers.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,7 @@ class Scheduler:
         self._next_reap_s = 0.0
         self._next_fit_s = 0.0
         self._next_beat_s = 0.0
+        self.tally = Tally()
         self._stopping = False
 
     def stop(self) -> None:
@@ -85,6 +89,7 @@ class Scheduler:
 
     def _beat(self, *, leads: bool) -> None:
         """Several times a lease, say that this scheduler lives: one that stands by is healthy, too."""
+        self.tally.leads = leads
         lease_ms, now_s = self._settings.lease_ms, time.monotonic()
         if now_s < self._next_beat_s:
             return
@@ -112,7 +117,7 @@ class Scheduler:
             # The entries stay in their streams; running requests must go on to end and make room.
             log.warning("admitting nothing for now: %s", error)
             time.sleep(self._tick_ms / 1000)
-        self._dispatcher.dispatch()
+        self.tally.num_dispatched += self._dispatcher.dispatch()
 
     def _admit(self) -> None:
         windows = self._broker.oldest_requests(self._streams, self._settings.window)
@@ -122,11 +127,13 @@ class Scheduler:
             for part in admit_parts(admissions):
                 verdicts = self._broker.run(AdmitCall(stream, part, self._settings))
                 for admission, verdict in zip(part, verdicts, strict=True):
+                    self.tally.verdicts[verdict] += 1
                     if verdict != "queued":
                         log.info("%s %s", verdict, admission.request_id)
 
     def _reap(self) -> None:
         reaped = self._broker.run(ReapCall(_REAP_LIMIT, self._settings))
+        self.tally.add(reaped)
         if reaped.num_requeued or reaped.num_expired or reaped.num_dead:
             counts = (reaped.num_requeued, reaped.num_expired, reaped.num_dead)
             log.info("reaped: %d requeued, %d expired, %d dead", *counts)
@@ -148,5 +155,6 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: scheduler.stop())
     log.info("scheduler %s, model %s, revision %s", scheduler.name, folder.name, folder.revision)
-    scheduler.run()
+    with serving(settings, partial(gather, broker=broker, tally=scheduler.tally)):
+        scheduler.run()
     broker.close()

@@ -56,15 +56,15 @@ class Fleet:
         """Broker, then scheduler and workers; they stop in the reverse order."""
         settings = self.settings
         worker_grace_s = (settings.drain_ms + settings.lease_ms) / 1000 + _DRAIN_MARGIN_S
-        processes = [headrace_child("scheduler", ["scheduler"], settings, _SCHEDULER_GRACE_S)]
+        processes = [headrace_child("scheduler", ["scheduler"], _metered(settings, 0), _SCHEDULER_GRACE_S)]
         processes += rq_workers(settings, settings.rq_workers)
         processes += [
-            headrace_child(f"worker {number}", ["worker"], settings, worker_grace_s)
+            headrace_child(f"worker {number}", ["worker"], _metered(settings, number), worker_grace_s)
             for number in range(1, settings.workers)
         ]
         watch = WorkerWatch(settings)
-        last = f"worker {settings.workers}"
-        processes.append(headrace_child(last, ["worker"], settings, worker_grace_s, ready=watch))
+        last, metered = f"worker {settings.workers}", _metered(settings, settings.workers)
+        processes.append(headrace_child(last, ["worker"], metered, worker_grace_s, ready=watch))
         return [[self.broker.spec()], processes] if self.broker else [processes]
 
 
@@ -74,6 +74,12 @@ def rq_workers(settings: Settings, number: int) -> list[ChildSpec]:
         headrace_child(f"rq worker {index}", ["rq-worker"], settings, RQ_WORKER_GRACE_S)
         for index in range(1, number + 1)
     ]
+
+
+def _metered(settings: Settings, number: int) -> Settings:
+    """The settings of one of several processes, whose metrics need a port each: the scheduler's is the first."""
+    port = settings.metrics_port
+    return settings.model_copy(update={"metrics_port": port + number}) if port else settings
 
 
 class WorkerWatch:
