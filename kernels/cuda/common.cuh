@@ -23,8 +23,9 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // threadIdx.x, read anew: what follows from it is not kept in registers until here.
 __device__ __forceinline__ int thread_index() {
-    int index;
+    unsigned index;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+    __builtin_assume(index < 1024);
     return index;
 }
 

@@ -41,19 +41,21 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     if (threadIdx.x == 0) rows.set(args, entry, item[1].x);
     __syncthreads();
     const uint32_t queries = shared_address(memory), ring = queries + QUERY_BYTES;
-    const int last = rows.last_tile();
+    // Looked up again where registers are scarce.
+    const auto last = [&, end = rows.last_tile()] { return WARPGROUPS ? rows.last_tile() : end; };
     int tile = rows.first_tile();
-    if (tile < last) {
+    if (tile < last()) {
         copy_queries(args, rows, queries);
-        Feeder::feed(args, rows, tile, ring);
+        Feeder::feed(args, rows, tile, ring + tile % 2 * 2 * TILE_BYTES);
     }
     Fragments fragments(args, rows);
-    for (int at = 0; tile < last; tile++, at ^= 2 * TILE_BYTES) {
+    for (; tile < last(); tile++) {
+        const int at = tile % 2 * 2 * TILE_BYTES;
         wait_for_copies<0>();
         if (WARPGROUPS) show_to_products();
         // The tile has come, and the one before it is no longer needed.
         __syncthreads();
-        if (tile + 1 < last) Feeder::feed(args, rows, tile + 1, ring + (at ^ 2 * TILE_BYTES));
+        if (tile + 1 < last()) Feeder::feed(args, rows, tile + 1, ring + (at ^ 2 * TILE_BYTES));
 #if IS_FP32
         float* parts = reinterpret_cast<float*>(memory + QUERY_BYTES + 4 * TILE_BYTES);
         fragments.add(memory, memory + QUERY_BYTES + at, parts, tile * BLOCK_KEYS, args, rows);

@@ -21,11 +21,13 @@ struct Fragments {
 
     float sums[ROW_TILES][2 * STEPS][4];
     float most[ROW_TILES][2], weight[ROW_TILES][2];  // scaled reference; weight: of this lane's keys
-    int first_row, greatest_limit, least_limit;      // the warp's; the team's
+    int greatest_limit, least_limit;                 // the team's
 
-    __device__ __forceinline__ Fragments(const Args& args, const Rows& rows)
-        : first_row(threadIdx.x / WARP * WARP_ROWS) {
-        const int team_row = first_row / TEAM_ROWS * TEAM_ROWS;
+    // The warp's.
+    static __device__ __forceinline__ int first_row() { return thread_index() / WARP * WARP_ROWS; }
+
+    __device__ __forceinline__ Fragments(const Args& args, const Rows& rows) {
+        const int team_row = first_row() / TEAM_ROWS * TEAM_ROWS;
         least_limit = rows.limit(args, team_row), greatest_limit = rows.limit(args, team_row + TEAM_ROWS - 1);
 #pragma unroll
         for (int m = 0; m < ROW_TILES; m++) {
@@ -42,7 +44,7 @@ struct Fragments {
     __device__ __forceinline__ void add(uint32_t query, uint32_t keys, int first_key, const Args& args,
                                         const Rows& rows) {
         const int last_key = first_key + BLOCK_KEYS;
-        if (!rows.exists(args, first_row / TEAM_ROWS * TEAM_ROWS)) return;
+        if (!rows.exists(args, first_row() / TEAM_ROWS * TEAM_ROWS)) return;
         if (greatest_limit <= first_key || (args.window > 0 && least_limit - args.window >= last_key)) return;
         float score[ROW_TILES][2 * KEY_TILES][4];
         multiply_keys(score, query, keys);
@@ -55,7 +57,8 @@ struct Fragments {
 #if WARPGROUPS
     __device__ __forceinline__ void multiply_keys(float (&score)[1][2 * KEY_TILES][4], uint32_t query,
                                                   uint32_t keys) const {
-        const auto a = rows_matrix(query + first_row / TEAM_ROWS * TEAM_ROWS * PANEL_BYTES), b = rows_matrix(keys);
+        const int team_row = __shfl_sync(ALL_LANES, first_row() / TEAM_ROWS * TEAM_ROWS, 0);
+        const Matrix a = rows_matrix(query + team_row * PANEL_BYTES), b = rows_matrix(keys);
         begin_products();
 #pragma unroll
         for (int s = 0; s < STEPS; s++) {
@@ -67,7 +70,7 @@ struct Fragments {
     }
 
     __device__ __forceinline__ void add_values(const float (&score)[1][2 * KEY_TILES][4], uint32_t values) {
-        const auto b = columns_matrix(values, BLOCK_KEYS * PANEL_BYTES);
+        const Matrix b = columns_matrix(values, BLOCK_KEYS * PANEL_BYTES);
         uint32_t weights[KEY_TILES][4];
 #pragma unroll
         for (int k = 0; k < KEY_TILES; k++) pack_weights(weights[k], score[0], k);
@@ -87,10 +90,10 @@ struct Fragments {
             for (int n = 0; n < 2 * KEY_TILES; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) score[m][n][i] = 0;
-        const int lane = threadIdx.x % WARP;
+        const int lane = thread_index() % WARP;
         const int row = lane % 16, row_column = lane / 16 * 16;
         const int key = lane % 8 + lane / 16 * 8, key_column = lane / 8 % 2 * 16;
-        query += (first_row + row) * PITCH, keys += key * PITCH;
+        query += (first_row() + row) * PITCH, keys += key * PITCH;
 #pragma unroll
         for (int s = 0; s < STEPS; s++) {
             uint32_t a[ROW_TILES][4];
@@ -111,7 +114,7 @@ struct Fragments {
     }
 
     __device__ __forceinline__ void add_values(const float (&score)[ROW_TILES][2 * KEY_TILES][4], uint32_t values) {
-        const int lane = threadIdx.x % WARP, value = lane % 16, column = lane / 16 * 16;
+        const int lane = thread_index() % WARP, value = lane % 16, column = lane / 16 * 16;
         values += value * PITCH;
 #pragma unroll
         for (int k = 0; k < KEY_TILES; k++) {
@@ -144,12 +147,12 @@ struct Fragments {
 
     __device__ __forceinline__ void mask(float (&score)[ROW_TILES][2 * KEY_TILES][4], int first_key, const Args& args,
                                          const Rows& rows) const {
-        const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+        const int lane = thread_index() % WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const int end = rows.limit(args, first_row + m * 16 + h * 8 + g) - first_key;
+                const int end = rows.limit(args, first_row() + m * 16 + h * 8 + g) - first_key;
                 const int begin = args.window > 0 ? end - args.window : 0;
 #pragma unroll
                 for (int n = 0; n < 2 * KEY_TILES; n++)
@@ -204,7 +207,7 @@ struct Fragments {
 
     // Results go through the shared memory of the warp's own queries, so that whole lines are written.
     __device__ __forceinline__ void write(const Args& args, const Rows& rows, unsigned char* query) {
-        const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+        const int lane = thread_index() % WARP, g = lane / 4, t = lane % 4;
         // Those who multiply together are done with their queries.
         if (WARPGROUPS) __syncthreads();
         else __syncwarp();
@@ -216,7 +219,7 @@ struct Fragments {
                 total += __shfl_xor_sync(ALL_LANES, total, 1);
                 total += __shfl_xor_sync(ALL_LANES, total, 2);
                 const float factor = total > 0 ? 1 / total : 0;
-                const int row = first_row + m * 16 + h * 8 + g;
+                const int row = first_row() + m * 16 + h * 8 + g;
 #pragma unroll
                 for (int n = 0; n < 2 * STEPS; n++)
                     *reinterpret_cast<uint32_t*>(query + place_in_tile<BLOCK_ROWS>(row, n * 16) + t * 4) =
@@ -227,7 +230,7 @@ struct Fragments {
 #pragma unroll 4
         for (int i = 0; i < WARP_ROWS * CHUNKS / WARP; i++) {
             const int chunk = i * WARP + lane, at = chunk / CHUNKS, column = (chunk - at * CHUNKS) * 16;
-            const int row = first_row + at;
+            const int row = first_row() + at;
             if (!rows.exists(args, row)) break;
             const long long stride = static_cast<long long>(args.num_kv_heads) * args.group * HEAD_DIM;
             char* to = reinterpret_cast<char*>(args.out + rows.place(args, row, stride));

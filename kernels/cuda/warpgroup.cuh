@@ -20,16 +20,26 @@ __device__ __forceinline__ void show_to_products() {
 
 #if WARPGROUPS
 
+// The hardware's descriptor: address and panel distance, both over 16; the other half says that eight rows are 1024 bytes,
+// and how they are swizzled. The same in all of a warp's lanes.
+struct Matrix {
+    uint32_t low;
+
+    __device__ __forceinline__ uint64_t descriptor() const {
+        return static_cast<uint64_t>(1u << 30 | 1024 >> 4) << 32 | low;
+    }
+};
+
 // Rows that are multiplied number by number: eight of them are 1024 bytes, and the next 16 numbers lie 32 bytes on.
-__device__ __forceinline__ uint64_t rows_matrix(uint32_t shared_address) {
-    return (shared_address & 0x3ffff) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62;
+__device__ __forceinline__ Matrix rows_matrix(uint32_t shared_address) {
+    return {shared_address >> 4 | 1u << 16};
 }
 // Rows that are summed up, 16 at a time, the next of which lie 2048 bytes on; panels are panel_bytes apart.
-__device__ __forceinline__ uint64_t columns_matrix(uint32_t shared_address, int panel_bytes) {
-    return (shared_address & 0x3ffff) >> 4 | static_cast<uint64_t>(panel_bytes >> 4) << 16 | 64ull << 32 | 1ull << 62;
+__device__ __forceinline__ Matrix columns_matrix(uint32_t shared_address, int panel_bytes) {
+    return {shared_address >> 4 | static_cast<uint32_t>(panel_bytes >> 4) << 16};
 }
 // The same matrix, so many bytes on.
-__device__ __forceinline__ uint64_t moved(uint64_t matrix, int num_bytes) { return matrix + (num_bytes >> 4); }
+__device__ __forceinline__ Matrix moved(Matrix matrix, int num_bytes) { return {matrix.low + (num_bytes >> 4)}; }
 
 // Before the first product after registers that it uses were written.
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -53,33 +63,33 @@ __device__ __forceinline__ void finish_products() {
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " {" HEADRACE_FIRST_32 "}, %32, %33, " \
                  "p, 1, 1, 0, 0;\n}\n"                                                                         \
                  : HEADRACE_32_SUMS(c, 0)                                                                      \
-                 : "l"(a), "l"(b), "r"(add))
+                 : "l"(a.descriptor()), "l"(b.descriptor()), "r"(add))
 #define HEADRACE_COLUMNS_64(TYPE)                                                                         \
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " {" HEADRACE_FIRST_32 "}, " \
                  "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"                                               \
                  : HEADRACE_32_SUMS(c, 0)                                                                 \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()))
 #define HEADRACE_COLUMNS_128(TYPE)                                                                         \
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " {" HEADRACE_FIRST_32 ", "  \
                  HEADRACE_NEXT_32 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"                            \
                  : HEADRACE_32_SUMS(c, 0), HEADRACE_32_SUMS(c, 32)                                         \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()))
 
 // c [64 x 64] (+)= a [64 x 16] b^T, b [64 x 16], both of rows_matrix; ``add`` 0: c is overwritten.
 template <typename T>
-__device__ __forceinline__ void multiply_rows(float (&c)[32], uint64_t a, uint64_t b, int add) {
+__device__ __forceinline__ void multiply_rows(float (&c)[32], Matrix a, Matrix b, int add) {
     if constexpr (std::is_same_v<T, __half>) HEADRACE_ROWS_64("f16");
     else HEADRACE_ROWS_64("bf16");
 }
 
 // c [64 x 2 N] += a [64 x 16] b, b [16 x 2 N] of columns_matrix.
 template <typename T>
-__device__ __forceinline__ void multiply_columns(float (&c)[32], const uint32_t (&a)[4], uint64_t b) {
+__device__ __forceinline__ void multiply_columns(float (&c)[32], const uint32_t (&a)[4], Matrix b) {
     if constexpr (std::is_same_v<T, __half>) HEADRACE_COLUMNS_64("f16");
     else HEADRACE_COLUMNS_64("bf16");
 }
 template <typename T>
-__device__ __forceinline__ void multiply_columns(float (&c)[64], const uint32_t (&a)[4], uint64_t b) {
+__device__ __forceinline__ void multiply_columns(float (&c)[64], const uint32_t (&a)[4], Matrix b) {
     if constexpr (std::is_same_v<T, __half>) HEADRACE_COLUMNS_128("f16");
     else HEADRACE_COLUMNS_128("bf16");
 }

@@ -73,8 +73,6 @@ def cases() -> Iterator[Case]:
         yield Case("4x16384_warpgroups", [(16384, 16384)] * 4, block=block, beside_torch=False)
         yield Case("4x512on4096_warpgroups", [(512, 4608)] * 4, block=block, beside_torch=False)
         yield Case("64x1024_32on8x64_warpgroups", prompts, replace(L8B, head_dim=64), block=block, beside_torch=False)
-    small = replace(L8B, head_dim=64)
-    yield Case("64x1024_32on8x64_three_blocks", prompts, small, block=Block(128, 64, 3), beside_torch=False)
     for heads, group, head_dim in ((8, 2, 128), (32, 1, 128), (8, 4, 64), (32, 1, 80), (8, 3, 96), (4, 4, 256)):
         shape = replace(L8B, num_kv_heads=heads, group=group, head_dim=head_dim)
         yield Case(f"64x1024_{heads * group}on{heads}x{head_dim}", prompts, shape)

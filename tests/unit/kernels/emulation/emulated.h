@@ -144,6 +144,10 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
     return emulated::brought<T>(emulated::exchange(value)[threadIdx.x % emulated::LANES ^ mask]);
 }
 template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+    return emulated::brought<T>(emulated::exchange(value)[lane]);
+}
+template <typename T>
 T __shfl_up_sync(unsigned, T value, unsigned distance) {
     const emulated::Slot* all = emulated::exchange(value);
     const unsigned lane = threadIdx.x % emulated::LANES;
