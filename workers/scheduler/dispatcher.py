@@ -122,9 +122,11 @@ class Dispatcher:
         hopeless: list[ReadyRequest] = []
         for request in window.requests:
             slack_ms = request.deadline_ms - window.now_ms if request.deadline_ms else math.inf
-            needs_ms = table.cost(request.length, 1) if self._settings.drop_hopeless and slack_ms < math.inf else 0.0
-            if slack_ms <= needs_ms:
+            counts = self._settings.drop_hopeless and slack_ms < math.inf
+            if slack_ms <= (self._book.least_ms(request.length) if counts else 0.0):
                 hopeless.append(request)
+            elif counts and slack_ms <= table.cost(request.length, 1):
+                continue  # too late for this class, and not for a faster one
             elif request.strikes:
                 suspects.append(((request,), table.cost(request.length, 1)))
             else:

@@ -91,6 +91,10 @@ class ClassBook:
         most_tokens = min(limits.max_kv_tokens, max(free_tokens, limits.max_kv_tokens // 4))
         return replace(limits, max_kv_tokens=most_tokens)
 
+    def least_ms(self, length: int) -> float:
+        """What a request costs where it costs least, alone."""
+        return min(found.table.cost(length, 1) for found in self.classes)
+
     def _read(self, name: str, data: bytes) -> None:
         try:
             self._tables[name] = CostTable.decode(data)

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from headrace import __version__
 from headrace.cli import (
     cancel,
+    costs,
     dead,
     demo,
     doctor,
@@ -85,6 +86,7 @@ app.command("stock")(stock.stock)
 app.command("cancel")(cancel.cancel)
 app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")
+app.add_typer(costs.app, name="costs")
 app.command("demo")(demo.demo)
 
 

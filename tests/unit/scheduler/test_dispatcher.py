@@ -111,6 +111,21 @@ def test_what_is_hopeless_ends_before_it_costs_a_worker_anything(fake_broker: Br
     assert actors.state("alone") == "done"
 
 
+def test_what_one_class_is_too_slow_for_waits_for_a_faster_one(fake_broker: Broker) -> None:
+    dispatcher = padded(fake_broker, drop_hopeless=True)
+    workers = [WorkerInfo(name, 0, 32, 9999, 0, {"class": name}) for name in ("fast", "slow")]
+    tables = {"fast": CostTable.linear(10.0, 1.0, 512, 16), "slow": CostTable.linear(900.0, 90.0, 512, 16)}
+    dispatcher.fit(workers, {name: table.encode() for name, table in tables.items()})
+    fast, slow = dispatcher._book.classes
+    requests = (ready("calm", 4), replace(ready("soon", 4), deadline_ms=1_500))
+    window = Window(1_000, 2, 0, requests)
+    for worker_class, batches in ((fast, {"calm", "soon"}), (slow, {"calm"})):
+        found = dispatcher.cut(window, worker_class)
+        assert {request.request_id for batch, _ in found.batches for request in batch} == batches
+        assert found.hopeless == ()
+    assert [r.request_id for r in dispatcher.cut(replace(window, now_ms=1_495), fast).hopeless] == ["soon"]
+
+
 def test_a_lazy_dispatcher_lets_requests_gather_and_says_for_how_long(fake_broker: Broker) -> None:
     actors = Actors(fake_broker)
     dispatcher = padded(fake_broker, trigger="lazy", lazy_timeout_ms=60_000, window=3)
