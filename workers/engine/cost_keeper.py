@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from headrace.errors import ConfigurationError, MeasurementError
+from headrace.errors import DeviceLostError, HeadraceError
 from headrace.workers.costs.cost_file import CostFile
 from headrace.workers.costs.refinement import Refiner, change
 from headrace.workers.engine.engine import Engine
@@ -88,7 +88,9 @@ class CostKeeper:
                 self._measurement = Measurement(self._make_scratch(), self._extent, self._budget_ms)
             if not self._measurement.advance():
                 self._finish(self._measurement)
-        except (MeasurementError, ConfigurationError, MemoryError, RuntimeError) as error:
+        except DeviceLostError:
+            raise
+        except (HeadraceError, MemoryError, RuntimeError) as error:
             logger.warning("costs are not measured, the ones at hand stay: %s", error)
             self._wanted, self._measurement = False, None
 

@@ -32,7 +32,7 @@ def keep_costs(
     key = CostKey(name, settings.revision, settings.dtype, settings.page_size, settings.step_tokens)
     max_tokens = min(settings.kv_tokens, _MAX_STEPS * settings.step_tokens)
     extent = Extent(
-        max_length=max(1, min(shape.max_positions, settings.kv_tokens) - 1),
+        max_length=max(1, min(shape.max_positions, settings.kv_tokens, settings.row_tokens) - 1),
         max_rows=settings.max_rows,
         max_tokens=max_tokens,
         vocab_size=shape.vocab_size,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.errors import DeviceLostError, InvalidRequestError
 from headrace.workers.costs.cost_file import CostFile, CostKey
 from headrace.workers.costs.table import CostTable
 from headrace.workers.engine.cost_keeper import CostKeeper
@@ -150,14 +151,24 @@ def test_asked_to_it_measures_again_whatever_is_on_file(make_engine: Callable[..
     assert bench.file.read() == bench.table()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no memory"), InvalidRequestError("no row so long")])
 def test_a_measurement_that_fails_leaves_the_table_there_was(
-    make_engine: Callable[..., Engine], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     def no_memory() -> Engine:
-        raise RuntimeError("no memory for a scratch engine")
+        raise error
 
     keeper = CostKeeper(EXTENT, no_memory, worker_class="c", budget_ms=50, file=CostFile(tmp_path, KEY))
     keeper.use_idle_moment()
     assert not keeper.is_measuring
     assert CostTable.decode(keeper.table) == GUESS
-    assert "no memory for a scratch engine" in caplog.text
+    assert str(error) in caplog.text
+
+
+def test_a_gpu_that_is_lost_while_it_measures_ends_the_process(tmp_path: Path) -> None:
+    def lost() -> Engine:
+        raise DeviceLostError("the GPU is lost")
+
+    keeper = CostKeeper(EXTENT, lost, worker_class="c", budget_ms=50, file=CostFile(tmp_path, KEY))
+    with pytest.raises(DeviceLostError):
+        keeper.use_idle_moment()
