@@ -10,6 +10,7 @@ from torch import Tensor
 from headrace.job import SamplingParams
 from headrace.testing.sampling import computed
 from headrace.workers.engine.device_sampling import DeviceSampler
+from headrace.workers.engine.row_rules import RowRules
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sampled import Sampled
 from headrace.workers.engine.sampling import Sampler
@@ -63,16 +64,23 @@ def enter(state: RowState, rows: list[Sequence]) -> None:
     state.advance(rows, [one.num_tokens_left for one in rows])
 
 
-def assert_same(ours: Sampled, theirs: Sampled, logits: Tensor, near: set[int]) -> None:
-    assert ours.valid == theirs.valid
-    off = {i for i, (a, b) in enumerate(zip(ours.token_ids, theirs.token_ids, strict=True)) if a != b}
-    assert off <= near
+def assert_told(ours: Sampled, theirs: Sampled, logits: Tensor) -> None:
     assert ours.logprobs.keys() == theirs.logprobs.keys()
     raw = logits.double().log_softmax(-1)
     for index, told in ours.logprobs.items():
         assert told.logprob == pytest.approx(float(raw[index, ours.token_ids[index]]), abs=3e-5)
         assert [token_id for token_id, _ in told.top] == [token_id for token_id, _ in theirs.logprobs[index].top]
         assert [p for _, p in told.top] == pytest.approx([p for _, p in theirs.logprobs[index].top], abs=3e-5)
+
+
+def assert_neighbours(row: Sequence, logits: Tensor, a: int, b: int) -> None:
+    """Sums of fp32 and of integers may part where a draw falls on the border between two tokens, and only there."""
+    changed, rules = logits.clone(), RowRules.of(row, len(logits))
+    if rules is not None:
+        rules.apply(changed, row)
+    shares, ids = (changed.double() / row.params.temperature).softmax(-1).sort(descending=True, stable=True)
+    first, last = sorted(int((ids == token_id).nonzero()) for token_id in (a, b))
+    assert shares[first + 1 : last].sum() < 1e-5
 
 
 @pytest.mark.parametrize("vocab", [53, 3001, 49152])
@@ -94,10 +102,12 @@ def test_rows_that_come_and_go_get_the_tokens_of_the_cpu(device: torch.device, v
             enter(state, batch)
         drawn = ours.sample(logits.to(device, copy=True), batch)
         expected = theirs.sample(logits.clone(), batch)
-        off = {i for i, one in enumerate(batch) if drawn.token_ids[i] != expected.token_ids[i]}
-        # Sums of fp32 and of integers part where a draw falls on the very border between two tokens.
-        assert all(batch[i].params.temperature > 0 for i in off)
-        assert_same(drawn, expected, logits, off)
+        assert drawn.valid == expected.valid
+        off = [i for i, pair in enumerate(zip(drawn.token_ids, expected.token_ids, strict=True)) if len(set(pair)) > 1]
+        for i in off:
+            assert batch[i].params.temperature > 0
+            assert_neighbours(batch[i], logits[i], drawn.token_ids[i], expected.token_ids[i])
+        assert_told(drawn, expected, logits)
         num_drawn, num_off = num_drawn + len(batch), num_off + len(off)
         assert on_gpu.last_token[on_gpu.places_of(batch)].tolist() == drawn.token_ids
         for one, token_id in zip(batch, drawn.token_ids, strict=True):
@@ -108,7 +118,8 @@ def test_rows_that_come_and_go_get_the_tokens_of_the_cpu(device: torch.device, v
                 state.draw([one], [token_id])
         rows = [one for one in rows if one.num_output_tokens < one.params.max_tokens and rng.random() < 0.97]
     assert num_drawn > 500
-    assert num_off <= 2
+    # A ten-millionth to both sides of every border.
+    assert num_off <= 3 + 2e-7 * vocab * num_drawn
 
 
 def test_a_row_that_lost_its_place_is_counted_again(device: torch.device) -> None:
