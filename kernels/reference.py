@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from headrace.kernels.lookup_attention import LookupAttention
 from headrace.kernels.ragged import Ragged, Segment
 from headrace.kernels.table import HeadNorm, Linear
 
@@ -26,6 +27,8 @@ class ReferenceOperations:
 
     def __init__(self) -> None:
         self._batch = _NO_BATCH
+        self._lookups: dict[tuple[int, int, int | None], LookupAttention] = {}
+        self._spare = torch.empty(0)  # what one operation needs beside its result
 
     @contextmanager
     def step(self, batch: Ragged) -> Iterator[None]:
@@ -125,15 +128,25 @@ class ReferenceOperations:
             for part, weight in ((heads[:, :num_heads], norm.query), (heads[:, num_heads:-num_kv_heads], norm.key)):
                 part.copy_(functional.rms_norm(part, weight.shape, weight, norm.eps))
         if rotary is not None:
-            _rotate(heads[:, :-num_kv_heads], rotary)
+            self._rotate(heads[:, :-num_kv_heads], rotary)
         new = heads[:, num_heads:].view(-1, 2, num_kv_heads, head_dim)
         memory.index_copy_(1, self._batch.slots, new.transpose(0, 1))
         return heads[:, :num_heads]
 
     def attention(self, query: Tensor, layer: int, *, window: int | None = None, out: Tensor | None = None) -> Tensor:
-        """Attend row by row on views of the memory: no padding and no copy of keys or values."""
+        """Attend to short rows that decode together, to others one by one: no padding and no copy of keys or values."""
         num_tokens, num_heads, head_dim = query.shape
-        num_kv_heads = self._batch.layers[layer].shape[2]
+        memory, contexts = self._batch.layers[layer], self._batch.contexts
+        num_kv_heads = memory.shape[2]
+        if out is None:
+            out = query.new_empty(num_tokens, num_heads * head_dim)
+        heads = out.view(query.shape)
+        if contexts is not None:
+            num_rows = len(contexts.lengths)
+            lookup = self._lookup(num_kv_heads, num_heads // num_kv_heads, window)
+            lookup.attend(query[:num_rows], memory, contexts, heads[:num_rows])
+        if not self._batch.segments:
+            return out
         grouped = query.view(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
         outputs = []
         for row in self._batch.segments:
@@ -144,8 +157,25 @@ class ReferenceOperations:
                 outputs.append(functional.scaled_dot_product_attention(queries, *row.pieces[0].views[layer]))
             else:
                 outputs.append(_attend_pieces(queries, layer, row, window))
-        together = torch.cat(outputs, out=None if out is None else out.view(grouped.shape))
-        return together.view(num_tokens, num_heads * head_dim)
+        torch.cat(outputs, out=out[self._batch.segments[0].first_query :].view(-1, *grouped.shape[1:]))
+        return out
+
+    def _rotate(self, x: Tensor, table: tuple[Tensor, Tensor]) -> None:
+        """Rotate heads in place, ``[num_tokens, num_heads, head_dim]``."""
+        cos, sin = table
+        first, second = x[..., : 2 * cos.shape[-1]].chunk(2, dim=-1)
+        if self._spare.numel() < first.numel() or self._spare.dtype != x.dtype:
+            self._spare = torch.empty(first.numel(), dtype=x.dtype)
+        rotated = torch.mul(first, cos, out=self._spare[: first.numel()].view(first.shape))
+        rotated.addcmul_(second, sin, value=-1)
+        second.mul_(cos).addcmul_(first, sin)
+        first.copy_(rotated)
+
+    def _lookup(self, num_kv_heads: int, group: int, window: int | None) -> LookupAttention:
+        kind = num_kv_heads, group, window
+        if kind not in self._lookups:
+            self._lookups[kind] = LookupAttention(*kind)
+        return self._lookups[kind]
 
     def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Gate."""
@@ -167,15 +197,6 @@ class ReferenceOperations:
     def select(self, x: Tensor, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Pick rows."""
         return torch.index_select(x, 0, indices, out=out)
-
-
-def _rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> None:
-    """Rotate heads in place, ``[num_tokens, num_heads, head_dim]``."""
-    cos, sin = table
-    first, second = x[..., : 2 * cos.shape[-1]].chunk(2, dim=-1)
-    rotated = torch.mul(first, cos).addcmul_(second, sin, value=-1)
-    second.mul_(cos).addcmul_(first, sin)
-    first.copy_(rotated)
 
 
 def _attend_pieces(queries: Tensor, layer: int, row: Segment, window: int | None) -> Tensor:
@@ -206,8 +227,10 @@ def _attend_pieces(queries: Tensor, layer: int, row: Segment, window: int | None
             output, log_sum = _flash_attention(alike, keys, values)
         seen.append(output.reshape(heads.shape))
         sums.append(log_sum.reshape(heads.shape[:-1]))
-    weights = torch.stack(sums).softmax(dim=0).unsqueeze(-1)
-    total = seen[0] if len(seen) == 1 else torch.stack(seen).mul(weights).sum(dim=0).to(queries.dtype)
+    total: Tensor = seen[0]
+    if len(seen) > 1:
+        weights = torch.stack(sums).softmax(dim=0).unsqueeze(-1)
+        total = torch.stack(seen).mul(weights).sum(dim=0).to(queries.dtype)
     return total[0].transpose(0, 1).reshape(queries.shape)
 
 

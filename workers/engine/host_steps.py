@@ -6,7 +6,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from headrace.kernels.ragged import Ragged, Segment
+from headrace.kernels.ragged import Contexts, Ragged, Segment
 from headrace.kernels.table import Table
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import PageCopy
@@ -16,6 +16,11 @@ from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Draw
 from headrace.workers.engine.sampling import Sampler
 from headrace.workers.engine.segments import segments_of
+
+#: Rows that decode are attended to together as long as they see no more tokens than this. Beyond it, one by one is as
+#: fast or faster: a call costs little beside its work, and a group of heads finds its keys in the cache again.
+MAX_TOGETHER_TOKENS = 1024
+_SHORT, _LONG, _PREFILL = range(3)
 
 
 class HostSteps:
@@ -41,6 +46,7 @@ class HostSteps:
 
     def compute(self, chunks: Rows[Chunk]) -> tuple[Draw, ...]:
         """Compute chunks together; see ``Steps``."""
+        chunks = sorted(chunks, key=self._turn)
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]
         batch = self.pack(chunks)
         with self._operations.step(batch):
@@ -58,10 +64,15 @@ class HostSteps:
         )
 
     def pack(self, chunks: Rows[Chunk]) -> Ragged:
-        """Make a batch: decoding rows from the device's own state, prompts from the host."""
+        """Make a batch: decoding rows from the device's own state, prompts from the host.
+
+        Args:
+            chunks: short rows that decode first, then long ones, then the others.
+        """
         page_size, state = self._kv_cache.page_size, self._rows
         places = state.enter([chunk.sequence for chunk in chunks])
-        num_decoding = sum(1 for _ in takewhile(lambda chunk: chunk.sequence.num_tokens_left == 1, chunks))
+        num_decoding = sum(1 for _ in takewhile(lambda chunk: self._turn(chunk) < _PREFILL, chunks))
+        num_short = sum(1 for _ in takewhile(lambda chunk: self._turn(chunk) == _SHORT, chunks))
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -72,7 +83,8 @@ class HostSteps:
             start = chunk.sequence.num_computed_tokens
             end = start + chunk.num_tokens
             page_ids = chunk.sequence.pages.page_ids
-            segments += segments_of(self._kv_cache, page_ids, start, end, first_query=num_tokens)
+            if index >= num_short:
+                segments += segments_of(self._kv_cache, page_ids, start, end, first_query=num_tokens)
             num_tokens += chunk.num_tokens
             if chunk.samples:
                 sampled.append(num_tokens - 1)
@@ -83,6 +95,10 @@ class HostSteps:
         decoding = places[:num_decoding]
         position = state.position[decoding]
         pages = state.page_table[decoding, position // page_size]
+        contexts = None
+        if num_short:
+            lengths = tuple(chunk.sequence.num_computed_tokens + 1 for chunk in chunks[:num_short])
+            contexts = Contexts(lengths, places[:num_short], state.page_table, page_size, self._kv_cache.places)
         return Ragged(
             _join(state.last_token[decoding], token_ids),
             _join(position, positions),
@@ -90,7 +106,15 @@ class HostSteps:
             self._kv_cache.places(_join(pages * page_size + position % page_size, slots)),
             tuple(segments),
             self._kv_cache.layers,
+            contexts,
         )
+
+    def _turn(self, chunk: Chunk) -> int:
+        """When a chunk's turn is among those of a step."""
+        if chunk.sequence.num_tokens_left > 1:
+            return _PREFILL
+        together = self._model.dtype == torch.float32 and chunk.sequence.num_computed_tokens < MAX_TOGETHER_TOKENS
+        return _SHORT if together else _LONG
 
 
 def _join(first: Tensor, rest: list[int]) -> Tensor:

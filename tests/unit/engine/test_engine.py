@@ -10,6 +10,7 @@ from headrace.errors import InvalidRequestError
 from headrace.job import SamplingParams
 from headrace.kernels.table import Batch
 from headrace.workers.channel import Add, Drop
+from headrace.workers.engine import host_steps
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.models.llama import Llama
 
@@ -74,6 +75,16 @@ def test_rows_fused_in_any_order_of_arrival_get_the_tokens_they_get_alone(
         if add not in solo:
             solo.update({add: run(make_engine(step_tokens=256), [(0, add)])[add.row]})
     assert run(engine, zip(steps, rows, strict=True)) == {add.row: solo[add] for add in rows}
+
+
+@pytest.mark.parametrize("limit", [0, 12])
+def test_rows_that_grow_out_of_being_attended_to_together_get_the_same_tokens(
+    make_engine: MakeEngine, params: Params, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    rows = [(0, add) for add in adds(params)]
+    together = run(make_engine(), rows)
+    monkeypatch.setattr(host_steps, "MAX_TOGETHER_TOKENS", limit)
+    assert run(make_engine(max_rows=6, step_tokens=40), rows) == together
 
 
 def test_the_rows_that_this_file_compares_are_of_all_kinds(make_engine: MakeEngine, params: Params) -> None:
