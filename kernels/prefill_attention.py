@@ -52,6 +52,7 @@ class PrefillAttention:
             workspace = torch.empty(sum(sizes), dtype=torch.uint8, device=torch.device("cuda", opened.index))
         if workspace.nbytes < sum(sizes) or workspace.data_ptr() % 16:
             raise KernelError(f"prefill attention wants {sum(sizes)} aligned bytes of workspace")
+        self._planned: tuple[int, int] | None = None
         self._plan, self._starts = torch.split_with_sizes(workspace.view(torch.uint8)[: sum(sizes)], sizes)
 
     @staticmethod
@@ -72,15 +73,20 @@ class PrefillAttention:
             KernelError: dtypes, shapes or sizes do not fit.
         """
         num_rows = lengths.shape[0]
-        self._check_sizes(num_rows, num_tokens)
+        shape = self.shape
+        if not (1 <= num_rows <= shape.max_rows and 1 <= num_tokens <= shape.max_tokens):
+            raise KernelError(
+                f"{num_rows} rows and {num_tokens} tokens where there is room for {shape.max_rows}, {shape.max_tokens}"
+            )
         require(lengths, "lengths", (num_rows,), torch.int32, alignment=4)
         require(query_starts, "query_starts", (num_rows + 1,), torch.int32, alignment=4)
         self._plan_kernel(
             (1, 1),
             (_PLAN_THREADS, 1, 1),
             *(self._plan, self._starts, query_starts, lengths, num_rows, num_tokens),
-            *(self.shape.group, self._block.rows, self._block.num_items(self.shape.group, num_rows, num_tokens)),
+            *(shape.group, self._block.rows, self._block.num_items(shape.group, num_rows, num_tokens)),
         )
+        self._planned = num_rows, num_tokens
 
     def run(
         self, out: Tensor, query: Tensor, pages: KVPages, *, window: int | None = None, scale: float | None = None
@@ -101,7 +107,9 @@ class PrefillAttention:
             KernelError: shapes, dtypes or layouts do not fit.
         """
         shape, num_rows, num_tokens = self.shape, pages.page_table.shape[0], query.shape[0]
-        self._check_sizes(num_rows, num_tokens)
+        # Else blocks would read what no plan, or another, has written.
+        if self._planned != (num_rows, num_tokens):
+            raise KernelError(f"{num_rows} rows and {num_tokens} tokens were not planned; call plan first")
         scale = shape.head_dim**-0.5 if scale is None else scale
         if scale <= 0 or (window is not None and window < 1):
             raise KernelError(f"scores cannot be scaled by {scale} over a window of {window} keys")
@@ -117,13 +125,6 @@ class PrefillAttention:
             *(query.stride(0), keys.stride(0), keys.stride(1), scale * math.log2(math.e)),
             shared_bytes=self._block.shared_bytes(shape.dtype, shape.head_dim),
         )
-
-    def _check_sizes(self, num_rows: int, num_tokens: int) -> None:
-        shape = self.shape
-        if not (1 <= num_rows <= shape.max_rows and 1 <= num_tokens <= shape.max_tokens):
-            raise KernelError(
-                f"{num_rows} rows and {num_tokens} tokens where there is room for {shape.max_rows}, {shape.max_tokens}"
-            )
 
     def _check_tokens(self, out: Tensor, query: Tensor) -> None:
         shape = self.shape

@@ -59,14 +59,15 @@ struct Fragments {
                                                   uint32_t keys) const {
         const int team_row = __shfl_sync(ALL_LANES, first_row() / TEAM_ROWS * TEAM_ROWS, 0);
         const Matrix a = rows_matrix(query + team_row * PANEL_BYTES), b = rows_matrix(keys);
+        auto& results = reinterpret_cast<float(&)[8 * KEY_TILES]>(score);
         begin_products();
 #pragma unroll
         for (int s = 0; s < STEPS; s++) {
             const int panel = s * 32 / PANEL_BYTES * PANEL_BYTES, column = s * 32 % PANEL_BYTES;
-            multiply_rows<DTYPE>(reinterpret_cast<float(&)[8 * KEY_TILES]>(score),
-                                 moved(a, panel * BLOCK_ROWS + column), moved(b, panel * BLOCK_KEYS + column), s > 0);
+            multiply_rows<DTYPE>(results, moved(a, panel * BLOCK_ROWS + column),
+                                 moved(b, panel * BLOCK_KEYS + column), s > 0);
         }
-        finish_products();
+        finish_products(results);
     }
 
     __device__ __forceinline__ void add_values(const float (&score)[1][2 * KEY_TILES][4], uint32_t values) {
@@ -74,12 +75,13 @@ struct Fragments {
         uint32_t weights[KEY_TILES][4];
 #pragma unroll
         for (int k = 0; k < KEY_TILES; k++) pack_weights(weights[k], score[0], k);
+        auto& results = reinterpret_cast<float(&)[8 * STEPS]>(sums);
         begin_products();
 #pragma unroll
         for (int k = 0; k < KEY_TILES; k++)
-            multiply_columns<DTYPE>(reinterpret_cast<float(&)[8 * STEPS]>(sums), weights[k],
-                                    moved(b, k * 16 * PANEL_BYTES));
-        finish_products();
+            multiply_columns<DTYPE>(results, weights[k], moved(b, k * 16 * PANEL_BYTES));
+        finish_products(results);
+        keep(weights);
     }
 #else
     __device__ __forceinline__ void multiply_keys(float (&score)[ROW_TILES][2 * KEY_TILES][4], uint32_t query,

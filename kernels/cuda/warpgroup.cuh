@@ -20,8 +20,8 @@ __device__ __forceinline__ void show_to_products() {
 
 #if WARPGROUPS
 
-// The hardware's descriptor: address and panel distance, both over 16; the other half says that eight rows are 1024 bytes,
-// and how they are swizzled. The same in all of a warp's lanes.
+// The hardware's descriptor: address and panel distance, both over 16; the other half says that eight rows are 1024
+// bytes, and how they are swizzled. The same in all of a warp's lanes.
 struct Matrix {
     uint32_t low;
 
@@ -43,8 +43,18 @@ __device__ __forceinline__ Matrix moved(Matrix matrix, int num_bytes) { return {
 
 // Before the first product after registers that it uses were written.
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void finish_products() {
+// After the last one; the compiler does not know that results are not there before.
+template <int N>
+__device__ __forceinline__ void finish_products(float (&results)[N]) {
     asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(results[i])::"memory");
+}
+// Until here, registers that products use are left as they are.
+template <int N>
+__device__ __forceinline__ void keep(const uint32_t (&used)[N][4]) {
+#pragma unroll
+    for (int i = 0; i < 4 * N; i++) asm volatile("" ::"r"(used[i / 4][i % 4]) : "memory");
 }
 
 #define HEADRACE_8_SUMS(c, i)                                                                                  \

@@ -257,6 +257,11 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     shape = shaped(torch.bfloat16, 128, 4)
     step = paged(shape, [(100, 100), (20, 50)], device)
     attention, out = PrefillAttention(shape, device), step.query.contiguous()
+    with pytest.raises(KernelError, match="plan first"):
+        attention.run(out, step.query, step.pages)
+    attention.plan(step.query_starts, step.lengths, 120)
+    with pytest.raises(KernelError, match="plan first"):
+        attention.run(out[:60], step.query[:60], step.pages)
     with pytest.raises(KernelError, match="lengths"):
         attention.plan(step.query_starts, step.lengths.long(), 120)
     with pytest.raises(KernelError, match="query_starts"):

@@ -19,7 +19,10 @@ inline Matrix moved(Matrix matrix, int num_bytes) { return {matrix.start + num_b
 
 inline void show_to_products() {}
 inline void begin_products() {}
-inline void finish_products() {}
+template <int N>
+void finish_products(float (&)[N]) {}
+template <int N>
+void keep(const uint32_t (&)[N][4]) {}
 
 // The hardware exchanges bits 4 to 6 of an address by bits 7 to 9.
 template <typename T>
