@@ -22,6 +22,8 @@ _FIXED_MS, _TOKEN_MS = 30.0, 2.0
 #: A table that has changed by less is no news, and neither is one so soon after the last.
 _MIN_CHANGE = 0.1
 _NEWS_INTERVAL_S = 10.0
+#: To compare two tables takes part of a step's time, and is not done after each.
+_LOOK_INTERVAL_S = 1.0
 _SAVE_INTERVAL_S = 60.0
 
 
@@ -58,6 +60,7 @@ class CostKeeper:
         self._refiner = Refiner(found or extent.linear(_FIXED_MS, _TOKEN_MS))
         self._told = self._saved = self._refiner.table
         self._told_s = self._saved_s = clock_s()
+        self._next_look_s = 0.0
         self._wanted = found is None and budget_ms > 0
         if found is not None and self._file is not None:
             logger.info("costs read from %s", self._file.path)
@@ -110,6 +113,9 @@ class CostKeeper:
     def news(self) -> bytes | None:
         """The table, if it has changed enough since it was told last; saves it to its file now and then."""
         now_s = self._clock_s()
+        if now_s < self._next_look_s:
+            return None
+        self._next_look_s = now_s + _LOOK_INTERVAL_S
         if now_s - self._saved_s >= _SAVE_INTERVAL_S:
             self.save()
         if now_s - self._told_s < _NEWS_INTERVAL_S or change(self._told, self._refiner.table) < _MIN_CHANGE:
@@ -131,6 +137,6 @@ class CostKeeper:
     def _finish(self, measurement: Measurement) -> None:
         self._refiner = Refiner(measurement.table())
         self._wanted, self._measurement = False, None
-        self._told_s = self._clock_s() - _NEWS_INTERVAL_S
+        self._told_s, self._next_look_s = self._clock_s() - _NEWS_INTERVAL_S, 0.0
         self.save()
         logger.info("costs measured: %d sizes in %.1f s", measurement.num_measured, measurement.spent_ms / 1000)

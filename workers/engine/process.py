@@ -130,9 +130,9 @@ def _turn(link: CourierLink, engine: Engine, costs: CostKeeper) -> None:
         tokens = engine.step()
         step_ms = (time.perf_counter() - begin_s) * 1000
         work = engine.work
-        costs.observe(work, step_ms)
         # Also of a step in which no row drew a token: an engine that says nothing for long is taken for hung.
         link.send(replace(tokens, step_ms=step_ms, num_tokens=work.num_tokens, prompts=work.prompts))
+        costs.observe(work, step_ms)
     else:
         costs.use_idle_moment()
     if (table := costs.news()) is not None:
