@@ -89,6 +89,7 @@ class KVCache:
             self._pages = flat.view(num_pages, num_layers, 2, num_kv_heads, page_size, head_dim)
             self._layers = tuple(self._pages.transpose(0, 1).unbind(0))
             self._paged = tuple(layer.unbind(1) for layer in self._layers)
+            self._moves = torch.empty(64, 2, dtype=torch.int32, device=storage.device)
         else:
             self._chunk_slots = self.chunk_pages * page_size
             token = (num_kv_heads, head_dim)
@@ -178,8 +179,12 @@ class KVCache:
             for move in moves:
                 self.copy(move.source, move.target, self.page_size)
             return
-        pairs = torch.tensor([(move.source, move.target) for move in moves], dtype=torch.int32)
-        self._copy_pages(self._pages.flatten(1).unsqueeze(0), pairs.to(self._pages.device))
+        if len(moves) > len(self._moves):
+            # Room for more than now, so that it seldom grows.
+            self._moves = torch.empty(2 * len(moves), 2, dtype=torch.int32, device=self._pages.device)
+        pairs = self._moves[: len(moves)]
+        pairs.copy_(torch.tensor([(move.source, move.target) for move in moves], dtype=torch.int32))
+        self._copy_pages(self._pages.flatten(1).unsqueeze(0), pairs)
 
     def _layer_view(self, layer: int) -> Tensor:
         num_chunks, num_sides, chunk_slots, num_kv_heads, head_dim = self._sides.shape

@@ -1,5 +1,6 @@
 """Engines on the GPU, small ones."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from headrace.job import SamplingParams
 from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
 from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.loading import load
 from headrace.workers.engine.sequence import Sequence as Row
 
 GREEDY = SamplingParams(16, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
@@ -20,7 +22,7 @@ def engine_of(
     limits = DeviceLimits(
         max_rows=max_rows, row_tokens=row_tokens or kv_tokens, step_tokens=step_tokens, kv_tokens=kv_tokens
     )
-    return DeviceEngine(folder, torch.device("cuda"), dtype, limits)
+    return DeviceEngine(partial(load, folder), torch.device("cuda"), dtype, limits)
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Exactness on the GPU under churn: the requests of ``tests/unit/engine``, in fp32, and through Redis."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from headrace.testing.gpu_memory import watch_torch
 from headrace.testing.servers import Server
 from headrace.workers.channel import Add
 
-NUM_REQUESTS = 500
+#: A soak takes more: 5,000 take some minutes.
+NUM_REQUESTS = int(os.environ.get("HEADRACE_SOAK_REQUESTS", "500"))
 
 
 def params(max_tokens: int = 12, **fields: Any) -> SamplingParams:

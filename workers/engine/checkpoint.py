@@ -3,12 +3,26 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from headrace.errors import ModelError
+
+
+class Tensors(Protocol):
+    """Weights by name, wherever they come from."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Give one tensor.
+
+        Raises:
+            ModelError: there is no such tensor, or it has another shape.
+        """
 
 
 class Checkpoint:

@@ -1,8 +1,8 @@
 """An engine on a GPU, put together from its parts."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -12,6 +12,7 @@ from headrace.kernels.device import open_device
 from headrace.kernels.device_memory import allocate, free_bytes
 from headrace.kernels.page_copy import copy_pages
 from headrace.kernels.planned import PlannedOperations
+from headrace.kernels.table import Operations
 from headrace.memory.budget import Budget, KVShape, Needs, available_bytes, fill
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import Pages
@@ -20,7 +21,7 @@ from headrace.memory.workspace import bytes_of
 from headrace.workers.engine.device_sampling import DeviceSampler
 from headrace.workers.engine.device_steps import DeviceSteps
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.loading import load
+from headrace.workers.engine.loading import LoadedModel
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.settings import DEFAULT_PAGE_SIZE
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 _RESERVE_BYTES = 512 << 20
 # What attention keeps from step to step.
 _WORKSPACE_BYTES = 128 << 20
+
+
+#: Brings a model for a table of operations, in a dtype.
+LoadModel = Callable[[Operations, torch.dtype], LoadedModel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class DeviceEngine:
     what every step uses, so that no request waits for the compiler.
 
     Args:
-        folder: of the model.
+        load: brings the model for a table of operations, as ``loading.load`` does from a folder.
         device: a GPU; without an index, torch's current one.
         dtype: of weights, activations, keys and values: fp32, bf16 or fp16.
         limits: what must fit.
@@ -78,10 +83,10 @@ class DeviceEngine:
     Raises:
         ConfigurationError: no such GPU, no PyCUDA or compiler, or too little memory.
         KernelError: no kernel is written for the model's heads or the page size.
-        ModelError: the folder cannot be served.
+        ModelError: the model cannot be served.
     """
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, limits: DeviceLimits) -> None:
+    def __init__(self, load: LoadModel, device: torch.device, dtype: torch.dtype, limits: DeviceLimits) -> None:
         if not torch.cuda.is_available():
             raise ConfigurationError("no GPU: torch finds no CUDA device; see `headrace doctor`, or use --device cpu")
         self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
@@ -92,7 +97,7 @@ class DeviceEngine:
             before = free_bytes(self.device.index)
             on_device = CudaOperations(self.device)
             self.operations = PlannedOperations(on_device)
-            self.loaded = load(folder, self.operations, dtype)
+            self.loaded = load(self.operations, dtype)
             weight_bytes = before - free_bytes(self.device.index)
             config = self.loaded.model.config
             self._shape = KVShape(

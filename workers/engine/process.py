@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,7 +83,7 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
             memory_fraction=settings.memory_fraction,
             page_size=settings.page_size,
         )
-        made = DeviceEngine(folder, device, dtype, limits)
+        made = DeviceEngine(partial(load, folder), device, dtype, limits)
         known = replace(settings, kv_tokens=made.engine.kv_tokens)
         return made.engine, keep_costs(known, made.loaded.model.config, made.device, made.scratch)
     operations = PlannedOperations(ReferenceOperations(), Workspace().place)

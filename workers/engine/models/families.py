@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 
 from headrace.kernels.table import Operations
-from headrace.workers.engine.checkpoint import Checkpoint
+from headrace.workers.engine.checkpoint import Tensors
 from headrace.workers.engine.models.gpt2 import Gpt2
 from headrace.workers.engine.models.gpt_config import parse_gpt2, parse_gptj
 from headrace.workers.engine.models.gptj import GptJ
@@ -18,7 +18,7 @@ from headrace.workers.engine.models.model import Model
 from headrace.workers.engine.models.qwen2 import parse_qwen2
 from headrace.workers.engine.models.qwen3 import parse_qwen3
 
-Build = Callable[[Mapping[str, Any], Checkpoint, Operations, torch.dtype], Model]
+Build = Callable[[Mapping[str, Any], Tensors, Operations, torch.dtype], Model]
 """From config.json and weights to a model; raises ModelError for what is missing or not supported."""
 
 FAMILIES: Final[Mapping[str, Build]] = MappingProxyType(

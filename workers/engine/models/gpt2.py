@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.table import Batch, Linear, Operations
-from headrace.workers.engine.checkpoint import Checkpoint
+from headrace.workers.engine.checkpoint import Tensors
 from headrace.workers.engine.models.gpt_config import GptConfig
 from headrace.workers.engine.models.weights import Norm, Weights
 
@@ -36,7 +36,7 @@ class Gpt2:
         ModelError: a weight is missing or has another shape than the configuration says.
     """
 
-    def __init__(self, config: GptConfig, checkpoint: Checkpoint, operations: Operations, dtype: torch.dtype) -> None:
+    def __init__(self, config: GptConfig, checkpoint: Tensors, operations: Operations, dtype: torch.dtype) -> None:
         self.config = config
         self.dtype = dtype
         self._ops = operations

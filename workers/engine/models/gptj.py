@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.table import Batch, Linear, Operations
-from headrace.workers.engine.checkpoint import Checkpoint
+from headrace.workers.engine.checkpoint import Tensors
 from headrace.workers.engine.models.gpt_config import GptJConfig
 from headrace.workers.engine.models.weights import Norm, Weights
 
@@ -35,7 +35,7 @@ class GptJ:
         ModelError: a weight is missing or has another shape than the configuration says.
     """
 
-    def __init__(self, config: GptJConfig, checkpoint: Checkpoint, operations: Operations, dtype: torch.dtype) -> None:
+    def __init__(self, config: GptJConfig, checkpoint: Tensors, operations: Operations, dtype: torch.dtype) -> None:
         self.config = config
         self.dtype = dtype
         self._ops = operations

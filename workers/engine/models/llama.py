@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.table import Batch, HeadNorm, Linear, Operations
-from headrace.workers.engine.checkpoint import Checkpoint
+from headrace.workers.engine.checkpoint import Tensors
 from headrace.workers.engine.models.llama_config import LlamaConfig
 from headrace.workers.engine.models.weights import Weights
 
@@ -37,7 +37,7 @@ class Llama:
         ModelError: a weight is missing or has another shape than the configuration says.
     """
 
-    def __init__(self, config: LlamaConfig, checkpoint: Checkpoint, operations: Operations, dtype: torch.dtype) -> None:
+    def __init__(self, config: LlamaConfig, checkpoint: Tensors, operations: Operations, dtype: torch.dtype) -> None:
         self.config = config
         self.dtype = dtype
         self._ops = operations

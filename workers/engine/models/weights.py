@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.table import Linear, Operations
-from headrace.workers.engine.checkpoint import Checkpoint
+from headrace.workers.engine.checkpoint import Tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Weights:
         prefix: of all names, with its dot.
     """
 
-    def __init__(self, checkpoint: Checkpoint, operations: Operations, dtype: torch.dtype, prefix: str = "") -> None:
+    def __init__(self, checkpoint: Tensors, operations: Operations, dtype: torch.dtype, prefix: str = "") -> None:
         self._checkpoint = checkpoint
         self._operations = operations
         self._dtype = dtype

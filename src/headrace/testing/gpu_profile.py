@@ -1,0 +1,114 @@
+"""What a GPU runs during steps, by torch's profiler, and whose it is."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from headrace.job import SamplingParams
+from headrace.kernels.build import CUDA_DIR
+from headrace.workers.channel import Add
+from headrace.workers.engine.device_engine import DeviceEngine
+
+Origin = Literal["ours", "product", "copy", "other"]
+
+_ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(', re.S)
+#: Products: cuBLAS, cuBLASLt with CUTLASS and XMMA behind it, and what sums up their parts.
+_PRODUCT = re.compile(r"gemm|gemv|cublas|cutlass|xmma|splitK|nvjet|sm\d+_.*tensorop", re.I)
+_COPY = re.compile(r"^Mem(cpy|set)")
+
+
+@dataclass(frozen=True, slots=True)
+class Launches:
+    """All launches of one kernel.
+
+    Attributes:
+        name: the kernel's.
+        origin: whose it is.
+        count: launches.
+        microseconds: of all of them.
+    """
+
+    OTHER: ClassVar[Origin] = "other"
+
+    name: str
+    origin: Origin
+    count: int
+    microseconds: float
+
+
+def own_kernels() -> frozenset[str]:
+    """Names of the kernels in ``kernels/cuda``."""
+    return frozenset(name for path in CUDA_DIR.glob("*.cu") for name in _ENTRY.findall(path.read_text()))
+
+
+def profile_steps(made: DeviceEngine, num_rows: int) -> Iterator[tuple[str, list[Launches]]]:
+    """Profile a step of each kind, once its lengths have been seen.
+
+    Rows differ in how they draw: greedily, by temperature with top-p, with penalties, with a bias and logprobs.
+    """
+    engine = made.engine
+    kinds: tuple[dict[str, Any], ...] = (
+        {},
+        {"temperature": 0.8, "top_p": 0.9, "top_k": 50},
+        {"temperature": 1.0, "repetition_penalty": 1.1, "frequency_penalty": 0.2},
+        {"logit_bias": ((5, 1.0),), "logprobs": 3},
+    )
+
+    def add(row: int, length: int) -> None:
+        prompt = tuple((7 * row + i) % 1000 for i in range(length))
+        engine.add(Add(row, prompt, (), _params(**kinds[row % len(kinds)])))
+
+    for attempt in range(2):
+        for row in range(num_rows):
+            add(100 * attempt + row, 40 + row)
+        kind = "prompts alone"
+        for kind in ("prompts alone", "rows that decode"):
+            yield from _profiled(engine.step, kind, wanted=attempt == 1)
+        add(100 * attempt + 99, 500)
+        yield from _profiled(engine.step, "rows that decode beside a prompt", wanted=attempt == 1)
+        engine.clear()
+
+
+def _profiled(step: Any, kind: str, *, wanted: bool) -> Iterator[tuple[str, list[Launches]]]:
+    if not wanted:
+        step()
+        return
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    own = own_kernels()
+    yield (
+        kind,
+        [
+            Launches(event.key, _origin(event.key, own), event.count, event.self_device_time_total)
+            for event in profiler.key_averages()
+            if event.self_device_time_total
+        ],
+    )
+
+
+def _origin(name: str, own: frozenset[str]) -> Origin:
+    if name in own:
+        return "ours"
+    if _COPY.match(name):
+        return "copy"
+    return "product" if _PRODUCT.search(name) else "other"
+
+
+def _params(**fields: Any) -> SamplingParams:
+    defaults: dict[str, Any] = {
+        "min_tokens": 0,
+        "temperature": 0.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "seed": 0,
+        "stop": (),
+        "stop_token_ids": (),
+        "ignore_eos": True,
+    }
+    return SamplingParams(max_tokens=64, **(defaults | fields))

@@ -1,0 +1,86 @@
+"""Models in full size with random weights, fed the same tokens as transformers, prompt and answer."""
+
+import gc
+
+import pytest
+import torch
+from tests.gpu.engines import GREEDY
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from headrace.testing.full_shapes import SHAPES, loader
+from headrace.testing.state_dict import StateDict
+from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
+from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.sequence import Sequence
+
+NUM_PROMPT, NUM_ANSWER = 300, 24
+#: How two rows' prompts are cut: one early, one late, both in steps of several chunks.
+CUTS = ([200, 100], [17, 283])
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+@torch.inference_mode()
+def test_logits_agree_with_transformers_at_full_size(name: str, device: torch.device) -> None:
+    needed = {"L8B": 80, "Q06": 12}[name] << 30
+    if torch.cuda.get_device_properties(device).total_memory < needed:
+        pytest.skip(f"weights in three forms want {needed >> 30} GiB")
+    config = SHAPES[name]
+    num_tokens = NUM_PROMPT + NUM_ANSWER
+    ids = torch.randint(0, config["vocab_size"], (2, num_tokens), generator=torch.Generator().manual_seed(5))
+    oracle_config = AutoConfig.for_model(**config)
+    with torch.device(device):
+        oracle = AutoModelForCausalLM.from_config(oracle_config, dtype=torch.bfloat16).eval()
+    ours = teacher_forced(
+        DeviceEngine(
+            loader(config, StateDict(oracle.state_dict())),
+            device,
+            torch.bfloat16,
+            DeviceLimits(max_rows=4, row_tokens=1024, step_tokens=512, kv_tokens=2048),
+        ),
+        ids,
+    )
+    # Of transformers, the logits at the same places: behind each chunk, and behind each token of the answer.
+    theirs = torch.stack(
+        [
+            row[[cut[0] - 1, *range(NUM_PROMPT - 1, num_tokens)]]
+            for row, cut in zip(oracle(ids.to(device)).logits, CUTS, strict=True)
+        ]
+    ).float()
+    oracle.float()
+    truth = torch.stack(
+        [
+            row[[cut[0] - 1, *range(NUM_PROMPT - 1, num_tokens)]]
+            for row, cut in zip(oracle(ids.to(device)).logits, CUTS, strict=True)
+        ]
+    )
+    own, fair = (ours - truth).abs(), (theirs - truth).abs()
+    print(f"{name}: error {own.max():.3g} (mean {own.mean():.3g}), transformers' {fair.max():.3g} ({fair.mean():.3g})")
+    assert truth.std() > 0.1
+    assert own.max() <= 2 * fair.max()
+    assert own.mean() <= 1.2 * fair.mean()
+    del oracle
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def teacher_forced(made: DeviceEngine, ids: torch.Tensor) -> torch.Tensor:
+    """Compute two rows whose next token is given and not drawn: fp32 ``[2, 2 + NUM_ANSWER, vocab]``."""
+    rows = [Sequence(row, tuple(ids[row].tolist()), (), GREEDY, frozenset()) for row in range(2)]
+    seen: list[list[torch.Tensor]] = [[], []]
+    with pytest.MonkeyPatch.context() as patch, torch.cuda.stream(made.steps.stream):
+        patch.setattr(Chunk, "samples", True)
+        for step in range(2 + NUM_ANSWER):
+            chunks = [Chunk(row, CUTS[index][step] if step < 2 else 1) for index, row in enumerate(rows)]
+            for chunk in chunks:
+                end = chunk.sequence.num_computed_tokens + chunk.num_tokens
+                assert made.pool.pages.reserve(chunk.sequence.pages, end) >= end
+            batch, order = made.steps.pack(chunks)
+            with made.operations.step(batch):
+                logits = made.loaded.model.forward(batch)
+            assert logits is not None
+            for line, sequence in zip(logits.float(), order, strict=True):
+                seen[sequence.row].append(line)
+            for chunk in chunks:
+                chunk.sequence.num_computed_tokens += chunk.num_tokens
+    torch.cuda.synchronize()
+    return torch.stack([torch.stack(lines) for lines in seen])
