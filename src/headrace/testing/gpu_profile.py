@@ -15,7 +15,7 @@ from headrace.workers.engine.device_engine import DeviceEngine
 
 Origin = Literal["ours", "product", "copy", "other"]
 
-_ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(', re.S)
+_ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?(\w+)\(', re.S)
 #: Products: cuBLAS, cuBLASLt with CUTLASS and XMMA behind it, and what sums up their parts.
 _PRODUCT = re.compile(r"gemm|gemv|cublas|cutlass|xmma|splitK|nvjet|sm\d+_.*tensorop", re.I)
 _COPY = re.compile(r"^Mem(cpy|set)")
