@@ -101,7 +101,7 @@ def best_rates(rounds: Sequence[Sequence[Sequence[Case]]], *ways: Callable[[Sequ
 
 def compare_with_transformers(report: Report, model: LlamaForCausalLM, num_rounds: int) -> None:
     with Server("valkey") as server:
-        settings = Settings.load(redis_url=server.url, num_threads=NUM_THREADS, max_rows=MAX_ROWS)
+        settings = Settings.load(redis_url=server.url, num_threads=NUM_THREADS, max_rows=MAX_ROWS, measure_ms=0)
         with Fleet(settings), Client(settings) as client:
             ways = functools.partial(through_fleet, client), functools.partial(generate, model)
             for way in ways:

@@ -67,7 +67,7 @@ def through_queue_s(client: Client) -> float:
 def main() -> None:
     options = arguments(str(__doc__), [("rounds", 200, "requests each way")])
     with Server("valkey") as server, tempfile.TemporaryDirectory() as folder:
-        settings = Settings.load(redis_url=server.url, num_threads=1, max_context_tokens=2_048)
+        settings = Settings.load(redis_url=server.url, num_threads=1, max_context_tokens=2_048, measure_ms=0)
         model = resolve(settings.model, default_cache_dir())
         (prompt_ids,) = Tokenizer.from_folder(model.path).encode_batch([PROMPT], add_special_tokens=True)
         with Fleet(settings), Client(settings) as client:

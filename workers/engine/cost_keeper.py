@@ -11,14 +11,13 @@ from collections.abc import Callable
 from headrace.errors import DeviceLostError, HeadraceError
 from headrace.workers.costs.cost_file import CostFile
 from headrace.workers.costs.refinement import Refiner, change
+from headrace.workers.costs.table import GUESSED_FIXED_MS, GUESSED_TOKEN_MS
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.measurement import Extent, Measurement
 from headrace.workers.engine.step_work import StepWork
 
 logger = logging.getLogger(__name__)
 
-#: What a batch costs on a machine that nobody has measured: a small CPU.
-_FIXED_MS, _TOKEN_MS = 30.0, 2.0
 #: A table that has changed by less is no news, and neither is one so soon after the last.
 _MIN_CHANGE = 0.1
 _NEWS_INTERVAL_S = 10.0
@@ -57,7 +56,7 @@ class CostKeeper:
         self._clock_s = clock_s
         self._measurement: Measurement | None = None
         found = self._file.read() if self._file else None
-        self._refiner = Refiner(found or extent.linear(_FIXED_MS, _TOKEN_MS))
+        self._refiner = Refiner(found or extent.linear(GUESSED_FIXED_MS, GUESSED_TOKEN_MS))
         self._told = self._saved = self._refiner.table
         self._told_s = self._saved_s = clock_s()
         self._next_look_s = 0.0

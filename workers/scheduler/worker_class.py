@@ -11,14 +11,10 @@ from dataclasses import dataclass, replace
 from headrace.broker import WorkerInfo
 from headrace.config import Settings
 from headrace.errors import DecodeError
-from headrace.workers.costs.table import CostTable
+from headrace.workers.costs.table import GUESSED_FIXED_MS, GUESSED_TOKEN_MS, CostTable
 from headrace.workers.scheduler.partition import Limits
 
 log = logging.getLogger(__name__)
-
-#: What a batch costs on a machine that has not published a table: small CPUs, which is where nobody measures.
-_FIXED_MS = 30.0
-_TOKEN_MS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,9 @@ class ClassBook:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._default = CostTable.linear(_FIXED_MS, _TOKEN_MS, settings.max_context_tokens, settings.max_batch_rows)
+        self._default = CostTable.linear(
+            GUESSED_FIXED_MS, GUESSED_TOKEN_MS, settings.max_context_tokens, settings.max_batch_rows
+        )
         self._tables: dict[str, CostTable] = {}
         self._encoded: dict[str, bytes] = {}
         self.classes: tuple[WorkerClass, ...] = (self._class("", ()),)
