@@ -4,7 +4,7 @@ Both libraries work in the device's primary context, so that pointers, streams a
 PyCUDA is imported when the first device is opened: a machine without it can import this module.
 """
 
-import atexit
+import ctypes
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,14 +107,6 @@ class Device:
             yield self._streams[own.cuda_stream]
             foreign.wait_event(own.record_event())
 
-    def close(self) -> None:
-        """Let go of modules, streams and context, in this order."""
-        self._modules.clear()
-        self._streams.clear()
-        if self.context is not None:
-            self.context.detach()
-            self.context = None
-
 
 @functools.cache
 def open_device(index: int) -> Device:
@@ -140,7 +132,9 @@ def open_device(index: int) -> Device:
         handle.get_attribute(attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
         handle.retain_primary_context(),
     )
-    atexit.register(device.close)
+    # For good: torch frees page-locked memory and events while the interpreter shuts down, nobody knows in which order,
+    # and ends the process with an error if the context has gone before. The driver takes everything back in any case.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(device))
     return device
 
 

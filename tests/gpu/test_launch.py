@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,26 @@ def test_kernels_run_on_a_second_gpu(scale: Kernel) -> None:
     assert torch.equal(run(second, x, 2.0), x * 2)
     with pytest.raises(KernelError, match="cuda:1"):
         run(second, torch.ones(10, device="cuda:0"), 2.0)
+
+
+_USES_A_GPU = """
+import torch
+from headrace.kernels.add import add
+from headrace.kernels.device import open_device
+
+class Kept: pass
+
+device = torch.device("cuda", 0)
+with torch.cuda.stream(open_device(0).new_stream()):
+    kept = Kept()
+    kept.itself = kept  # freed last, when much else has gone
+    kept.pinned = torch.ones(1 << 20, pin_memory=True)
+    kept.x = torch.zeros(1 << 20, device=device)
+    kept.x.copy_(kept.pinned, non_blocking=True)
+    add(kept.x, kept.x)
+"""
+
+
+def test_a_process_that_has_used_a_gpu_ends_in_peace() -> None:
+    ended = subprocess.run([sys.executable, "-P", "-c", _USES_A_GPU], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")

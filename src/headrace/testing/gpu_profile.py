@@ -68,7 +68,7 @@ def profile_steps(made: DeviceEngine, num_rows: int) -> Iterator[tuple[str, list
         kind = "prompts alone"
         for kind in ("prompts alone", "rows that decode"):
             yield from _profiled(engine.step, kind, wanted=attempt == 1)
-        add(100 * attempt + 99, 500)
+        add(100 * attempt + 99, 90)
         yield from _profiled(engine.step, "rows that decode beside a prompt", wanted=attempt == 1)
         engine.clear()
 
