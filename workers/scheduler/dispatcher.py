@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headrace.broker import Broker, WorkerInfo
@@ -17,18 +17,22 @@ from headrace.workers.scheduler.worker_class import ClassBook, WorkerClass
 log = logging.getLogger(__name__)
 
 
+#: Requests that share a prefill, and its predicted cost in ms.
+Portion = tuple[tuple[ReadyRequest, ...], float]
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A window as it is to be dispatched to one class of workers.
 
     Attributes:
-        batches: requests that share a prefill, the first batch first, each with its predicted cost in ms.
+        batches: the first one first.
         plan: what the strategy made of those without a strike.
         hopeless: requests that will not meet their deadlines; they are in no batch.
         spare_ms: for how long all of this may wait until the first deadline is in danger.
     """
 
-    batches: tuple[tuple[tuple[ReadyRequest, ...], float], ...]
+    batches: tuple[Portion, ...]
     plan: Plan
     hopeless: tuple[ReadyRequest, ...]
     spare_ms: float
@@ -71,8 +75,8 @@ class Dispatcher:
             if not num_sent and (wait_ms := self._wait_ms(window, cut)) > 0:
                 self.wait_ms = wait_ms
                 break
-            gone = self._feed(worker_class, cut)
-            num_sent += len(gone)
+            gone = self._feed(worker_class, cut, longest - waiting[worker_class.name])
+            num_sent += len(gone) - len(cut.hopeless)
             left = tuple(request for request in window.requests if request.request_id not in gone)
             window = replace(window, requests=left)
         return num_sent
@@ -86,22 +90,23 @@ class Dispatcher:
         waiting = Waiting(window.num_ready, oldest_ms, cut.plan.batches[0].cost_ms, latest_start_ms)
         return self._patience.wait_ms(waiting, window.now_ms)
 
-    def _feed(self, worker_class: WorkerClass, cut: Cut) -> set[str]:
-        """Dispatch batches to one class; return the ids that have left. Suspects go to whoever comes first."""
+    def _feed(self, worker_class: WorkerClass, cut: Cut, room: int) -> set[str]:
+        """Dispatch batches to one class that has room for so many; return the ids that have left.
+
+        Suspects go to whoever comes first, and count for nobody's backlog but their own.
+        """
         hopeless = [request.request_id for request in cut.hopeless]
-        gone = set(hopeless)
-        batches = cut.batches or (((), 0.0),) if hopeless else cut.batches
+        batches = list(_first(cut.batches, room)) or [((), 0.0)] * bool(hopeless)
+        calls: list[DispatchCall] = []
         for requests, cost_ms in batches:
-            ids = [request.request_id for request in requests]
             lengths = [request.length for request in requests]
             name = "" if any(request.strikes for request in requests) else worker_class.name
             note = BatchNote(name, sum(lengths), max(lengths, default=0), cost_ms)
-            outcome = self._broker.run(DispatchCall(ids, self._settings, note, hopeless))
-            hopeless = []
-            if not outcome.full:
-                gone |= set(ids) - set(outcome.left)
-            elif name == worker_class.name:
-                break
+            ids = [request.request_id for request in requests]
+            calls.append(DispatchCall(ids, self._settings, note, hopeless if not calls else ()))
+        gone = set(hopeless)
+        for call, outcome in zip(calls, self._broker.run_all(calls), strict=True):
+            gone |= set(call.request_ids) - set(outcome.left)
         return gone
 
     def cut(self, window: Window, worker_class: WorkerClass | None = None) -> Cut:
@@ -118,7 +123,7 @@ class Dispatcher:
         table = worker_class.table
         sound: list[ReadyRequest] = []
         items: list[Item] = []
-        suspects: list[tuple[tuple[ReadyRequest, ...], float]] = []
+        suspects: list[Portion] = []
         hopeless: list[ReadyRequest] = []
         for request in window.requests:
             slack_ms = request.deadline_ms - window.now_ms if request.deadline_ms else math.inf
@@ -151,3 +156,12 @@ class Dispatcher:
             costs = (plan.total_ms, plan.alternative_ms)
             of_class = class_name or "any class"
             log.info("%s: %s costs %.1f ms a window, %s %.1f ms", of_class, names[0], costs[0], names[1], costs[1])
+
+
+def _first(batches: Sequence[Portion], room: int) -> Iterator[Portion]:
+    """The batches up to the last one that there is room for; suspects take none of it."""
+    for requests, cost_ms in batches:
+        if not room:
+            return
+        yield requests, cost_ms
+        room -= not requests[0].strikes

@@ -11,13 +11,15 @@ import secrets
 import signal
 import socket
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError, OverloadedError
 from headrace.keys import LANES, RequestStream
-from headrace.moves import AdmitCall, ReapCall, admit_parts
+from headrace.moves import Admission, AdmitCall, ReapCall, admit_parts
 from headrace.workers.metrics import serving
 from headrace.workers.model_store.store import default_cache_dir, resolve
 from headrace.workers.scheduler.admission import Admitter
@@ -33,6 +35,8 @@ _MAX_TICK_MS = 250
 _REAP_LIMIT = 256
 _FIT_INTERVAL_S = 1.0
 _PAUSE_S = 0.25
+#: Entries that are judged, and tokenised, in one go.
+_SLICE = 256
 _MAX_BEAT_INTERVAL_S = 1.0
 #: A heartbeat is kept this long, for those who ask what has become of a scheduler.
 _HEARTBEAT_LIFE_LEASES = 6
@@ -57,6 +61,7 @@ class Scheduler:
         self._next_beat_s = 0.0
         self.tally = Tally()
         self._stopping = False
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="admit")
 
     def stop(self) -> None:
         """Make ``run`` return after the step at hand; may be called from a signal handler."""
@@ -120,16 +125,26 @@ class Scheduler:
         self.tally.num_dispatched += self._dispatcher.dispatch()
 
     def _admit(self) -> None:
+        """Judge a window in slices; while one is judged, the server admits the one before it."""
         windows = self._broker.oldest_requests(self._streams, self._settings.window)
         now_ms = self._broker.now_ms() if any(windows) else 0
+        under_way: Future[None] | None = None
         for stream, entries in zip(self._streams, windows, strict=True):
-            admissions = self._admitter.judge(stream, entries, now_ms)
-            for part in admit_parts(admissions):
-                verdicts = self._broker.run(AdmitCall(stream, part, self._settings))
-                for admission, verdict in zip(part, verdicts, strict=True):
-                    self.tally.verdicts[verdict] += 1
-                    if verdict != "queued":
-                        log.info("%s %s", verdict, admission.request_id)
+            for begin in range(0, len(entries), _SLICE):
+                admissions = self._admitter.judge(stream, entries[begin : begin + _SLICE], now_ms)
+                if under_way is not None:
+                    under_way.result()
+                under_way = self._sender.submit(self._send, stream, admissions)
+        if under_way is not None:
+            under_way.result()
+
+    def _send(self, stream: RequestStream, admissions: Sequence[Admission]) -> None:
+        calls = [AdmitCall(stream, part, self._settings) for part in admit_parts(admissions)]
+        verdicts = [verdict for answer in self._broker.run_all(calls) for verdict in answer]
+        for admission, verdict in zip(admissions, verdicts, strict=True):
+            self.tally.verdicts[verdict] += 1
+            if verdict != "queued":
+                log.info("%s %s", verdict, admission.request_id)
 
     def _reap(self) -> None:
         reaped = self._broker.run(ReapCall(_REAP_LIMIT, self._settings))
