@@ -38,11 +38,13 @@ class Queries:
         num_tokens: of all of them; they lie behind the tokens of decoding rows, in the order of their places.
         starts: int32 ``[num_places + 1]``, where a place's tokens begin, counted from the first chunk's.
         lengths: int32 ``[num_places]``, context with this step's tokens; 0 where a place brings no chunk.
+        num_chunks: places that bring one.
     """
 
     num_tokens: int
     starts: Tensor
     lengths: Tensor
+    num_chunks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ class CudaOperations:
         if (queries := batch.queries) is not None:
             prefill = self._prefill_attention(query, pages)
             if not self._prefill_planned:
-                prefill.plan(queries.starts, queries.lengths, queries.num_tokens)
+                prefill.plan(queries.starts, queries.lengths, queries.num_tokens, most_chunks=queries.num_chunks)
                 self._prefill_planned = True
             prefill.run(seen[num_decoding:], query[num_decoding:], pages, window=window)
         return result

@@ -53,6 +53,7 @@ class PrefillAttention:
         if workspace.nbytes < sum(sizes) or workspace.data_ptr() % 16:
             raise KernelError(f"prefill attention wants {sum(sizes)} aligned bytes of workspace")
         self._planned: tuple[int, int] | None = None
+        self._num_items = 0
         self._plan, self._starts = torch.split_with_sizes(workspace.view(torch.uint8)[: sum(sizes)], sizes)
 
     @staticmethod
@@ -60,7 +61,7 @@ class PrefillAttention:
         """How much workspace an object wants on a GPU."""
         return sum(_layout(shape, choose_block(shape, _open(device).shared_bytes)))
 
-    def plan(self, query_starts: Tensor, lengths: Tensor, num_tokens: int) -> None:
+    def plan(self, query_starts: Tensor, lengths: Tensor, num_tokens: int, *, most_chunks: int | None = None) -> None:
         """Share a step's work out, on torch's current stream; valid until rows or lengths change.
 
         Args:
@@ -68,6 +69,8 @@ class PrefillAttention:
                 ``query_starts[r + 1] - 1``. The first is 0; the last may be less than ``num_tokens``.
             lengths: int32 ``[num_rows]``, keys each row has, this step's own included; 0: a row that is padding.
             num_tokens: query tokens, padding behind the last row included.
+            most_chunks: a promise that no more rows than these have queries, which spares launches their blocks;
+                default: all may.
 
         Raises:
             KernelError: dtypes, shapes or sizes do not fit.
@@ -80,11 +83,13 @@ class PrefillAttention:
             )
         require(lengths, "lengths", (num_rows,), torch.int32, alignment=4)
         require(query_starts, "query_starts", (num_rows + 1,), torch.int32, alignment=4)
+        chunks = num_rows if most_chunks is None else min(most_chunks, num_rows)
+        self._num_items = self._block.num_items(shape.group, chunks, num_tokens)
         self._plan_kernel(
             (1, 1),
             (_PLAN_THREADS, 1, 1),
             *(self._plan, self._starts, query_starts, lengths, num_rows, num_tokens),
-            *(shape.group, self._block.rows, self._block.num_items(shape.group, num_rows, num_tokens)),
+            *(shape.group, self._block.rows, self._num_items),
         )
         self._planned = num_rows, num_tokens
 
@@ -117,7 +122,7 @@ class PrefillAttention:
         self._check_pages(pages)
         keys = pages.keys
         self._kernel(
-            (self._block.num_items(shape.group, num_rows, num_tokens) * shape.num_kv_heads, 1),
+            (self._num_items * shape.num_kv_heads, 1),
             (32 * self._block.warps, 1, 1),
             *(out, query, keys, pages.values, pages.page_table, self._plan),
             *(shape.num_kv_heads, shape.group, 65536 // shape.group + 1),

@@ -88,9 +88,9 @@ class Block:
         parts = 4 * self.rows * (self.keys + 4) if dtype == torch.float32 else 0
         return (self.rows + 4 * self.keys) * pitch + parts
 
-    def num_items(self, group: int, num_rows: int, num_tokens: int) -> int:
-        """How many blocks a head of keys has at most, however a step's tokens are cut into its rows."""
-        return num_tokens * group // self.rows + num_rows + 1
+    def num_items(self, group: int, num_chunks: int, num_tokens: int) -> int:
+        """How many blocks a head of keys has at most, however tokens are cut into so many rows and padding."""
+        return num_tokens * group // self.rows + num_chunks + 1
 
     def macros(self, dtype: torch.dtype, head_dim: int) -> dict[str, Macro]:
         """What ``prefill_attention.cu`` is compiled with."""

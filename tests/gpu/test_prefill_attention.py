@@ -87,6 +87,7 @@ def check(
     peer = reference.prefill_attention(step.query, step.pages, *rest, window=window)
     first = attend(attention, step, window=window)
     assert_fair(first, truth, peer)
+    # Nothing depends on which block comes first.
     assert torch.equal(first, attend(attention, step, window=window))
 
 
@@ -202,6 +203,15 @@ def test_tokens_behind_the_last_row_are_padding(device: torch.device, dtype: tor
     assert torch.equal(out[:40], attend(PrefillAttention(shape, device), step)[:40])
     assert out[:50].isfinite().all()
     assert (out[:50] != 0).any(dim=-1).all()
+
+
+def test_blocks_may_be_spared_for_rows_without_queries(device: torch.device, dtype: torch.dtype) -> None:
+    shape = shaped(dtype, 128, 4)
+    step = paged(shape, [(0, 5)] * 100 + [(40, 100), (0, 3), (1, 60), (0, 0)] + [(0, 1)] * 100, device)
+    attention, out = PrefillAttention(shape, device), poisoned(step.query.contiguous())
+    attention.plan(step.query_starts, step.lengths, 41, most_chunks=2)
+    attention.run(out, step.query, step.pages)
+    assert torch.equal(out, attend(PrefillAttention(shape, device), step))
 
 
 def test_a_captured_graph_serves_rows_cut_otherwise(device: torch.device) -> None:

@@ -131,7 +131,7 @@ class DeviceSteps:
         queries = None
         if token_ids:
             starts = put([0, *accumulate(num_queries)], torch.int32)
-            queries = Queries(len(token_ids), starts, put(chunk_lengths, torch.int32))
+            queries = Queries(len(token_ids), starts, put(chunk_lengths, torch.int32), len(prompts))
         self._staging.send()
         # A decoding row's token is on the device already: it was drawn there.
         ids[:num_first].copy_(rows.last_token[:num_first], non_blocking=True)
