@@ -21,6 +21,8 @@ _NUM_SAMPLES = 3
 _MAX_SHARE = 1 / 16
 #: So many packed sizes are measured whatever they take, or nothing could be told from them.
 _MIN_PACKED = 2
+#: Packed sizes leave the rest of the budget to the others.
+_PACKED_SHARE = 1 / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,13 @@ class Extent:
 
     @property
     def sizes(self) -> list["Size"]:
-        """What to measure, from the cheapest on."""
+        """What to measure: packed sizes first, for they tell most of the others; of either kind the smallest first."""
         cells = [Size((length,) * rows, False) for length in self.lengths for rows in self.batch_sizes]
         packed = [Size(_mixed(tokens, self.max_rows), True) for tokens in _PACKED_TOKENS]
         fitting = [
             size for size in cells + packed if size.num_tokens <= self.max_tokens and size.rows[0] <= self.max_length
         ]
-        return sorted(fitting, key=lambda size: (size.num_tokens, not size.packed, len(size.rows)))
+        return sorted(fitting, key=lambda size: (not size.packed, size.num_tokens, len(size.rows)))
 
     def linear(self, fixed_ms: float, token_ms: float) -> CostTable:
         """A table of this extent for a machine that nobody has measured yet."""
@@ -106,7 +108,7 @@ class Measurement:
         self._sample_ms = 0.0
         self._num_rows = 0
         # The first steps of a process are slower than all others.
-        self._warm_up = self._sizes[: 2 * _MIN_PACKED]
+        self._warm_up = self._sizes[:_MIN_PACKED]
         self.spent_ms = 0.0
 
     @property
@@ -155,16 +157,17 @@ class Measurement:
 
     def _choose(self) -> bool:
         """Bring the size to measure next to the front; False if there is none for which time is left."""
-        samples = self._samples.get(self._sizes[0], []) if self._sizes else []
-        if len(samples) >= _NUM_SAMPLES or sum(samples) > self._budget_ms * _MAX_SHARE:
+        while self._sizes:
+            size = self._sizes[0]
+            samples = self._samples.get(size, [])
+            if len(samples) < _NUM_SAMPLES and sum(samples) <= self._budget_ms * _MAX_SHARE:
+                if sum(done.packed for done in self._samples) < _MIN_PACKED:
+                    return True
+                left_ms = self._budget_ms * (_PACKED_SHARE if size.packed else 1) - self.spent_ms
+                if self.table().packed_cost(size.num_tokens) <= left_ms:
+                    return True
             del self._sizes[0]
-        if not self._sizes:
-            return False
-        done = [size for size in self._samples if size.packed]
-        if len(done) < _MIN_PACKED:
-            return True
-        token_ms = max(self._samples[done[-1]]) / done[-1].num_tokens
-        return self.spent_ms + token_ms * self._sizes[0].num_tokens <= self._budget_ms
+        return False
 
     def _begin(self, size: Size) -> None:
         self._sample_ms = 0.0
