@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from tests.conftest import fast_settings
-from tests.unit.producer.stub_fleet import StubFleet, text_of
+from tests.unit.producer.stub_fleet import StubFleet, text_of, token
 
 from headrace.broker import Broker
 from headrace.testing.servers import Server, free_port
+from headrace.wire import Chunk
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PYTHON = {way: [sys.executable, str(EXAMPLES / "python" / f"{way}.py")] for way in ("stream", "subscribe")}
@@ -90,6 +91,22 @@ def test_what_a_broken_subscription_missed_is_read_from_the_stream(command: list
     heard = process.stdout.read(len(text_of(0, 8)))
     client = fleet.broker.client
     assert client.client_kill_filter(_type="pubsub") == 1
+    fleet.until_token = NUM_TOKENS
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, heard + out) == (0, text_of(0, NUM_TOKENS) + "\n"), err
+
+
+@LANGUAGES
+@pytest.mark.parametrize("way", ["subscribe"])
+def test_a_chunk_behind_a_gap_waits_for_what_is_missing(command: list[str], fleet: StubFleet) -> None:
+    fleet.until_token = 8
+    process = start(command, fleet, "hello")
+    assert process.stdout is not None
+    heard = process.stdout.read(len(text_of(0, 8)))
+    (channel,) = fleet.broker.client.pubsub_channels()
+    before, after = text_of(0, 16), text_of(0, 18)
+    early = Chunk(16, len(before), (token(0, 16), token(0, 17)), after[len(before) :])
+    fleet.broker.client.publish(channel, early.encode("json"))
     fleet.until_token = NUM_TOKENS
     out, err = process.communicate(timeout=30)
     assert (process.returncode, heard + out) == (0, text_of(0, NUM_TOKENS) + "\n"), err

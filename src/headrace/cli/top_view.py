@@ -16,6 +16,8 @@ NARROW_COLUMNS = 76
 #: Lines that are always there: heads, lanes, and the blank lines between the parts.
 _NUM_FIXED_LINES = 14
 _MIN_BATCHES = 2
+#: The head of the one column of names that stands behind numbers.
+_CLASS = "class"
 _MIN_NAME_COLUMNS = 4
 #: Between two columns.
 _GAP = 2
@@ -67,13 +69,13 @@ def _totals(found: Overview) -> list[Text]:
 
 
 def _table(rows: Sequence[Sequence[str]], width: int) -> Table:
-    """A table from its heads and rows. In a narrow terminal the first column gives way, for all others are numbers."""
+    """A table from its heads and rows, of names and, behind them, numbers. A narrow terminal cuts the names."""
     widths = [max(len(cell) for cell in cells) for cells in zip(*rows, strict=True)]
     spare = width - sum(widths[1:]) - _GAP * (len(widths) - 1)
     widths[0] = max(_MIN_NAME_COLUMNS, min(widths[0], spare))
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     for number, (head, columns) in enumerate(zip(rows[0], widths, strict=True)):
-        justify: JustifyMethod = "right" if number else "left"
+        justify: JustifyMethod = "left" if number == 0 or head == _CLASS else "right"
         table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", width=columns)
     for row in rows[1:]:
         table.add_row(*row)
@@ -93,11 +95,13 @@ def _lanes(found: Overview, width: int) -> Table:
 def _batches(found: Overview, num: int, width: int) -> RenderableType:
     if not found.batches:
         return _line("no batch yet", "dim")
-    rows = [["batch", "rows", "predicted", "real", "off by", "longest", "tokens", "class"]]
+    rows = [["batch", "rows", "predicted", "real", "off by", "longest", "computed", _CLASS]]
     for batch in found.batches[:num]:
         age = duration(max(0, found.now_ms - int(batch.batch.partition("-")[0])))
         costs = [cost(batch.predicted_ms), *_real(batch)]
-        sizes = [count(batch.longest), count(batch.num_tokens), batch.worker_class or "any"]
+        # Where rows begin alike, or like others before them, fewer tokens are computed than there are.
+        computed = f"{count(batch.run.num_tokens) if batch.run else '-'}/{count(batch.num_tokens)}"
+        sizes = [count(batch.longest), computed, batch.worker_class or "any"]
         rows.append([f"{age} ago", str(batch.num_rows), *costs, *sizes])
     return _table([row[:5] for row in rows] if width < NARROW_COLUMNS else rows, width)
 
@@ -121,7 +125,7 @@ def _schedulers(found: Overview) -> Text:
 def _workers(found: Overview, num: int, width: int) -> list[RenderableType]:
     if not found.workers:
         return [_line("no worker", "bold red")]
-    rows = [["worker", "rows", "tokens/s", "seen", "class"]]
+    rows = [["worker", "rows", "tokens/s", "seen", _CLASS]]
     busiest = sorted(found.workers, key=lambda worker: (-worker.num_rows, worker.worker))
     for worker in busiest[:num]:
         rate = f"{float(worker.details.get('tokens_per_s', 0.0)):.1f}"
