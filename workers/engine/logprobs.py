@@ -21,7 +21,8 @@ class Logprobs(NamedTuple):
 
     Attributes:
         logprob: natural logarithm of its probability.
-        top: the most probable tokens, falling: ids and logarithms; as many as the row asks for.
+        top: the most probable tokens, falling, of equal ones the smaller id first: ids and logarithms; as many as the
+            row asks for.
     """
 
     logprob: float
@@ -62,10 +63,10 @@ class RawLogprobs:
         if not self._asked:
             return {}
         num_top = min(max(count for _, count in self._asked), self._raw.shape[1])
-        values, ids = self._raw.topk(num_top)
+        ids = torch.stack([_greatest(row, num_top) for row in self._raw])
         chosen = torch.tensor([token_ids[index] for index, _ in self._asked])[:, None]
         logprobs = self._log(self._raw.gather(1, chosen))
-        top = zip(ids.tolist(), self._log(values), strict=True)
+        top = zip(ids.tolist(), self._log(self._raw.gather(1, ids)), strict=True)
         return {
             index: Logprobs(logprob, tuple(zip(top_ids[:count], top_logprobs[:count], strict=True)))
             for (index, count), (logprob,), (top_ids, top_logprobs) in zip(self._asked, logprobs, top, strict=True)
@@ -74,3 +75,12 @@ class RawLogprobs:
     def _log(self, values: Tensor) -> list[list[float]]:
         found: list[list[float]] = (values - self._log_total).clamp_(min=LEAST_LOGPROB).tolist()
         return found
+
+
+def _greatest(row: Tensor, count: int) -> Tensor:
+    """Ids of a row's greatest numbers, falling; of equal ones the smaller id, which ``topk`` leaves open."""
+    values, ids = row.topk(count)
+    if not count or values.isnan().any():
+        return ids  # of such a row nothing is told
+    found = (row >= values[-1]).nonzero().squeeze(1)
+    return found[row[found].sort(descending=True, stable=True).indices[:count]]

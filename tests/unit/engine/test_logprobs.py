@@ -57,3 +57,10 @@ def test_an_engine_tells_them_with_the_tokens(make_engine: Callable[..., Engine]
     tokens = engine.step()
     ((row, logprob, top),) = tokens.logprobs
     assert (row, top[0]) == (1, (dict((r, t) for r, t, _ in tokens.tokens)[1], logprob))
+
+
+def test_equal_tokens_are_told_by_id(params: Params) -> None:
+    equal = torch.zeros(1, VOCAB)
+    equal[0, [250, 17, 99, 4]] = 2.0
+    told = sample(equal, [Sequence(1, (5, 6), (), params(logprobs=6), frozenset())]).logprobs[0]
+    assert [token_id for token_id, _ in told.top] == [4, 17, 99, 250, 0, 1]
