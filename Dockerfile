@@ -41,7 +41,7 @@ ENV PATH=/opt/headrace/bin:$PATH \
     HEADRACE_CACHE_DIR=/models
 USER 10001:10001
 WORKDIR /models
-HEALTHCHECK --interval=15s --timeout=10s --start-period=300s CMD ["headrace", "health"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=300s CMD ["headrace", "health"]
 CMD ["headrace", "--help"]
 
 # -- cuda ------------------------------------------------------------------------------------------------------------
@@ -83,5 +83,5 @@ ENV PATH=/opt/headrace/bin:$PATH \
     HEADRACE_CACHE_DIR=/models HEADRACE_DEVICE=cuda
 USER 10001:10001
 WORKDIR /models
-HEALTHCHECK --interval=15s --timeout=10s --start-period=300s CMD ["headrace", "health"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=300s CMD ["headrace", "health"]
 CMD ["headrace", "--help"]
