@@ -115,6 +115,10 @@ class PlannedOperations(Generic[B]):
             raise KernelError(f"no step {'with' if num_sampled else 'without'} logits has been computed yet")
         return trace.results(num_tokens, num_sampled)
 
+    def knows(self, num_sampled: int) -> bool:
+        """Whether a step that samples so many tokens, or like it, has been computed."""
+        return (num_sampled > 0) in self._traces
+
     @contextmanager
     def step(self, batch: B) -> Iterator[None]:
         """Hold the memory of one step's results; they are overwritten by the next step."""

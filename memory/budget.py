@@ -7,8 +7,8 @@ from headrace.errors import ConfigurationError
 
 #: Chunks begin at multiples of it, as torch's own allocations do.
 ALIGNMENT_BYTES = 512
-# Small enough that activations take little more than they need, large enough that a chunk is many pages.
-_CHUNK_BYTES = 64 << 20
+#: Small enough that activations take little more than they need, large enough that a chunk is many pages.
+CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +125,11 @@ def fill(shape: KVShape, needs: Needs, num_bytes: int, kv_tokens: int | None = N
         max_pages = min(max_pages, shape.pages_for(kv_tokens))
         promised = min(promised, max_pages)
         num_chunks = min(num_chunks, -(-max_pages // chunk_pages) + step_chunks)
-    return Budget(num_chunks, chunk_pages, chunk_bytes, max_pages, promised * shape.page_size)
+    kv_tokens = min(promised * shape.page_size, kv_tokens or promised * shape.page_size)
+    return Budget(num_chunks, chunk_pages, chunk_bytes, max_pages, kv_tokens)
 
 
-def hold(shape: KVShape, needs: Needs, kv_tokens: int, chunk_bytes: int = _CHUNK_BYTES) -> Budget:
+def hold(shape: KVShape, needs: Needs, kv_tokens: int, chunk_bytes: int = CHUNK_BYTES) -> Budget:
     """Make a pool that holds so many tokens, and a step beside them: for memory that costs nothing before it is used.
 
     Args:
@@ -145,7 +146,7 @@ def hold(shape: KVShape, needs: Needs, kv_tokens: int, chunk_bytes: int = _CHUNK
     chunk_pages = _chunk_pages(shape, max_pages, chunk_bytes)
     size = chunk_pages * shape.page_bytes
     num_chunks = -(-max_pages // chunk_pages) + -(-needs.step_bytes // size)
-    return Budget(num_chunks, chunk_pages, size, max_pages, max_pages * shape.page_size)
+    return Budget(num_chunks, chunk_pages, size, max_pages, kv_tokens)
 
 
 def _check_cap(kv_tokens: int, needs: Needs) -> None:
@@ -156,7 +157,7 @@ def _check_cap(kv_tokens: int, needs: Needs) -> None:
         )
 
 
-def _chunk_pages(shape: KVShape, max_pages: int, chunk_bytes: int = _CHUNK_BYTES) -> int:
+def _chunk_pages(shape: KVShape, max_pages: int, chunk_bytes: int = CHUNK_BYTES) -> int:
     """Pages of a chunk: as many as make up its size, no more than are wanted, and so that chunks are aligned."""
     step = ALIGNMENT_BYTES // math.gcd(ALIGNMENT_BYTES, shape.page_bytes)
     wanted = max(1, min(chunk_bytes // shape.page_bytes, max_pages))

@@ -151,6 +151,27 @@ class Pool:
         self._blocks.put_back()
         return not missing
 
+    def free_chunks(self, num_chunks: int, *, adjacent: bool) -> bool:
+        """Free chunks by giving up kept pages and moving others, between two steps.
+
+        Args:
+            num_chunks: how many.
+            adjacent: whether they must lie next to each other.
+
+        Returns:
+            Whether they are free; if not, no page has moved.
+        """
+        moves = self.pages.free_chunks(num_chunks, adjacent=adjacent)
+        if moves is None:
+            return False
+        if moves:
+            self.kv_cache.move(moves)
+            self._num_shuffles += 1
+            self._num_moved_pages += len(moves)
+            for listener in self._on_moved:
+                listener(moves)
+        return True
+
     def memory_info(self) -> MemoryInfo:
         """Say where the bytes are."""
         chunk_bytes, page_bytes = self.budget.chunk_bytes, self.kv_cache.page_bytes
@@ -171,21 +192,9 @@ class Pool:
     def _set_aside(self, sizes: Sequence[int]) -> bool:
         """Free runs of so many chunks for blocks; False where there is no room for all."""
         for num_chunks in sorted((size for size in sizes if size > 1), reverse=True):
-            if not self._free(num_chunks, adjacent=True) or not self._blocks.set_aside(num_chunks):
+            if not self.free_chunks(num_chunks, adjacent=True) or not self._blocks.set_aside(num_chunks):
                 return False
         num_single = sum(size == 1 for size in sizes)
-        if num_single and not self._free(num_single, adjacent=False):
+        if num_single and not self.free_chunks(num_single, adjacent=False):
             return False
         return all(self._blocks.set_aside(1) for _ in range(num_single))
-
-    def _free(self, num_chunks: int, *, adjacent: bool) -> bool:
-        moves = self.pages.free_chunks(num_chunks, adjacent=adjacent)
-        if moves is None:
-            return False
-        if moves:
-            self.kv_cache.move(moves)
-            self._num_shuffles += 1
-            self._num_moved_pages += len(moves)
-            for listener in self._on_moved:
-                listener(moves)
-        return True

@@ -131,6 +131,8 @@ class Workspace:
             Bytes of the blocks for which there is no room; none: all is well. What only other lengths needed has then
             been given back.
         """
+        if key in self._kept:
+            return ()
         prepared = self._prepared.get(key)
         if prepared is None:
             buffers = _buffers(activations())
@@ -167,7 +169,7 @@ class Workspace:
             return kept.tensors
         placed = self._placed.get(key)
         if placed is None:
-            placed = self._placed[key] = self._place(activations())
+            placed = self._placed[key] = self._place(key, activations())
         placed.last_step = self._step
         self._placed.move_to_end(key)
         return placed.tensors
@@ -180,9 +182,10 @@ class Workspace:
         """
         self._kept[key] = self._placed.pop(key)
 
-    def _place(self, activations: Sequence[Activation]) -> _Placed:
+    def _place(self, key: Hashable, activations: Sequence[Activation]) -> _Placed:
         buffers = _buffers(activations)
-        laid = self._lay_out(buffers)
+        prepared = self._prepared.get(key)
+        laid = self._lay_out(buffers) if prepared is None else prepared.laid
         if not isinstance(laid, _Laid):
             # The gaps may be other ones for shorter lengths; where the greater ones lie, these can.
             greater = (each.laid for each in reversed(self._prepared.values()) if each.laid.holds(buffers))

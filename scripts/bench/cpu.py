@@ -22,7 +22,6 @@ from headrace.job import SamplingParams
 from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.ragged import Ragged
 from headrace.kernels.reference import ReferenceOperations
-from headrace.memory.workspace import Workspace
 from headrace.producer import Client
 from headrace.testing.fleet import Fleet
 from headrace.testing.rows import Report, arguments
@@ -130,7 +129,7 @@ class Bench:
     """The engine alone, in this process."""
 
     def __init__(self) -> None:
-        self.operations = TimedOperations(ReferenceOperations(), Workspace().place)
+        self.operations = TimedOperations(ReferenceOperations())
         folder = resolve("smollm2-135m", default_cache_dir()).path
         self.loaded = load(folder, self.operations, torch.float32)
 

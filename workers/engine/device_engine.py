@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -22,6 +23,7 @@ from headrace.workers.engine.device_sampling import DeviceSampler
 from headrace.workers.engine.device_steps import DeviceSteps
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import LoadedModel
+from headrace.workers.engine.room import Room
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.settings import DEFAULT_PAGE_SIZE
@@ -160,6 +162,7 @@ class DeviceEngine:
             step_tokens=self._limits.step_tokens,
             kv_tokens=kv_tokens,
             row_tokens=min(self._row_tokens, kv_tokens),
+            room=Room(self.pool, self.operations, self._limits.max_rows, partial(torch.cuda.stream, self._stream)),
         )
 
     def _cache(self, num_pages: int) -> KVCache:

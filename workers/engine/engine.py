@@ -5,6 +5,7 @@ from headrace.memory.pages import Pages
 from headrace.workers.channel import Add, Drop, Tokens
 from headrace.workers.engine.fusion import Fusion
 from headrace.workers.engine.loading import LoadedModel
+from headrace.workers.engine.room import Room
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.settle import settle
@@ -22,9 +23,11 @@ class Engine:
         step_tokens: tokens computed in one step at most, >= ``max_rows``.
         kv_tokens: tokens that the key-value memory holds, whatever else shares its memory.
         row_tokens: tokens of a row at most, prompt and output.
+        room: makes room for what steps write; None where they have memory of their own.
 
     Attributes:
         kv_tokens: as given.
+        room: as given.
         work: what the last step computed.
     """
 
@@ -38,7 +41,9 @@ class Engine:
         step_tokens: int,
         kv_tokens: int,
         row_tokens: int,
+        room: Room | None = None,
     ) -> None:
+        self.room = room
         self.kv_tokens = kv_tokens
         self._pages = pages
         self._eos_ids = loaded.eos_ids
@@ -104,7 +109,8 @@ class Engine:
         Returns:
             The tokens drawn; none where the step only computed parts of prompts.
         """
-        plan = self._fusion.plan()
+        max_tokens = self.room.make(self._fusion) if self.room is not None else None
+        plan = self._fusion.plan(max_tokens)
         self.work = StepWork.of(plan)
         draws = self._runner.run(plan)
         return settle(plan, draws, self._fusion)

@@ -105,13 +105,40 @@ class Fusion:
         """Forget all rows."""
         self.remove([*self._running, *(sequence.row for sequence in self._waiting)])
 
-    def plan(self) -> Plan:
+    def greatest_lengths(self) -> tuple[int, int]:
+        """Admit whom there is room for, and say how long the next plan may be.
+
+        Returns:
+            Tokens, and rows that sample, both at most.
+        """
+        self._admit()
+        num_rows = len(self._running)
+        num_tokens = sum(sequence.num_tokens_left for sequence in self._running.values())
+        if num_tokens > num_rows:
+            # With prompts every step is another one; bounds that change seldom are as good.
+            num_tokens = min(self._step_tokens, _rounded(num_tokens))
+            num_rows = min(self._max_rows, _rounded(num_rows))
+        return num_tokens, min(num_tokens, num_rows)
+
+    def preempt(self) -> bool:
+        """Let the row that was admitted last give its pages back; False where it is the only one."""
+        if len(self._running) < 2:
+            return False
+        self._preempt_youngest()
+        return True
+
+    def plan(self, max_tokens: int | None = None) -> Plan:
         """Admit whom there is room for, then take every decoding row and fill the budget with prompts, oldest first.
 
         A plan must be computed and settled (or its rows removed) before the next one is made.
+
+        Args:
+            max_tokens: of this step, at least one for each decoding row, after ``greatest_lengths``; None: as ever.
         """
-        self._admit()
-        budget = self._step_tokens - sum(sequence.num_tokens_left == 1 for sequence in self._running.values())
+        if max_tokens is None:
+            self._admit()
+        num_decoding = sum(sequence.num_tokens_left == 1 for sequence in self._running.values())
+        budget = max(0, min(self._step_tokens, max_tokens or self._step_tokens) - num_decoding)
         decoding: list[Chunk] = []
         prefilling: list[Chunk] = []
         copies: list[PageCopy] = []
@@ -188,15 +215,24 @@ class Fusion:
             room = self._pages.reserve(sequence.pages, start + num_tokens) - start
             if room > 0:
                 return room
-            youngest = next(reversed(self._running.values()))
-            del self._running[youngest.row]
-            self._give_back(youngest)
-            self._waiting.appendleft(youngest)
-            self.num_preemptions += 1
-            if youngest is sequence:
+            if self._preempt_youngest() is sequence:
                 return 0
+
+    def _preempt_youngest(self) -> Sequence:
+        youngest = next(reversed(self._running.values()))
+        del self._running[youngest.row]
+        self._give_back(youngest)
+        self._waiting.appendleft(youngest)
+        self.num_preemptions += 1
+        return youngest
 
     def _give_back(self, sequence: Sequence) -> None:
         self._pages.record(sequence.pages, sequence.token_ids, sequence.num_computed_tokens, with_last=True)
         self._pages.end(sequence.pages)
         sequence.num_computed_tokens = 0
+
+
+def _rounded(num_tokens: int) -> int:
+    """Round up by an eighth at most."""
+    step = max(1, 1 << max(0, num_tokens.bit_length() - 4))
+    return -(-num_tokens // step) * step

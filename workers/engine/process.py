@@ -25,7 +25,6 @@ from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.reference import ReferenceOperations
 from headrace.lifetime import end_with_parent, exit_on_sigterm, is_orphan
 from headrace.logs import configure
-from headrace.memory.workspace import Workspace
 from headrace.workers.channel import Add, Costs, Drop, Measure, Message, Ready, Tokens
 from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.cost_keeper import CostKeeper
@@ -86,7 +85,7 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
         made = DeviceEngine(partial(load, folder), device, dtype, limits)
         known = replace(settings, kv_tokens=made.engine.kv_tokens)
         return made.engine, keep_costs(known, made.loaded.model.config, made.device, made.scratch)
-    operations = PlannedOperations(ReferenceOperations(), Workspace().place)
+    operations = PlannedOperations(ReferenceOperations())
     loaded = load(folder, operations, dtype)
 
     def make(kv_tokens: int) -> Engine:

@@ -12,7 +12,7 @@ from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.ragged import Ragged
 from headrace.kernels.reference import ReferenceOperations
 from headrace.kernels.table import Table
-from headrace.memory.workspace import Workspace
+from headrace.memory.budget import CHUNK_BYTES
 from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import LoadedModel, load
@@ -73,7 +73,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, torch
 
 @pytest.fixture(scope="session")
 def operations() -> Table[Ragged]:
-    return PlannedOperations(REFERENCE, Workspace().place)
+    return PlannedOperations(REFERENCE)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +84,14 @@ def loaded(model_dir: Path, operations: Table[Ragged]) -> LoadedModel:
 
 @pytest.fixture
 def make_engine(loaded: LoadedModel, operations: Table[Ragged]) -> Callable[..., Engine]:
-    def make(*, max_rows: int = 4, kv_tokens: int = 256, step_tokens: int = 8, page_size: int = 4) -> Engine:
+    def make(
+        *,
+        max_rows: int = 4,
+        kv_tokens: int = 256,
+        step_tokens: int = 8,
+        page_size: int = 4,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> Engine:
         return host_engine(
             loaded,
             operations,
@@ -92,6 +99,7 @@ def make_engine(loaded: LoadedModel, operations: Table[Ragged]) -> Callable[...,
             kv_tokens=kv_tokens,
             step_tokens=step_tokens,
             page_size=page_size,
+            chunk_bytes=chunk_bytes,
         )
 
     return make

@@ -9,12 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.job import SamplingParams
-from headrace.kernels.planned import PlannedOperations, Result
+from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.ragged import Ragged
 from headrace.kernels.reference import ReferenceOperations
 from headrace.kernels.table import Table
 from headrace.memory.planner import Buffer, lay_out, lower_bound_bytes
-from headrace.memory.workspace import Workspace
 from headrace.workers.channel import Add
 from headrace.workers.engine import host_steps
 from headrace.workers.engine.assembly import host_engine
@@ -54,7 +53,7 @@ def test_a_decode_step_allocates_nothing_of_note_once_its_lengths_have_been_seen
     monkeypatch.setattr(torch._C, "_has_mkldnn", False)
     sizes: dict[str, list[int]] = {}
     tables: dict[str, Table[Ragged]] = {
-        "planned": PlannedOperations(REFERENCE, Workspace().place),
+        "planned": PlannedOperations(REFERENCE),
         "not planned": REFERENCE,
     }
     for name, operations in tables.items():
@@ -156,23 +155,13 @@ def one_token(loaded: LoadedModel) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def test_the_traced_plan_is_close_to_the_liveness_bound_for_every_length(
     model_dir: Path, params: Params, num_sampled_of: Callable[[int], int]
 ) -> None:
-    seen: dict[tuple[int, int], list[Result]] = {}
-    workspace = Workspace()
-
-    def place(lengths: tuple[int, int], results: Callable[[], Any]) -> tuple[torch.Tensor, ...]:
-        for num_tokens in (1, 2, 3, 7, 16, 33, 100, 512):
-            sampled = num_sampled_of(num_tokens)
-            traced = operations._traces.get(sampled > 0)
-            if traced is not None:
-                seen[num_tokens, sampled] = traced.results(num_tokens, sampled)
-        return workspace.place(lengths, results)
-
-    operations = PlannedOperations(REFERENCE, place)
+    operations = PlannedOperations(REFERENCE)
     engine = host_engine(
         load(model_dir, operations, torch.float32), operations, max_rows=4, kv_tokens=512, step_tokens=16
     )
     decoding(engine, params, 3, 40, max_tokens=9)
-    assert len(seen) == 8
+    lengths_of = ((n, num_sampled_of(n)) for n in (1, 2, 3, 7, 16, 33, 100, 512))
+    seen = {lengths: operations.results(*lengths) for lengths in lengths_of}
     for lengths, results in seen.items():
         for result in results:
             assert result.shape[0] in lengths

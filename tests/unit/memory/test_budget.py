@@ -74,4 +74,5 @@ def test_a_pool_for_so_many_tokens_holds_them_and_a_step_and_little_more(
     budget = hold(shape, Needs(64, step_bytes, 1), kv_tokens)
     wanted = shape.pages_for(kv_tokens) * shape.page_bytes + step_bytes
     assert wanted <= budget.num_bytes < wanted + 2 * budget.chunk_bytes
-    assert kv_tokens <= budget.kv_tokens < kv_tokens + shape.page_size
+    assert budget.kv_tokens == kv_tokens
+    assert budget.max_pages == shape.pages_for(kv_tokens)

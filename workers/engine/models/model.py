@@ -13,6 +13,8 @@ class Shape(Protocol):
 
     Attributes:
         vocab_size: tokens in the vocabulary.
+        hidden_size: width of the residual stream.
+        intermediate_size: width inside the MLP.
         num_layers: transformer blocks.
         num_kv_heads: heads of keys and values.
         head_dim: numbers a head.
@@ -21,6 +23,10 @@ class Shape(Protocol):
 
     @property
     def vocab_size(self) -> int: ...  # noqa: D102
+    @property
+    def hidden_size(self) -> int: ...  # noqa: D102
+    @property
+    def intermediate_size(self) -> int: ...  # noqa: D102
     @property
     def num_layers(self) -> int: ...  # noqa: D102
     @property

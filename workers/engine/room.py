@@ -1,0 +1,92 @@
+"""Room for a step's activations, made before the step is planned: nobody may run out of memory half-way."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from headrace.kernels.planned import Place
+from headrace.memory.pool import Pool
+from headrace.memory.workspace import Activation
+from headrace.workers.engine.fusion import Fusion
+
+logger = logging.getLogger(__name__)
+
+
+class Traced(Protocol):
+    """A table of operations that knows what its steps write, and writes it where it is told."""
+
+    def place_in(self, place: Place) -> None:
+        """Give results memory from now on."""
+
+    def knows(self, num_sampled: int) -> bool:
+        """Whether it knows that of steps that sample so many tokens."""
+
+    def results(self, num_tokens: int, num_sampled: int) -> Sequence[Activation]:
+        """Say what a step of so many tokens writes."""
+
+
+class Room:
+    """Makes room in a pool, at the cost of what can best be spared.
+
+    First goes what is kept for rows to come; then pages move until whole chunks are free; then the row that was
+    admitted last gives way, and the one before it; and last the step becomes shorter.
+
+    Args:
+        pool: the engine's memory.
+        operations: compute the steps.
+        num_idle_rows: rows that a step may compute beside those of its plan, because a place of the device's is empty.
+        launching: entered while pages move; the stream that steps run on.
+
+    Attributes:
+        pool: as given.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        operations: Traced,
+        num_idle_rows: int = 0,
+        launching: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.pool = pool
+        self._operations = operations
+        self._num_idle_rows = num_idle_rows
+        self._launching = launching
+
+    @torch.inference_mode()
+    def make(self, fusion: Fusion) -> int:
+        """Make room for the next plan.
+
+        Returns:
+            Tokens that it may have.
+        """
+        with self._launching():
+            return self._make(fusion)
+
+    def _make(self, fusion: Fusion) -> int:
+        # A model, and its table, may serve several engines by turns.
+        self._operations.place_in(self.pool.workspace.place)
+        num_tokens, num_sampled = fusion.greatest_lengths()
+        while not self._fits(num_tokens, num_sampled):
+            if fusion.preempt():
+                logger.info("a row gives way to a step's activations")
+            elif num_tokens > 1:
+                num_tokens = -(-num_tokens // 2)
+                num_sampled = min(num_sampled, num_tokens)
+                logger.warning("memory is short: the next step has %d tokens at most", num_tokens)
+            else:
+                break  # the step itself says what it lacks
+        return num_tokens
+
+    def _fits(self, num_tokens: int, num_sampled: int) -> bool:
+        num_computed = num_tokens + self._num_idle_rows
+        # A step in which nobody samples writes other results, and may come instead of one in which somebody does.
+        return all(
+            not self._operations.knows(lengths[1])
+            or self.pool.make_room(lengths, partial(self._operations.results, *lengths))
+            for lengths in ((num_computed, num_sampled), (num_computed, 0))
+        )
