@@ -92,6 +92,7 @@ class KVCache:
             self._moves = torch.empty(64, 2, dtype=torch.int32, device=storage.device)
         else:
             self._chunk_slots = self.chunk_pages * page_size
+            self._chunks_of = torch.empty(0, dtype=torch.int64)
             token = (num_kv_heads, head_dim)
             # [num_chunks, num_layers * 2, chunk_slots, num_kv_heads, head_dim]
             self._sides = flat.view(num_pages // self.chunk_pages, 2 * num_layers, self._chunk_slots, *token)
@@ -116,12 +117,16 @@ class KVCache:
         """Say where in ``layers`` tokens lie, for order "tokens".
 
         Args:
-            slots: int64 of any shape.
+            slots: int64 of any shape, contiguous; overwritten.
         """
         if self._sides.shape[0] == 1:
             return slots
+        if self._chunks_of.numel() < slots.numel():
+            self._chunks_of = torch.empty(2 * slots.numel(), dtype=torch.int64)
+        chunks = self._chunks_of[: slots.numel()].view(slots.shape)
+        torch.div(slots, self._chunk_slots, rounding_mode="floor", out=chunks)
         # Between one chunk's tokens and the next chunk's lie the other layers and sides.
-        return slots + slots // self._chunk_slots * (self._chunk_slots * (2 * self._num_layers - 1))
+        return slots.add_(chunks, alpha=self._chunk_slots * (2 * self._num_layers - 1))
 
     def paged(self, index: int) -> tuple[Tensor, Tensor]:
         """Give one layer's keys and its values, both ``[num_pages, num_kv_heads, page_size, head_dim]``: views.
