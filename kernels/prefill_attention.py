@@ -33,7 +33,7 @@ class PrefillAttention:
         shape: what all steps have in common.
         device: a GPU; without an index, torch's current one.
         workspace: uint8, at least ``workspace_bytes`` long, 16-byte aligned; default: torch allocates it.
-        block: default: ``choose_block``.
+        block: default: ``choose_block``; steps that do not fill the GPU take blocks of half as many rows.
 
     Raises:
         KernelError: the workspace is too small, or the GPU's shared memory is.
@@ -44,10 +44,17 @@ class PrefillAttention:
     ) -> None:
         opened = _open(device)
         self.shape = shape
-        self._block = block or choose_block(shape, opened.shared_bytes)
+        self._num_sms = opened.num_sms
+        self._large = block or choose_block(shape, opened.shared_bytes)
+        self._small = self._large.halved()
+        self._block = self._large
         self._plan_kernel = _plan_kernel(opened.index)
-        self._kernel = _kernel(opened.index, shape.dtype, shape.head_dim, self._block)
-        sizes = _layout(shape, self._block)
+        self._kernels = {
+            each: _kernel(opened.index, shape.dtype, shape.head_dim, each)
+            for each in (self._large, self._small)
+            if each
+        }
+        sizes = _layout(shape, self._large)
         if workspace is None:
             workspace = torch.empty(sum(sizes), dtype=torch.uint8, device=torch.device("cuda", opened.index))
         if workspace.nbytes < sum(sizes) or workspace.data_ptr() % 16:
@@ -84,6 +91,7 @@ class PrefillAttention:
         require(lengths, "lengths", (num_rows,), torch.int32, alignment=4)
         require(query_starts, "query_starts", (num_rows + 1,), torch.int32, alignment=4)
         chunks = num_rows if most_chunks is None else min(most_chunks, num_rows)
+        self._block = self._choose(num_tokens)
         self._num_items = self._block.num_items(shape.group, chunks, num_tokens)
         self._plan_kernel(
             (1, 1),
@@ -121,7 +129,7 @@ class PrefillAttention:
         self._check_tokens(out, query)
         self._check_pages(pages)
         keys = pages.keys
-        self._kernel(
+        self._kernels[self._block](
             (self._num_items * shape.num_kv_heads, 1),
             (32 * self._block.warps, 1, 1),
             *(out, query, keys, pages.values, pages.page_table, self._plan),
@@ -130,6 +138,12 @@ class PrefillAttention:
             *(query.stride(0), keys.stride(0), keys.stride(1), scale * math.log2(math.e)),
             shared_bytes=self._block.shared_bytes(shape.dtype, shape.head_dim),
         )
+
+    def _choose(self, num_tokens: int) -> Block:
+        """Take smaller blocks where larger ones would leave multiprocessors without any."""
+        shape, large = self.shape, self._large
+        num_blocks = -(-num_tokens * shape.group // large.rows) * shape.num_kv_heads
+        return self._small if self._small is not None and num_blocks < self._num_sms else large
 
     def _check_tokens(self, out: Tensor, query: Tensor) -> None:
         shape = self.shape
@@ -157,7 +171,8 @@ def _open(device: torch.device) -> Device:
 
 def _layout(shape: PrefillShape, block: Block) -> list[int]:
     """Bytes of plan and starts."""
-    sizes = (_ITEM_BYTES * block.num_items(shape.group, shape.max_rows, shape.max_tokens), 4 * (shape.max_rows + 2))
+    least = block.halved() or block
+    sizes = (_ITEM_BYTES * least.num_items(shape.group, shape.max_rows, shape.max_tokens), 4 * (shape.max_rows + 2))
     return [-(-size // 16) * 16 for size in sizes]
 
 

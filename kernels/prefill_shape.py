@@ -3,7 +3,7 @@
 Pure arithmetic: it knows no device and launches nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -80,6 +80,11 @@ class Block:
         """Shared memory of ``prefill_tiles.cuh``'s Rows, rounded to where the rest may begin."""
         step = 1024 if self.warpgroups else 128
         return -(-(32 + 256 * self.warps) // step) * step
+
+    def halved(self) -> "Block | None":
+        """A block of half the rows, whose results have the same bits; None where warps cannot be given fewer."""
+        rows = self.rows // 2
+        return replace(self, rows=rows) if rows >= 64 else None
 
     def shared_bytes(self, dtype: torch.dtype, head_dim: int) -> int:
         """Dynamic shared memory of a block, as ``prefill_attention.cu`` divides it."""

@@ -214,6 +214,18 @@ def test_blocks_may_be_spared_for_rows_without_queries(device: torch.device, dty
     assert torch.equal(out, attend(PrefillAttention(shape, device), step))
 
 
+@pytest.mark.parametrize("head_dim", [64, 80, 128])
+def test_blocks_of_half_the_size_give_the_same_bits(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    # Given a prompt that fills the GPU, and a part of it that does not
+    shape = PrefillShape(8, 4, head_dim, dtype, max_rows=1, max_tokens=4096)
+    step = paged(shape, [(4096, 4096)], device)
+    few, attention = 70, PrefillAttention(shape, device)
+    whole = attend(attention, step)
+    part = replace(step, query=step.query[-few:], query_starts=torch.tensor([0, few], dtype=torch.int32, device=device))
+    # When the part is computed by smaller blocks, I expect the same
+    assert torch.equal(attend(attention, part), whole[-few:])
+
+
 def test_a_captured_graph_serves_rows_cut_otherwise(device: torch.device) -> None:
     # Given a step's graph, captured with the tokens in one row
     shape = shaped(torch.bfloat16, 128, 4)

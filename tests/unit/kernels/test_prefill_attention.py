@@ -193,11 +193,12 @@ class Emulated:
     params=[
         (torch.bfloat16, 128, Block(128, 64)),
         (torch.bfloat16, 128, Block(128, 64, warpgroups=True)),
-        (torch.float16, 80, Block(128, 64)),
+        (torch.bfloat16, 64, Block(64, 64, warpgroups=True)),
+        (torch.float16, 80, Block(64, 64)),
         (torch.bfloat16, 256, Block(64, 32)),
         (torch.float32, 96, Block(64, 32)),
     ],
-    ids=["bf16x128", "bf16x128_warpgroups", "fp16x80", "bf16x256", "fp32x96"],
+    ids=["bf16x128", "bf16x128_warpgroups", "bf16x64_warpgroups", "fp16x80", "bf16x256", "fp32x96"],
 )
 def emulated(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
