@@ -21,6 +21,7 @@ class RowPlan:
         rows: reduced together by a warp or a block.
         warp_a_row: a warp owns a row, else a block.
         threads: of a block.
+        stages: turns of a block's rows in shared memory, all but one of them on their way; 0: a block has one turn.
     """
 
     vec: int
@@ -28,6 +29,7 @@ class RowPlan:
     rows: int
     warp_a_row: bool
     threads: int
+    stages: int = 0
 
     def num_blocks(self, num_rows: int) -> int:
         """Blocks that ``num_rows`` rows need."""
@@ -43,6 +45,7 @@ class RowPlan:
             "ROWS": self.rows,
             "WARP_A_ROW": int(self.warp_a_row),
             "THREADS": self.threads,
+            "STAGES": self.stages,
         }
 
 
@@ -93,3 +96,13 @@ def _power(count: int, threads: int) -> int:
 def round_rows(num_rows: int) -> int:
     """Round up to a power of two: few plans, and few kernels, serve all batch sizes."""
     return 1 << max(0, num_rows - 1).bit_length()
+
+
+@functools.cache
+def divisor(number: int) -> tuple[int, int]:
+    """Return factor and shift such that ``n // number == n * factor >> shift`` for all ``n`` below 2^31.
+
+    A factor takes 32 bits (T. Granlund, P. L. Montgomery: Division by invariant integers using multiplication, 1994).
+    """
+    shift = 31 + (max(1, number) - 1).bit_length()
+    return -(-(1 << shift) // max(1, number)), shift

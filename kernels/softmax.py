@@ -9,7 +9,7 @@ from headrace.errors import KernelError
 from headrace.kernels.checks import element_type, require
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
-from headrace.kernels.rows import RowPlan, plan_rows, round_rows
+from headrace.kernels.rows import RowPlan, divisor, plan_rows, round_rows
 
 # The values are held in fp32: half as many vectors fit as of 16-bit values held as they are.
 _MAX_VECS = 2
@@ -29,7 +29,7 @@ def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, o
         ``[batch, heads, queries, length]``.
 
     Raises:
-        KernelError: shapes, dtypes or devices do not fit.
+        KernelError: shapes, dtypes or devices do not fit, or a mask has 2^31 rows or more.
     """
     batch, heads, queries, length = scores.shape
     out = torch.empty_like(scores) if out is None else out
@@ -38,6 +38,8 @@ def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, o
     num_rows = batch * heads * queries
     kind, strides, aligned = 0, (0, 0, 0), False
     if mask is not None:
+        if num_rows >= 1 << 31:
+            raise KernelError(f"{num_rows} rows cannot be masked at once: 2^31 - 1 can")
         if mask.dtype not in (torch.bool, scores.dtype):
             raise KernelError(f"mask has dtype {mask.dtype}; it should be bool or {scores.dtype}")
         spread = mask.expand(scores.shape)
@@ -52,7 +54,8 @@ def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, o
         aligned = all(place % plan.vec == 0 for place in places)
     kernel = _kernel(scores.device, element_type(scores, "scores"), plan, kind, aligned)
     grid, block = (plan.num_blocks(num_rows),), (plan.threads,)
-    kernel(grid, block, out, scores, mask, num_rows, length, scale, heads, queries, *strides)
+    divisors = (*divisor(queries), *divisor(heads))
+    kernel(grid, block, out, scores, mask, num_rows, length, scale, heads, queries, *strides, *divisors)
     return out
 
 
@@ -61,7 +64,7 @@ def _kernel(device: torch.device, element: str, plan: RowPlan, mask: int, aligne
     return load(
         "softmax",
         "softmax",
-        "PPPqifiiqqq",
+        "PPPqifiiqqqIiIi",
         device,
         DTYPE=element,
         MASK=mask,

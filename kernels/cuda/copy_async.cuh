@@ -28,6 +28,12 @@ __device__ __forceinline__ void copy_16_bytes(uint32_t to, const void* from, int
                  : "memory");
 }
 
+// 4, 8 or 16 bytes that other warps of the multiprocessor read, too.
+template <int BYTES>
+__device__ __forceinline__ void copy_shared(uint32_t to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
+}
+
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <int PENDING>

@@ -12,6 +12,10 @@
 
 using namespace headrace;
 
+#ifndef OUT_STORE
+#define OUT_STORE store
+#endif
+
 struct Moments {
     float mean[ROWS];     // less the warp's pivot
     float squares[ROWS];  // sum of (x - mean)^2
@@ -113,19 +117,25 @@ __device__ __forceinline__ Moments moments_in_passes(const T* x, T* residual, co
     return of;
 }
 
-// Write (x - mean) * scale * weight + bias, where ``x`` and the mean are differences from the pivot.
 template <typename T>
-__device__ __forceinline__ void normalise(T* out, const float (&x)[VEC], const T* weight, const T* bias, int64_t base,
-                                          int vec, float mean, float scale) {
-    const int64_t column = int64_t(vec) * VEC;
-    const Vec<T, VEC> w = load<T, VEC>(weight + column);
-    Vec<T, VEC> b{};
-    if (bias) b = load<T, VEC>(bias + column);
-    float y[VEC];
+struct Affine {
+    Vec<T, VEC> weight, bias;
+
+    __device__ __forceinline__ void read(const T* weights, const T* biases, int vec) {
+        const int64_t column = int64_t(vec) * VEC;
+        weight = load<T, VEC>(weights + column);
+        bias = Vec<T, VEC>{};
+        if (biases) bias = load<T, VEC>(biases + column);
+    }
+
+    // Write (x - mean) * scale * weight + bias, where ``x`` and the mean are differences from the pivot.
+    __device__ __forceinline__ void write(T* out, const float (&x)[VEC], float mean, float scale) const {
+        float y[VEC];
 #pragma unroll
-    for (int e = 0; e < VEC; e++) y[e] = (x[e] - mean) * scale * w.get(e) + b.get(e);
-    store<T, VEC>(out + base + column, pack<T, VEC>(y));
-}
+        for (int e = 0; e < VEC; e++) y[e] = (x[e] - mean) * scale * weight.get(e) + bias.get(e);
+        OUT_STORE<T, VEC>(out, pack<T, VEC>(y));
+    }
+};
 
 template <typename T>
 __device__ __forceinline__ void differences(float (&x)[VEC], const Vec<T, VEC>& value, float pivot) {
@@ -133,48 +143,84 @@ __device__ __forceinline__ void differences(float (&x)[VEC], const Vec<T, VEC>& 
     for (int e = 0; e < VEC; e++) x[e] = value.get(e) - pivot;
 }
 
+#if VECS
+template <typename T>
+__device__ __forceinline__ void rows_in_registers(T* out, const T* x, T* residual, const T* input_bias, const T* weight,
+                                                  const T* bias, int64_t num_rows, int width, float eps) {
+    // Two by turns: with one barrier a turn, no warp overwrites what another one still reads.
+    __shared__ float scratch[STAGES ? 2 : 1][3 * ROWS][WARP];
+    Place place(width);
+#if STAGES
+    extern __shared__ __align__(16) char stages[];
+    Ahead<T> ahead(stages, place, x, num_rows, width);
+    Affine<T> affine[VECS];
+#pragma unroll
+    for (int i = 0; i < VECS; i++)
+        if (place.vec(i) < place.num_vecs) affine[i].read(weight, bias, place.vec(i));
+#endif
+    int turn = 0;
+    do {
+        Held<T> held;
+#if STAGES
+        ahead.next(held.at, place);
+#else
+        held.read(place, x, residual, input_bias, num_rows, width);
+#endif
+        float off[ROWS][VECS][VEC], pivot[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            pivot[r] = __shfl_sync(ALL_LANES, held.at[r][0].get(0), 0);
+#pragma unroll
+            for (int i = 0; i < VECS; i++) differences<T>(off[r][i], held.at[r][i], pivot[r]);
+        }
+        const Moments of = moments(off, pivot, place, width, scratch[STAGES ? turn : 0]);
+        turn ^= 1;
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            if (place.row + r >= num_rows) break;
+            const float scale = rsqrtf(of.squares[r] / width + eps);
+#pragma unroll
+            for (int i = 0; i < VECS; i++) {
+                if (place.vec(i) >= place.num_vecs) break;
+#if !STAGES
+                Affine<T> affine[VECS];
+                affine[i].read(weight, bias, place.vec(i));
+#endif
+                affine[i].write(out + (place.row + r) * width + int64_t(place.vec(i)) * VEC, off[r][i], of.mean[r], scale);
+            }
+        }
+    } while (STAGES && (place.row += place.step) < num_rows);
+}
+#else
+template <typename T>
+__device__ __forceinline__ void row_in_passes(T* out, const T* x, T* residual, const T* input_bias, const T* weight,
+                                              const T* bias, int width, float eps) {
+    __shared__ float scratch[3 * ROWS][WARP];
+    const Place place(width);
+    const int64_t base = place.row * width;
+    // All read it before any of them may overwrite it.
+    const float pivot = to_float(RESIDUAL ? residual[base] : x[base]);
+    __syncthreads();
+    const Moments of = moments_in_passes<T>(x, residual, input_bias, pivot, place, width, scratch);
+    const float scale = rsqrtf(of.squares[0] / width + eps);
+    for (int vec = place.thread; vec < place.num_vecs; vec += place.team) {
+        float off[VEC];
+        differences<T>(off, read_again<T>(x, residual, input_bias, base, vec), pivot);
+        Affine<T> affine;
+        affine.read(weight, bias, vec);
+        affine.write(out + base + int64_t(vec) * VEC, off, of.mean[0], scale);
+    }
+}
+#endif
+
 extern "C" __global__ void __launch_bounds__(THREADS)
     layer_norm(DTYPE* out, const DTYPE* x, DTYPE* residual, const DTYPE* input_bias, const DTYPE* weight,
                const DTYPE* bias, int64_t num_rows, int width, float eps) {
-    using T = DTYPE;
-    __shared__ float scratch[3 * ROWS][WARP];
-    const Place place(width);
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    float pivot[ROWS];
 #if VECS
-    Held<T> held;
-    held.read(place, x, residual, input_bias, num_rows, width);
-    float off[ROWS][VECS][VEC];
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        pivot[r] = __shfl_sync(ALL_LANES, held.at[r][0].get(0), 0);
-#pragma unroll
-        for (int i = 0; i < VECS; i++) differences<T>(off[r][i], held.at[r][i], pivot[r]);
-    }
-    const Moments of = moments(off, pivot, place, width, scratch);
+    rows_in_registers<DTYPE>(out, x, residual, input_bias, weight, bias, num_rows, width, eps);
 #else
-    // All read it before any of them may overwrite it.
-    pivot[0] = to_float(RESIDUAL ? residual[place.row * width] : x[place.row * width]);
-    __syncthreads();
-    const Moments of = moments_in_passes<T>(x, residual, input_bias, pivot[0], place, width, scratch);
+    row_in_passes<DTYPE>(out, x, residual, input_bias, weight, bias, width, eps);
 #endif
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        if (place.row + r >= num_rows) break;
-        const int64_t base = (place.row + r) * width;
-        const float scale = rsqrtf(of.squares[r] / width + eps);
-#if VECS
-#pragma unroll
-        for (int i = 0; i < VECS; i++)
-            if (place.vec(i) < place.num_vecs)
-                normalise<T>(out, off[r][i], weight, bias, base, place.vec(i), of.mean[r], scale);
-#else
-        for (int vec = place.thread; vec < place.num_vecs; vec += place.team) {
-            float off[VEC];
-            differences<T>(off, read_again<T>(x, residual, input_bias, base, vec), pivot[r]);
-            normalise<T>(out, off, weight, bias, base, vec, of.mean[r], scale);
-        }
-#endif
-    }
 }

@@ -1,39 +1,15 @@
 // Rows that stay in registers between their reduction and their use: what rms_norm.cu and layer_norm.cu share.
 //
-// A row belongs to a warp (short rows: no barrier at all) or to a block. A thread holds VECS vectors of VEC elements of
-// ROWS rows, in the memory's own type: what it holds is what it has written, so a norm sees the rounded residual
+// Rows are held in the memory's own type: what a thread holds is what it has written, so a norm sees the rounded residual
 // stream, as it would if the addition were an operation of its own.
 //
-// Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW (0 or 1), THREADS (of a block), RESIDUAL (0: none, 1: updated in place,
-// 2: only read), BIASED (0 or 1: x + input_bias). VECS = 0: a row too long for registers, read once more per pass.
+// Macros: those of rows.cuh; RESIDUAL (0: none, 1: updated in place, 2: only read), BIASED (0 or 1: x + input_bias).
+// VECS = 0: a row too long for registers, read once more per pass. STAGES is for rows without residual and bias.
 #pragma once
 
-#include "common.cuh"
+#include "rows.cuh"
 
 namespace headrace {
-
-struct Place {
-    int thread;       // in the row's team
-    int team;         // threads that share a row
-    int64_t row;      // first of the ROWS
-    int num_vecs;     // of a row
-
-    __device__ __forceinline__ Place(int width)
-        : thread(WARP_A_ROW ? threadIdx.x % WARP : threadIdx.x),
-          team(WARP_A_ROW ? WARP : THREADS),
-          row((WARP_A_ROW ? int64_t(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP : int64_t(blockIdx.x)) * ROWS),
-          num_vecs(width / VEC) {}
-
-    __device__ __forceinline__ int vec(int i) const { return thread + i * team; }
-
-    // Elements that a warp of the team holds, of a row in registers.
-    __device__ __forceinline__ int held_by(int warp) const {
-        int count = 0;
-#pragma unroll
-        for (int i = 0; i < VECS; i++) count += min(max(num_vecs - warp * WARP - i * team, 0), WARP);
-        return count * VEC;
-    }
-};
 
 // Read a vector of the stream: x, plus bias and residual where there are any; write the sum back into the residual.
 template <typename T>

@@ -10,8 +10,16 @@
 //
 // [1] J. Su et al. RoFormer: enhanced transformer with rotary position embedding. arXiv:2104.09864.
 #include "common.cuh"
+#include "copy_async.cuh"
 
 using namespace headrace;
+
+#ifndef ANGLES_SHARED
+#define ANGLES_SHARED 0
+#endif
+#ifndef MIN_BLOCKS
+#define MIN_BLOCKS 5
+#endif
 
 constexpr int HALF = ROTARY_DIM / 2, TAIL = (HEAD_DIM - ROTARY_DIM) / 2, GROUPS = THREADS / LANES;
 static_assert(HALF % VEC == 0 && TAIL % VEC == 0 && HEAD_DIM / 2 <= LANES * VEC && WARP % LANES == 0, "impossible head");
@@ -77,7 +85,7 @@ struct Pages {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 5)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     rotary_kv(DTYPE* query, int64_t query_stride, const DTYPE* qkv, int64_t qkv_stride, int num_heads, int num_kv_heads,
               const float* cosines, const float* sines, const DTYPE* query_norm, const DTYPE* key_norm, float eps,
               const POSITION* positions, const int* rows, DTYPE* key_pages, DTYPE* value_pages, int64_t page_stride,
@@ -93,8 +101,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
     const int position = positions[token];
     const int64_t owner = rows ? rows[token] : token;
 #if ROTARY_DIM
-    alignas(16) float cosine[VEC], sine[VEC];
     constexpr int WIDE = VEC < 4 ? VEC : 4;  // 16 bytes of angles
+#if ANGLES_SHARED
+    // A warp's own copy of the token's cosines and sines, so that no register waits for them.
+    __shared__ __align__(16) float angles[THREADS / WARP][2][HALF];
+    float(&own)[2][HALF] = angles[threadIdx.x / WARP];
+    for (int at = threadIdx.x % WARP * WIDE; at < HALF; at += WARP * WIDE) {
+        copy_shared<WIDE * 4>(shared_address(&own[0][at]), cosines + token * HALF + at);
+        copy_shared<WIDE * 4>(shared_address(&own[1][at]), sines + token * HALF + at);
+    }
+    commit_copies();
+#else
+    alignas(16) float cosine[VEC], sine[VEC];
     if (pairs.rotates) {
 #pragma unroll
         for (int e = 0; e < VEC; e += WIDE) {
@@ -103,6 +121,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
             reinterpret_cast<Vec<float, WIDE>&>(sine[e]) = load<float, WIDE>(sines + at);
         }
     }
+#endif
 #endif
     const int num_slots = num_heads + 2 * num_kv_heads, step = gridDim.y * GROUPS;
     // Whole warps go round together, because the norm's reduction needs all lanes.
@@ -126,6 +145,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
             for (int e = 0; e < 2 * VEC; e++) squares[turn] += part[turn].get(e) * part[turn].get(e);
         warp_reduce<Sum, TURNS, LANES>(squares);
 #endif
+#if ROTARY_DIM && ANGLES_SHARED
+        wait_for_copies<0>();
+        __syncwarp();
+#endif
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
             const int slot = base + turn * step + group;
@@ -143,7 +166,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
             }
 #endif
 #if ROTARY_DIM
-            if (pairs.rotates && slot < num_heads + num_kv_heads) rotate(value, cosine, sine);
+            if (pairs.rotates && slot < num_heads + num_kv_heads) {
+#if ANGLES_SHARED
+                alignas(16) float cosine[VEC], sine[VEC];
+#pragma unroll
+                for (int e = 0; e < VEC; e += WIDE) {
+                    const int at = lane * VEC + e;
+                    reinterpret_cast<Vec<float, WIDE>&>(cosine[e]) = load<float, WIDE>(own[0] + at);
+                    reinterpret_cast<Vec<float, WIDE>&>(sine[e]) = load<float, WIDE>(own[1] + at);
+                }
+#endif
+                rotate(value, cosine, sine);
+            }
 #endif
             if (slot < num_heads) {
                 write<T>(query + token * query_stride + int64_t(slot) * HEAD_DIM, value, pairs);

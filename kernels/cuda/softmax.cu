@@ -8,9 +8,17 @@
 // it may be broadcast.
 //
 // [1] M. Milakov, N. Gimelshein. Online normalizer calculation for softmax. arXiv:1805.02867.
-#include "common.cuh"
+#include "rows.cuh"
 
 using namespace headrace;
+
+#ifndef MIN_BLOCKS
+#define MIN_BLOCKS 1
+#endif
+#ifndef MAGIC
+#define MAGIC 1
+#endif
+
 
 #if MASK == 1
 using MaskType = uint8_t;
@@ -18,13 +26,29 @@ using MaskType = uint8_t;
 using MaskType = DTYPE;
 #endif
 
+// n / d for n below 2^31 by one multiplication: factor = ceil(2^(31 + bits) / d), bits = ceil(log2 d).
+struct Divisor {
+    uint32_t factor;
+    int shift;  // 31 + bits
+
+    __device__ __forceinline__ int of(int n) const {
+        return static_cast<int>(uint64_t(static_cast<uint32_t>(n)) * factor >> shift);
+    }
+};
+
 struct Mask {
     const MaskType* base;
     int heads, queries;                               // scores are [batch, heads, queries, length]
     int64_t batch_stride, head_stride, query_stride;  // of the mask, in elements; 0 where it is broadcast
+    Divisor by_queries, by_heads;
 
     __device__ __forceinline__ const MaskType* row(int64_t row) const {
+#if MAGIC
+        const int above = by_queries.of(static_cast<int>(row)), batch = by_heads.of(above);
+        const int query = static_cast<int>(row) - above * queries, head = above - batch * heads;
+#else
         const int64_t query = row % queries, head = row / queries % heads, batch = row / queries / heads;
+#endif
         return base + batch * batch_stride + head * head_stride + query * query_stride;
     }
 };
@@ -37,29 +61,40 @@ __device__ __forceinline__ float power(float x) { return ROUGH ? exp2_roughly(x)
 // What is subtracted before the power is taken: of a row that sees nothing, 0, so that its powers are 0.
 __device__ __forceinline__ float shift(float max) { return max == -INFINITY ? 0.f : max; }
 
-template <typename T>
-__device__ __forceinline__ void masked(float (&value)[VEC], const T* scores, const MaskType* mask, int vec, float scale) {
-    const Vec<T, VEC> raw = load_once<T, VEC>(scores + int64_t(vec) * VEC);
-#pragma unroll
-    for (int e = 0; e < VEC; e++) value[e] = raw.get(e) * (scale * UNIT);
+// A mask's vector: loaded before the scores are waited for.
+struct MaskPart {
 #if MASK
-    Vec<MaskType, VEC> m;
-    const MaskType* from = mask + int64_t(vec) * VEC;
+    Vec<MaskType, VEC> at;
+
+    __device__ __forceinline__ void read(const MaskType* row, int vec) {
+        const MaskType* from = row + int64_t(vec) * VEC;
 #if MASK_ALIGNED
-    m = load<MaskType, VEC>(from);
+        at = load<MaskType, VEC>(from);
+        if (sizeof(at) == 8) {  // as it came: else each byte takes a register until it is used
+            uint2& word = reinterpret_cast<uint2&>(at);
+            asm volatile("" : "+r"(word.x), "+r"(word.y));
+        }
 #else
 #pragma unroll
-    for (int e = 0; e < VEC; e++) m.at[e] = from[e];
-#endif
-#pragma unroll
-    for (int e = 0; e < VEC; e++) {
-#if MASK == 1
-        value[e] = m.at[e] ? value[e] : -INFINITY;
-#else
-        value[e] += to_float(m.at[e]) * UNIT;
+        for (int e = 0; e < VEC; e++) at.at[e] = from[e];
 #endif
     }
+#else
+    __device__ __forceinline__ void read(const MaskType*, int) {}
 #endif
+};
+
+template <typename T>
+__device__ __forceinline__ void masked(float (&value)[VEC], const Vec<T, VEC>& scores, const MaskPart& mask, float scale) {
+#pragma unroll
+    for (int e = 0; e < VEC; e++) {
+        value[e] = scores.get(e) * scale;
+#if MASK == 1
+        value[e] = mask.at.at[e] ? value[e] : -INFINITY;
+#elif MASK == 2
+        value[e] += to_float(mask.at.at[e]) * UNIT;
+#endif
+    }
 }
 
 // From warps' greatest values and sums of powers to the factor that a warp's powers are still to be multiplied by:
@@ -102,65 +137,102 @@ __device__ __forceinline__ void merge_warps(float (&factor)[ROWS], const float (
 
 #if VECS
 template <typename T>
-__device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask& mask, int64_t first_row,
-                                             int64_t num_rows, int length, float scale, float (*scratch)[WARP]) {
-    const int thread = WARP_A_ROW ? threadIdx.x % WARP : threadIdx.x, team = WARP_A_ROW ? WARP : THREADS;
-    const int num_vecs = length / VEC;
-    float value[ROWS][VECS][VEC], max[ROWS], sum[ROWS] = {}, factor[ROWS];
+__device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask& mask, int64_t num_rows, int length,
+                                             float scale) {
+    // Two by turns: with one barrier a turn, no warp overwrites what another one still reads.
+    __shared__ float scratch[STAGES ? 2 : 1][2 * ROWS][WARP];
+    Place place(length);
+#if STAGES
+    extern __shared__ __align__(16) char stages[];
+    Ahead<T> ahead(stages, place, scores, num_rows, length);
+#endif
+    int turn = 0;
+    do {
+        float value[ROWS][VECS][VEC], max[ROWS], sum[ROWS] = {}, factor[ROWS];
+#if STAGES
+        Vec<T, VEC> raw[ROWS][VECS];
+        MaskPart part[ROWS][VECS];
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        max[r] = -INFINITY;
-        const int64_t row = first_row + r;
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t row = place.row + r;
+            const MaskType* mask_row = MASK && row < num_rows ? mask.row(row) : nullptr;
 #pragma unroll
-        for (int i = 0; i < VECS; i++) {
-            const int vec = thread + i * team;
-#pragma unroll
-            for (int e = 0; e < VEC; e++) value[r][i][e] = -INFINITY;
-            if (row < num_rows && vec < num_vecs)
-                masked<T>(value[r][i], scores + row * length, MASK ? mask.row(row) : nullptr, vec, scale);
+            for (int i = 0; i < VECS; i++)
+                if (row < num_rows && place.vec(i) < place.num_vecs) part[r][i].read(mask_row, place.vec(i));
         }
-    }
+        ahead.next(raw, place);
+#endif
 #pragma unroll
-    for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t row = place.row + r;
+#if !STAGES
+            const MaskType* mask_row = MASK && row < num_rows ? mask.row(row) : nullptr;
+#endif
 #pragma unroll
-        for (int i = 0; i < VECS; i++)
+            for (int i = 0; i < VECS; i++) {
 #pragma unroll
-            for (int e = 0; e < VEC; e++) max[r] = fmaxf(max[r], value[r][i][e]);
-    warp_reduce<Max, ROWS>(max);
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        const float base = shift(max[r]);
-#pragma unroll
-        for (int i = 0; i < VECS; i++)
-#pragma unroll
-            for (int e = 0; e < VEC; e++) sum[r] += value[r][i][e] = power(value[r][i][e] - base);
-    }
-    warp_reduce<Sum, ROWS>(sum);
-    merge_warps(factor, max, sum, scratch);
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        if (first_row + r >= num_rows) break;
-#pragma unroll
-        for (int i = 0; i < VECS; i++) {
-            const int vec = thread + i * team;
-            if (vec >= num_vecs) break;
-#pragma unroll
-            for (int e = 0; e < VEC; e++) value[r][i][e] *= factor[r];
-            store_once<T, VEC>(out + (first_row + r) * length + int64_t(vec) * VEC, pack<T, VEC>(value[r][i]));
+                for (int e = 0; e < VEC; e++) value[r][i][e] = -INFINITY;
+                if (row < num_rows && place.vec(i) < place.num_vecs) {
+#if STAGES
+                    masked<T>(value[r][i], raw[r][i], part[r][i], scale);
+#else
+                    MaskPart part;
+                    part.read(mask_row, place.vec(i));
+                    masked<T>(value[r][i], load_once<T, VEC>(scores + row * length + int64_t(place.vec(i)) * VEC), part, scale);
+#endif
+                }
+            }
         }
-    }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            max[r] = -INFINITY;
+#pragma unroll
+            for (int i = 0; i < VECS; i++)
+#pragma unroll
+                for (int e = 0; e < VEC; e++) max[r] = fmaxf(max[r], value[r][i][e]);
+        }
+        warp_reduce<Max, ROWS>(max);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const float base = shift(max[r]);
+#pragma unroll
+            for (int i = 0; i < VECS; i++)
+#pragma unroll
+                for (int e = 0; e < VEC; e++) sum[r] += value[r][i][e] = power(value[r][i][e] - base);
+        }
+        warp_reduce<Sum, ROWS>(sum);
+        merge_warps(factor, max, sum, scratch[STAGES ? turn : 0]);
+        turn ^= 1;
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            if (place.row + r >= num_rows) break;
+#pragma unroll
+            for (int i = 0; i < VECS; i++) {
+                if (place.vec(i) >= place.num_vecs) break;
+#pragma unroll
+                for (int e = 0; e < VEC; e++) value[r][i][e] *= factor[r];
+                store_once<T, VEC>(out + (place.row + r) * length + int64_t(place.vec(i)) * VEC, pack<T, VEC>(value[r][i]));
+            }
+        }
+    } while (STAGES && (place.row += place.step) < num_rows);
 }
 #else
 template <typename T>
-__device__ __forceinline__ void in_passes(T* out, const T* scores, const Mask& mask, int64_t row, int length, float scale,
-                                          float (*scratch)[WARP]) {
+__device__ __forceinline__ void in_passes(T* out, const T* scores, const Mask& mask, int64_t row, int length,
+                                          float scale) {
+    __shared__ float scratch[2][WARP];
     const int num_vecs = length / VEC;
     const T* from = scores + row * length;
     const MaskType* mask_row = MASK ? mask.row(row) : nullptr;
+    const auto read = [&](float(&value)[VEC], int vec) {
+        MaskPart part;
+        part.read(mask_row, vec);
+        masked<T>(value, load_once<T, VEC>(from + int64_t(vec) * VEC), part, scale);
+    };
     float own_max = -INFINITY, own_sum = 0.f;
     for (int vec = threadIdx.x; vec < num_vecs; vec += THREADS) {
         float value[VEC], max = own_max;
-        masked<T>(value, from, mask_row, vec, scale);
+        read(value, vec);
 #pragma unroll
         for (int e = 0; e < VEC; e++) max = fmaxf(max, value[e]);
         own_sum *= power(own_max - shift(max));
@@ -175,7 +247,7 @@ __device__ __forceinline__ void in_passes(T* out, const T* scores, const Mask& m
     const float share = max[0] == -INFINITY ? 0.f : 1.f / sum[0];
     for (int vec = threadIdx.x; vec < num_vecs; vec += THREADS) {
         float value[VEC];
-        masked<T>(value, from, mask_row, vec, scale);
+        read(value, vec);
 #pragma unroll
         for (int e = 0; e < VEC; e++) value[e] = power(value[e] - shift(max[0])) * share;
         store_once<T, VEC>(out + row * length + int64_t(vec) * VEC, pack<T, VEC>(value));
@@ -183,17 +255,18 @@ __device__ __forceinline__ void in_passes(T* out, const T* scores, const Mask& m
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     softmax(DTYPE* out, const DTYPE* scores, const MaskType* mask_base, int64_t num_rows, int length, float scale,
-            int heads, int queries, int64_t batch_stride, int64_t head_stride, int64_t query_stride) {
-    __shared__ float scratch[2 * ROWS][WARP];
-    const Mask mask{mask_base, heads, queries, batch_stride, head_stride, query_stride};
+            int heads, int queries, int64_t batch_stride, int64_t head_stride, int64_t query_stride,
+            uint32_t queries_factor, int queries_shift, uint32_t heads_factor, int heads_shift) {
+    const Mask mask{mask_base,    heads,         queries,
+                    batch_stride, head_stride,   query_stride,
+                    Divisor{queries_factor, queries_shift}, Divisor{heads_factor, heads_shift}};
     wait_for_earlier_kernels();
     let_next_kernel_start();
 #if VECS
-    const int64_t team = WARP_A_ROW ? int64_t(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP : int64_t(blockIdx.x);
-    in_registers<DTYPE>(out, scores, mask, team * ROWS, num_rows, length, scale, scratch);
+    in_registers<DTYPE>(out, scores, mask, num_rows, length, scale * UNIT);
 #else
-    in_passes<DTYPE>(out, scores, mask, blockIdx.x, length, scale, scratch);
+    in_passes<DTYPE>(out, scores, mask, blockIdx.x, length, scale * UNIT);
 #endif
 }
