@@ -71,8 +71,12 @@ def _totals(found: Overview) -> list[Text]:
 def _table(rows: Sequence[Sequence[str]], width: int) -> Table:
     """A table from its heads and rows, of names and, behind them, numbers. A narrow terminal cuts the names."""
     widths = [max(len(cell) for cell in cells) for cells in zip(*rows, strict=True)]
-    spare = width - sum(widths[1:]) - _GAP * (len(widths) - 1)
-    widths[0] = max(_MIN_NAME_COLUMNS, min(widths[0], spare))
+    spare = width - _GAP * (len(widths) - 1) - sum(widths)
+    # The last column first, then the first one: numbers are shown whole.
+    for column in (-1, 0) if rows[0][-1] == _CLASS else (0,):
+        given = min(max(0, -spare), widths[column] - min(widths[column], _MIN_NAME_COLUMNS))
+        widths[column] -= given
+        spare += given
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     for number, (head, columns) in enumerate(zip(rows[0], widths, strict=True)):
         justify: JustifyMethod = "left" if number == 0 or head == _CLASS else "right"

@@ -80,6 +80,28 @@ def test_no_line_is_wider_than_a_narrow_terminal(
     assert "5/32" in out
 
 
+def test_in_a_common_terminal_names_give_way_and_numbers_are_whole(
+    headrace: Headrace, queue: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Previously a long class made every column narrower, until none could be read.
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "a-very-long-device-name/0123456789abcdef/float32"
+    queue.beat("worker", "host-123456-abcdef", WORKER | {"class": long}, 6_000)
+    queue.client.xadd(
+        queue.keys.batch_log,
+        {"kind": "cut", "batch": f"{queue.now_ms()}-0", "class": long, "rows": 16, "tokens": 123456, "longest": 4096,
+         "ms": 12345.6},
+    )  # fmt: skip
+    lines = headrace("top", "--once")[1].splitlines()
+    assert max(len(line) for line in lines) <= 80
+    (batch,) = [line for line in lines if "ago" in line and "12346 ms" in line]
+    assert "-/123 456" in batch
+    assert "a-very-lo" in batch
+    (worker,) = [line for line in lines if "5/32" in line]
+    assert worker.startswith("host-123456-abcdef")
+    assert "a-very-long-device-name" in worker
+
+
 def test_once_without_a_server_is_an_error(headrace: Headrace) -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
     status, out, err = headrace("top", "--once", "--redis-url", url)
