@@ -1,13 +1,11 @@
 """How long it takes to partition a window, and how far its plans are from the best of all plans.
 
-``nice -n -18 scripts/bench/partition.py`` times windows of 10,000 requests on one core, for each way to cut them, with
-a table that nobody has asked before and with one whose cells are known. Then it compares mean completion times and
-missed deadlines with an exhaustive search over all partitions and all orders, on windows of seven requests: the
-dynamic program is exact only for the orders that it considers. The last line is one JSON document.
+``python scripts/bench/partition.py`` takes the processor time of windows of 10,000 requests for each way to cut them,
+with a table that nobody has asked before and with one whose cells are known. Then it compares mean completion times and
+missed deadlines with an exhaustive search over all partitions and all orders, on windows of six requests: the dynamic
+program is exact only for the orders that it considers. The last line is all rows as one JSON document.
 """
 
-import argparse
-import json
 import math
 import random
 import statistics
@@ -16,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 
 from headrace.config import Batching, Objective
+from headrace.testing.rows import Report, arguments
 from headrace.workers.costs.table import CostTable
 from headrace.workers.scheduler.partition import Item, Limits
 from headrace.workers.scheduler.plan import Plan
@@ -24,6 +23,10 @@ from headrace.workers.scheduler.strategy import Strategy
 WAYS: tuple[tuple[Batching, Objective], ...] = (
     ("naive", "total"), ("sorted", "total"), ("packed", "total"), ("dp", "total"), ("dp", "mean"), ("dp", "misses"),
 )  # fmt: skip
+
+GOAL_MS = 50.0
+#: Requests of a window that is searched exhaustively.
+SMALL = 6
 
 
 def window(
@@ -37,14 +40,14 @@ def window(
 
 
 def times_ms(batching: Batching, objective: Objective, items: Sequence[Item], max_rows: int) -> tuple[float, float]:
-    """Milliseconds with a fresh table, and the median of five with the same one."""
+    """Processor time (ms) with a fresh table, and the median of five with the same one."""
     strategy, limits = Strategy(batching, objective), Limits(max_rows, 1 << 40, 16_384)
     table = CostTable.linear(2.0, 0.01, 8_192, max_rows)
     taken = []
     for _ in range(6):
-        begin_s = time.perf_counter()
+        begin_s = time.process_time()
         strategy.plan(items, table, limits)
-        taken.append(1e3 * (time.perf_counter() - begin_s))
+        taken.append(1e3 * (time.process_time() - begin_s))
     return taken[0], statistics.median(taken[1:])
 
 
@@ -93,7 +96,7 @@ def distances(num_windows: int, seed: int) -> dict[str, float]:
     more: list[int] = []
     for _ in range(num_windows):
         table = CostTable.linear(chance.uniform(0, 200), chance.uniform(0.1, 2), 512, 16)
-        items = window(chance, 6, 200, chance.uniform(0.5, 3) * table.cost(100, 6), 2 / 3)
+        items = window(chance, SMALL, 200, chance.uniform(0.5, 3) * table.cost(100, SMALL), 2 / 3)
 
         def plan(objective: Objective, items: Sequence[Item] = items, table: CostTable = table) -> Plan:
             return Strategy("dp", objective).plan(items, table, limits)
@@ -112,21 +115,25 @@ def distances(num_windows: int, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=10_000)
-    parser.add_argument("--windows", type=int, default=200, help="small ones, searched exhaustively")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    items = window(random.Random(arguments.seed), arguments.items, 500, 1e6)
-    document: dict[str, object] = {"items": arguments.items}
-    print(f"{'batching':>10} {'objective':>10} {'max_rows':>8} {'fresh table':>12} {'known table':>12}   (ms)")
+    options = arguments(
+        __doc__.partition("\n")[0],
+        [
+            ("items", 10_000, "requests of the large window"),
+            ("windows", 200, "small ones, searched exhaustively"),
+            ("seed", 0, "of lengths and tables"),
+        ],
+    )
+    report = Report("scripts/bench/partition.py")
+    items = window(random.Random(options.seed), options.items, 500, 1e6)
     for batching, objective in WAYS:
         for max_rows in (16, 64):
             fresh, known = times_ms(batching, objective, items, max_rows)
-            print(f"{batching:>10} {objective:>10} {max_rows:>8} {fresh:12.1f} {known:12.1f}")
-            document[f"{batching}_{objective}_{max_rows}_ms"] = [round(fresh, 1), round(known, 1)]
-    document["distances"] = distances(arguments.windows, arguments.seed)
-    print(json.dumps(document))
+            case = f"batching/window-{options.items}/{batching}-{objective}/{max_rows}-rows"
+            report.add(case, "fresh_table", fresh, "ms", peer="goal", peer_value=GOAL_MS)
+            report.add(case, "known_table", known, "ms", peer="goal", peer_value=GOAL_MS)
+    for name, value in distances(options.windows, options.seed).items():
+        report.add(f"batching/exhaustive-{SMALL}", name, value, "")
+    report.finish(save=options.save)
 
 
 if __name__ == "__main__":
