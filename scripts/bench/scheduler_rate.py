@@ -131,10 +131,10 @@ def main() -> None:
         time.sleep(2)
         scheduler = context.Process(target=schedule, args=(settings, started, bool(options.profile)))
         scheduler.start()
-        began_s, filled_s = started.get(), _cpu_s(server.pid)
+        began_s, filled_s, imported_s = started.get(), _cpu_s(server.pid), _cpu_s(scheduler.pid)
         ended_s, num_batches = done.get()
         taken_s = ended_s - began_s
-        scheduler_us = 1e6 * _cpu_s(scheduler.pid) / options.requests
+        scheduler_us = 1e6 * (_cpu_s(scheduler.pid) - imported_s) / options.requests
         server_us = 1e6 * (_cpu_s(server.pid) - filled_s) / options.requests
         assert scheduler.pid is not None
         os.kill(scheduler.pid, signal.SIGTERM)

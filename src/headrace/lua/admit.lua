@@ -91,12 +91,15 @@ local function register(item)
   end
   redis.call('SET', JOB .. id, item.job)
   if mine then queued(-1, number(h.cost)) end
-  if #ids > 0 then fork(item, ids)
+  if #ids > 0 then
+    fork(item, ids)
+    weigh()
   else
     queued(1, item.cost)
     enqueue(id, item)
+    num_queued = num_queued + (mine and 0 or 1)
+    num_tokens = num_tokens + item.cost - (mine and number(h.cost) or 0)
   end
-  weigh()
   return 'queued'
 end
 
