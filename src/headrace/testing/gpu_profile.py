@@ -59,7 +59,7 @@ def profile_steps(made: DeviceEngine, num_rows: int) -> Iterator[tuple[str, list
     )
 
     def add(row: int, length: int) -> None:
-        prompt = tuple((7 * row + i) % 1000 for i in range(length))
+        prompt = tuple((7 * row + i) % 300 for i in range(length))
         engine.add(Add(row, prompt, (), _params(**kinds[row % len(kinds)])))
 
     for attempt in range(2):
