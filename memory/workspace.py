@@ -138,9 +138,7 @@ class Workspace:
             buffers = _buffers(activations())
             laid = self._lay_out(buffers)
             if not isinstance(laid, _Laid):
-                self._placed.clear()
-                self._prepared.clear()
-                self._release()
+                self.release()
                 laid = self._lay_out(buffers)
             if not isinstance(laid, _Laid):
                 return laid
@@ -173,6 +171,12 @@ class Workspace:
         placed.last_step = self._step
         self._placed.move_to_end(key)
         return placed.tensors
+
+    def release(self) -> None:
+        """Give back everything but what is kept for good; the next step is laid out anew."""
+        self._placed.clear()
+        self._prepared.clear()
+        self._release()
 
     def keep(self, key: Hashable) -> None:
         """Keep a layout's memory for good, as a captured graph wants it.

@@ -17,6 +17,7 @@ from headrace.memory import shuffle
 from headrace.memory.budget import KVShape, Needs, fill
 from headrace.memory.pages import RowPages
 from headrace.memory.pool import Pool
+from headrace.memory.shuffle import PageMove
 from headrace.testing.rows import Report, arguments
 
 NUM_SHUFFLES = 60
@@ -34,7 +35,10 @@ def make_pool(num_bytes: int) -> Pool:
     from headrace.kernels.page_copy import copy_pages
 
     storage = allocate(torch.cuda.current_device(), budget.num_bytes)
-    return Pool(storage, budget, shape, torch.bfloat16, order="heads", copy_pages=copy_pages)
+    pool = Pool(storage, budget, shape, torch.bfloat16, order="heads", copy_pages=copy_pages)
+    # The first copy compiles.
+    pool.kv_cache.move([PageMove(0, 1)])
+    return pool
 
 
 class Churn:

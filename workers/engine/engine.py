@@ -109,8 +109,7 @@ class Engine:
         Returns:
             The tokens drawn; none where the step only computed parts of prompts.
         """
-        max_tokens = self.room.make(self._fusion) if self.room is not None else None
-        plan = self._fusion.plan(max_tokens)
+        plan = self._fusion.plan() if self.room is None else self.room.plan(self._fusion)
         self.work = StepWork.of(plan)
         draws = self._runner.run(plan)
         return settle(plan, draws, self._fusion)

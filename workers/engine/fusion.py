@@ -81,6 +81,11 @@ class Fusion:
         return bool(self._waiting or self._running)
 
     @property
+    def num_decoding(self) -> int:
+        """Rows that are admitted and have one token left to compute."""
+        return sum(sequence.num_tokens_left == 1 for sequence in self._running.values())
+
+    @property
     def running(self) -> tuple[Sequence, ...]:
         """The rows that are admitted, in that order."""
         return tuple(self._running.values())
@@ -137,8 +142,7 @@ class Fusion:
         """
         if max_tokens is None:
             self._admit()
-        num_decoding = sum(sequence.num_tokens_left == 1 for sequence in self._running.values())
-        budget = max(0, min(self._step_tokens, max_tokens or self._step_tokens) - num_decoding)
+        budget = max(0, min(self._step_tokens, max_tokens or self._step_tokens) - self.num_decoding)
         decoding: list[Chunk] = []
         prefilling: list[Chunk] = []
         copies: list[PageCopy] = []

@@ -11,7 +11,7 @@ import torch
 from headrace.kernels.planned import Place
 from headrace.memory.pool import Pool
 from headrace.memory.workspace import Activation
-from headrace.workers.engine.fusion import Fusion
+from headrace.workers.engine.fusion import Fusion, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -58,19 +58,30 @@ class Room:
         self._launching = launching
 
     @torch.inference_mode()
-    def make(self, fusion: Fusion) -> int:
-        """Make room for the next plan.
+    def plan(self, fusion: Fusion) -> Plan:
+        """Plan the next step, after making room for it.
 
-        Returns:
-            Tokens that it may have.
+        Where steps' results have taken so much that no row finds a page, they give it back and the step is shorter.
         """
         with self._launching():
-            return self._make(fusion)
+            # A model, and its table, may serve several engines by turns.
+            self._operations.place_in(self.pool.workspace.place)
+            max_tokens = None
+            while True:
+                num_tokens = self._make(fusion, max_tokens)
+                plan = fusion.plan(num_tokens)
+                if plan.chunks or num_tokens <= 1:
+                    return plan
+                self.pool.workspace.release()
+                max_tokens = num_tokens // 2
 
-    def _make(self, fusion: Fusion) -> int:
-        # A model, and its table, may serve several engines by turns.
-        self._operations.place_in(self.pool.workspace.place)
+    def _make(self, fusion: Fusion, max_tokens: int | None) -> int:
+        """Make room for the next plan: how many tokens it may have."""
         num_tokens, num_sampled = fusion.greatest_lengths()
+        if max_tokens is not None:
+            num_tokens, num_sampled = min(num_tokens, max_tokens), min(num_sampled, max_tokens)
+            while fusion.num_decoding > num_tokens and fusion.preempt():
+                logger.info("a row gives way, for the next step has %d tokens at most", num_tokens)
         while not self._fits(num_tokens, num_sampled):
             if fusion.preempt():
                 logger.info("a row gives way to a step's activations")
