@@ -93,6 +93,19 @@ class RequestStream:
             return f"requests:{self.lane}:{self.tenant}"
         return "requests" if self.lane == "normal" else f"requests:{self.lane}"
 
+    @property
+    def owner_prefix(self) -> str:
+        """What ids of this stream's requests begin with."""
+        return f"{self.tenant}:" if self.tenant else ""
+
+    def id_of(self, entry_id: str) -> str:
+        """The id of a request that names none: its entry's, behind the lane if it is not the normal one.
+
+        Entries of different streams that are added in the same millisecond have the same id.
+        """
+        lane = "" if self.lane == "normal" else f"{self.lane}-"
+        return f"{self.owner_prefix}{lane}{entry_id}"
+
 
 def child_index(request_id: str) -> int | None:
     """Which of its request's results an id names; None where it is no child's."""

@@ -76,10 +76,9 @@ class Admitter:
         return [self._finish(draft) for draft in drafts]
 
     def _draft(self, stream: RequestStream, entry: Entry) -> _Draft:
-        own_prefix = f"{stream.tenant}:" if stream.tenant else ""
-        draft = _Draft(entry.id, own_prefix + entry.id)
+        draft = _Draft(entry.id, stream.id_of(entry.id))
         try:
-            self._parse(draft, own_prefix, entry)
+            self._parse(draft, stream.owner_prefix, entry)
         except InvalidRequestError as error:
             draft.error = error
         except DecodeError as error:

@@ -77,7 +77,7 @@ def _profiled(step: Any, kind: str, *, wanted: bool) -> Iterator[tuple[str, list
     if not wanted:
         step()
         return
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         step()
         torch.cuda.synchronize()
     own = own_kernels()

@@ -9,7 +9,7 @@ import pytest
 from headrace.broker import Entry
 from headrace.config import Settings
 from headrace.job import Job
-from headrace.keys import RequestStream
+from headrace.keys import LANES, RequestStream
 from headrace.moves import Admission
 from headrace.testing.words import word_tokenizer
 from headrace.wire import Chunk, Echo
@@ -55,6 +55,13 @@ def test_a_prompt_becomes_a_job_with_every_parameter_explicit(admitter: Admitter
 def test_a_request_without_an_id_is_called_after_its_entry(admitter: Admitter) -> None:
     assert judge(admitter, as_json(prompt="one")).request_id == "17-0"
     assert judge(admitter, as_json(prompt="one"), TENANT).request_id == "t1:17-0"
+
+
+def test_requests_without_an_id_in_streams_whose_entries_have_one_name_are_several(admitter: Admitter) -> None:
+    streams = [RequestStream(lane, tenant) for lane in LANES for tenant in ("", "t1", "t2")]
+    ids = [judge(admitter, as_json(prompt="one"), stream).request_id for stream in streams]
+    assert len(set(ids)) == len(streams)
+    assert {"interactive-17-0", "t1:bulk-17-0"} <= set(ids)
 
 
 def test_a_seed_is_drawn_where_none_is_given(admitter: Admitter) -> None:
