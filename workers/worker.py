@@ -81,6 +81,7 @@ def run(settings: Settings) -> int:
             step_tokens=settings.step_tokens or sizes.step_tokens,
             row_tokens=settings.max_context_tokens,
             memory_fraction=settings.memory_fraction,
+            cuda_graphs=settings.cuda_graphs,
             parent_pid=os.getpid(),
             log_level=settings.log_level,
         )

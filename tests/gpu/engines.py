@@ -16,11 +16,22 @@ GREEDY = SamplingParams(16, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
 
 
 def engine_of(
-    folder: Path, dtype: torch.dtype, *, max_rows: int, kv_tokens: int, step_tokens: int, row_tokens: int | None = None
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    max_rows: int,
+    kv_tokens: int,
+    step_tokens: int,
+    row_tokens: int | None = None,
+    cuda_graphs: bool = True,
 ) -> DeviceEngine:
     """Make one that takes little memory, so that many may stand beside each other."""
     limits = DeviceLimits(
-        max_rows=max_rows, row_tokens=row_tokens or kv_tokens, step_tokens=step_tokens, kv_tokens=kv_tokens
+        max_rows=max_rows,
+        row_tokens=row_tokens or kv_tokens,
+        step_tokens=step_tokens,
+        kv_tokens=kv_tokens,
+        cuda_graphs=cuda_graphs,
     )
     return DeviceEngine(partial(load, folder), torch.device("cuda"), dtype, limits)
 

@@ -69,6 +69,25 @@ def test_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_back(
     assert cancelled
 
 
+def test_replayed_steps_bring_the_tokens_of_launched_ones(oracle: tuple[PreTrainedModel, Path]) -> None:
+    found = []
+    for cuda_graphs in (True, False):
+        rng = random.Random(3)
+        families = requests(params, rng, 80)
+        made = engine_of(
+            oracle[1],
+            torch.float32,
+            max_rows=20,
+            kv_tokens=2048,
+            step_tokens=64,
+            row_tokens=110,
+            cuda_graphs=cuda_graphs,
+        )
+        found.append(churn(made.engine, families, rng)[0])
+    assert found[0] == found[1]
+    assert sum(len(tokens) for tokens in found[0].values()) > 500
+
+
 def test_a_step_allocates_nothing_once_its_lengths_have_been_seen(
     oracle: tuple[PreTrainedModel, Path], device: torch.device
 ) -> None:

@@ -52,6 +52,7 @@ class DeviceLimits:
         kv_tokens: tokens that the key-value memory holds at most; None: as many as there is memory for.
         memory_fraction: of the memory that was free before the model came, in (0, 1].
         page_size: tokens of a page.
+        cuda_graphs: steps in which every row decodes are captured and replayed.
     """
 
     max_rows: int
@@ -60,6 +61,7 @@ class DeviceLimits:
     kv_tokens: int | None = None
     memory_fraction: float = 0.9
     page_size: int = DEFAULT_PAGE_SIZE
+    cuda_graphs: bool = True
 
 
 class DeviceEngine:
@@ -117,7 +119,7 @@ class DeviceEngine:
             self.pool = Pool(storage, budget, self._shape, dtype, order="heads", copy_pages=copy_pages)
             self.operations.place_in(self.pool.workspace.place)
             on_device.reserve(self._sizes, self.pool.workspace_for_good)
-            self.steps = self._steps_on(self.pool.kv_cache)
+            self.steps = self._steps_on(self.pool.kv_cache, self.pool.workspace.keep if limits.cuda_graphs else None)
         self.engine = self._engine_of(self.steps, self.pool.pages, budget.kv_tokens)
         logger.info(
             "%s: %.1f GiB of weights, %.1f GiB of pool, room for %d tokens of keys and values",
@@ -139,7 +141,7 @@ class DeviceEngine:
         with torch.cuda.stream(self._stream), torch.inference_mode():
             return self._engine_of(self._steps_on(self._cache(pages.num_pages)), pages, kv_tokens)
 
-    def _steps_on(self, kv_cache: KVCache) -> DeviceSteps:
+    def _steps_on(self, kv_cache: KVCache, keep: Callable[[tuple[int, int]], None] | None = None) -> DeviceSteps:
         sizes, vocab_size = self._sizes, self.loaded.model.config.vocab_size
         rows = RowState(sizes.max_rows, sizes.max_pages, self.device)
         sampler = DeviceSampler(rows, vocab_size, sizes.max_pages * self._limits.page_size)
@@ -151,6 +153,7 @@ class DeviceEngine:
             sampler,
             stream=self._stream,
             max_tokens=sizes.max_tokens,
+            keep=keep,
         )
 
     def _engine_of(self, steps: DeviceSteps, pages: Pages, kv_tokens: int) -> Engine:

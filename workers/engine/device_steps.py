@@ -1,9 +1,11 @@
 """Steps on a GPU: rows have places that stay, and a step's numbers go there by one copy."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from itertools import accumulate, takewhile
 
 import torch
+from torch import Tensor
 
 from headrace.errors import DeviceLostError
 from headrace.kernels.cuda_operations import PagedBatch, Queries
@@ -12,6 +14,7 @@ from headrace.kernels.table import Table
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import PageCopy
 from headrace.memory.staging import Staging
+from headrace.workers.engine.decode_graphs import DecodeGraphs, padded_places
 from headrace.workers.engine.device_sampling import DeviceSampler
 from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.models.model import Model
@@ -31,6 +34,8 @@ class DeviceSteps:
         sampler: draws.
         stream: what everything is launched on.
         max_tokens: tokens of a step at most.
+        keep: keeps the memory of a step's results for good, by numbers of tokens and of sampled ones, as graphs want
+            it; None: nothing is captured.
 
     Attributes:
         stream: as given.
@@ -46,6 +51,7 @@ class DeviceSteps:
         *,
         stream: torch.cuda.Stream,
         max_tokens: int,
+        keep: Callable[[tuple[int, int]], None] | None = None,
     ) -> None:
         self._model = model
         self._kv_cache = kv_cache
@@ -57,6 +63,8 @@ class DeviceSteps:
         # Token ids, positions, rows; lengths, query starts and what is sampled; a little for each one's rounding up.
         self._staging = Staging(16 * (max_rows + max_tokens) + 16 * (max_rows + 1) + 256, rows.page_table.device)
         self._pages: dict[int, tuple[KVPages, ...]] = {}
+        self._max_rows = max_rows
+        self._graphs = None if keep is None else DecodeGraphs(self._forward, keep, stream)
 
     def copy(self, copies: Rows[PageCopy]) -> None:
         """Copy pages; see ``Steps``."""
@@ -78,12 +86,12 @@ class DeviceSteps:
 
     def _compute(self, chunks: Rows[Chunk]) -> tuple[Draw, ...]:
         batch, sampling = self.pack(chunks)
-        with self._operations.step(batch):
-            logits = self._model.forward(batch)
+        captured = self._graphs if batch.queries is None else None
+        logits = self._forward(batch) if captured is None else captured.run(batch)
         self._rows.advance([chunk.sequence for chunk in chunks], [chunk.num_tokens for chunk in chunks])
         if logits is None:
             return ()
-        sampled = self._sampler.sample(logits, sampling)
+        sampled = self._sampler.sample(logits[: len(sampling)], sampling)
         self._rows.draw(sampling, sampled.token_ids)
         return tuple(
             Draw(sequence, token_id, "" if valid else "no token has a finite logit", sampled.logprobs.get(index))
@@ -91,6 +99,10 @@ class DeviceSteps:
                 zip(sampling, sampled.token_ids, sampled.valid, strict=True)
             )
         )
+
+    def _forward(self, batch: PagedBatch) -> Tensor | None:
+        with self._operations.step(batch):
+            return self._model.forward(batch)
 
     def pack(self, chunks: Rows[Chunk]) -> tuple[PagedBatch, list[Sequence]]:
         """Make a batch.
@@ -106,6 +118,8 @@ class DeviceSteps:
         places = rows.index_of([chunk.sequence for chunk in chunks])
         num_decoding = sum(1 for _ in takewhile(lambda chunk: chunk.sequence.num_tokens_left == 1, chunks))
         num_places = 1 + max(places)
+        if num_decoding == len(chunks) and self._graphs is not None:
+            num_places = padded_places(num_places, self._max_rows)
         # Behind a token of every place, those of prompts: in the order of their places, as query starts want it.
         prompts = sorted(range(num_decoding, len(chunks)), key=places.__getitem__)
         num_first = num_places if num_decoding else 0
@@ -124,6 +138,9 @@ class DeviceSteps:
             chunk_lengths[place], num_queries[place] = end, chunk.num_tokens
             if chunk.samples:
                 sampled.append(num_first + len(token_ids) - 1)
+        if num_decoding == len(chunks) and self._graphs is not None:
+            # As many as a graph is captured for; logits that nobody wants mean nothing.
+            sampled = sampled + [0] * (num_places - len(sampled))
         self._staging.begin()
         ids = put([0] * num_first + token_ids, torch.int64)
         at, of, wanted = put(positions, torch.int32), put(owners, torch.int32), put(sampled, torch.int32)

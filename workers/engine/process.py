@@ -81,6 +81,7 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
             kv_tokens=settings.kv_tokens or None,
             memory_fraction=settings.memory_fraction,
             page_size=settings.page_size,
+            cuda_graphs=settings.cuda_graphs,
         )
         made = DeviceEngine(partial(load, folder), device, dtype, limits)
         known = replace(settings, kv_tokens=made.engine.kv_tokens)

@@ -99,5 +99,5 @@ class Room:
         return all(
             not self._operations.knows(lengths[1])
             or self.pool.make_room(lengths, partial(self._operations.results, *lengths))
-            for lengths in ((num_computed, num_sampled), (num_computed, 0))
+            for lengths in ((num_computed, max(num_sampled, self._num_idle_rows)), (num_computed, 0))
         )

@@ -32,6 +32,7 @@ class EngineSettings:
         costs_dir: folder of the files that hold costs; None keeps none.
         row_tokens: tokens of a request at most, prompt and output; a GPU's memory must hold one such request.
         memory_fraction: of a GPU's memory that weights and pool may take, in (0, 1].
+        cuda_graphs: on a GPU, steps in which every row decodes are captured and replayed.
     """
 
     socket_path: str
@@ -50,6 +51,7 @@ class EngineSettings:
     costs_dir: str | None = None
     row_tokens: int = 8192
     memory_fraction: float = 0.9
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16", "float16"):
