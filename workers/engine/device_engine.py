@@ -119,7 +119,11 @@ class DeviceEngine:
             self.pool = Pool(storage, budget, self._shape, dtype, order="heads", copy_pages=copy_pages)
             self.operations.place_in(self.pool.workspace.place)
             on_device.reserve(self._sizes, self.pool.workspace_for_good)
-            self.steps = self._steps_on(self.pool.kv_cache, self.pool.workspace.keep if limits.cuda_graphs else None)
+            self.steps = self._steps_on(
+                self.pool.kv_cache,
+                self.pool.workspace_for_good,
+                self.pool.workspace.keep if limits.cuda_graphs else None,
+            )
         self.engine = self._engine_of(self.steps, self.pool.pages, budget.kv_tokens)
         logger.info(
             "%s: %.1f GiB of weights, %.1f GiB of pool, room for %d tokens of keys and values",
@@ -141,10 +145,15 @@ class DeviceEngine:
         with torch.cuda.stream(self._stream), torch.inference_mode():
             return self._engine_of(self._steps_on(self._cache(pages.num_pages)), pages, kv_tokens)
 
-    def _steps_on(self, kv_cache: KVCache, keep: Callable[[tuple[int, int]], None] | None = None) -> DeviceSteps:
+    def _steps_on(
+        self,
+        kv_cache: KVCache,
+        memory: Callable[[int], torch.Tensor] | None = None,
+        keep: Callable[[tuple[int, int]], None] | None = None,
+    ) -> DeviceSteps:
         sizes, vocab_size = self._sizes, self.loaded.model.config.vocab_size
         rows = RowState(sizes.max_rows, sizes.max_pages, self.device)
-        sampler = DeviceSampler(rows, vocab_size, sizes.max_pages * self._limits.page_size)
+        sampler = DeviceSampler(rows, vocab_size, sizes.max_pages * self._limits.page_size, memory)
         return DeviceSteps(
             self.loaded.model,
             kv_cache,
@@ -184,7 +193,8 @@ class DeviceEngine:
 
     def _budget(self, num_free: int, weight_bytes: int) -> Budget:
         limits, max_tokens = self._limits, self._sizes.max_tokens
-        longest = bytes_of(self.operations.results(max_tokens, limits.max_rows)) + _WORKSPACE_BYTES
-        least = bytes_of(self.operations.results(limits.max_rows + 1, 1)) + _WORKSPACE_BYTES
+        for_good = _WORKSPACE_BYTES + DeviceSampler.num_bytes(limits.max_rows, self.loaded.model.config.vocab_size)
+        longest = bytes_of(self.operations.results(max_tokens, limits.max_rows)) + for_good
+        least = bytes_of(self.operations.results(limits.max_rows + 1, 1)) + for_good
         available = available_bytes(num_free, weight_bytes, limits.memory_fraction, _RESERVE_BYTES)
         return fill(self._shape, Needs(self._row_tokens, longest, least), available, limits.kv_tokens)

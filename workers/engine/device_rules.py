@@ -4,6 +4,7 @@ The same rules as ``row_rules``. A place is written when a row enters it; later 
 which words may not be completed, whether an end may come yet. Counts for penalties are kept by the kernels that draw.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from weakref import ref
@@ -39,6 +40,11 @@ class _Known:
     num_counted: int = 0
 
 
+def counts_bytes(max_rows: int, vocab_size: int) -> int:
+    """Tell how much memory penalties' counts take."""
+    return 2 * max_rows * (vocab_size + vocab_size % 2)
+
+
 class DeviceRules:
     """Rules of the rows in flight.
 
@@ -47,6 +53,7 @@ class DeviceRules:
         vocab_size: of the logits.
         max_tokens: of a row, prompt and output.
         device: the GPU.
+        memory: gives the large part of its memory, that of penalties' counts: uint8, so many bytes, aligned to 16.
 
     Attributes:
         edits: biases and forbidden tokens.
@@ -54,14 +61,21 @@ class DeviceRules:
         num_top: int32 ``[max_rows]``, tokens to tell the logarithms of beside the chosen one's; -1: tell nothing.
     """
 
-    def __init__(self, max_rows: int, vocab_size: int, max_tokens: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        max_rows: int,
+        vocab_size: int,
+        max_tokens: int,
+        device: torch.device,
+        memory: Callable[[int], torch.Tensor],
+    ) -> None:
         def of_place(dtype: torch.dtype, *shape: int) -> tuple[torch.dtype, tuple[int, ...]]:
             return dtype, (max_rows, *shape)
 
         self._num_words = num_words(vocab_size)
         self._vocab_size = vocab_size
         self._known: list[_Known | None] = [None] * max_rows
-        memory = self._memory = StateMemory(
+        state = self._memory = StateMemory(
             {
                 "num_top": of_place(torch.int32),
                 "bias_ids": of_place(torch.int32, MAX_LIST),
@@ -76,19 +90,19 @@ class DeviceRules:
             },
             device,
         )
-        self.num_top = memory["num_top"]
+        self.num_top = state["num_top"]
         unbiased = torch.zeros(max_rows, MAX_LIST, dtype=torch.float32, device=device)
         self.edits = Edits(
-            memory["bias_ids"],
-            memory["biases"],
-            memory["num_biases"],
-            memory["forbidden"],
-            memory["num_forbidden"],
+            state["bias_ids"],
+            state["biases"],
+            state["num_biases"],
+            state["forbidden"],
+            state["num_forbidden"],
             unbiased,
         )
-        counts = torch.zeros(max_rows, vocab_size + vocab_size % 2, dtype=torch.int16, device=device)
+        counts = memory(counts_bytes(max_rows, vocab_size)).view(torch.int16).view(max_rows, -1).zero_()
         self.penalties = DevicePenalties(
-            memory["repetition"], memory["presence"], memory["frequency"], counts, memory["slots"]
+            state["repetition"], state["presence"], state["frequency"], counts, state["slots"]
         )
         self._token_ids = torch.zeros(max_tokens, dtype=torch.int64, device=device)
         self._pinned = torch.zeros(max_tokens, dtype=torch.int64, pin_memory=device.type == "cuda")

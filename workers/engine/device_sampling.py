@@ -5,8 +5,10 @@ drawn goes to where the next step reads it, on the device: ``start`` waits for n
 before ``finish``.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from headrace.kernels.logits import workspace_floats
 from headrace.kernels.logprobs import rank, tell
 from headrace.kernels.sampling import Draws, SamplingParameters, sample
 from headrace.workers.engine.device_results import DeviceResults
-from headrace.workers.engine.device_rules import DeviceRules
+from headrace.workers.engine.device_rules import DeviceRules, counts_bytes
 from headrace.workers.engine.forbidden import Forbidden
 from headrace.workers.engine.penalties import Penalties
 from headrace.workers.engine.row_state import RowState
@@ -52,20 +54,29 @@ class DeviceSampler:
         state: of the rows, on the GPU.
         vocab_size: of the logits.
         max_tokens: of a row, prompt and output.
+        memory: gives memory for good: uint8, so many bytes, aligned to 16; ``num_bytes`` in all. Default: torch does.
     """
 
-    def __init__(self, state: RowState, vocab_size: int, max_tokens: int) -> None:
+    def __init__(
+        self, state: RowState, vocab_size: int, max_tokens: int, memory: Callable[[int], Tensor] | None = None
+    ) -> None:
         device, max_rows = state.position.device, len(state.position)
+        memory = memory or partial(torch.empty, dtype=torch.uint8, device=device)
         of = state.sampling
         self._state = state
         self._vocab_size = vocab_size
         self._parameters = SamplingParameters(
             of.temperature, of.top_k, of.top_p, of.min_p, of.seed, state.position, of.num_prompt_tokens
         )
-        self._workspace = torch.empty(workspace_floats(max_rows, vocab_size), dtype=torch.float32, device=device)
-        self._rules = DeviceRules(max_rows, vocab_size, max_tokens, device)
+        self._workspace = memory(4 * workspace_floats(max_rows, vocab_size)).view(torch.float32)
+        self._rules = DeviceRules(max_rows, vocab_size, max_tokens, device, memory)
         self._results = DeviceResults(max_rows, device)
         self._group: _Group | None = None
+
+    @staticmethod
+    def num_bytes(max_rows: int, vocab_size: int) -> int:
+        """Tell how much memory a sampler is given."""
+        return 4 * workspace_floats(max_rows, vocab_size) + counts_bytes(max_rows, vocab_size)
 
     def sample(self, logits: Tensor, rows: Rows[Sequence]) -> Sampled:
         """Choose one token a row; see ``TokenSampler``. Logits are fp32, fp16 or bf16."""
