@@ -45,7 +45,7 @@ class PrefillAttention:
         opened = _open(device)
         self.shape = shape
         self._num_sms = opened.num_sms
-        self._large = block or choose_block(shape, opened.shared_bytes)
+        self._large = block or choose_block(shape, opened.shared_bytes, opened.arch)
         self._small = self._large.halved()
         self._block = self._large
         self._plan_kernel = _plan_kernel(opened.index)
@@ -66,7 +66,8 @@ class PrefillAttention:
     @staticmethod
     def workspace_bytes(shape: PrefillShape, device: torch.device) -> int:
         """How much workspace an object wants on a GPU."""
-        return sum(_layout(shape, choose_block(shape, _open(device).shared_bytes)))
+        opened = _open(device)
+        return sum(_layout(shape, choose_block(shape, opened.shared_bytes, opened.arch)))
 
     def plan(self, query_starts: Tensor, lengths: Tensor, num_tokens: int, *, most_chunks: int | None = None) -> None:
         """Share a step's work out, on torch's current stream; valid until rows or lengths change.
