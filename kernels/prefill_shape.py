@@ -62,7 +62,7 @@ class Block:
         rows: pairs of a query token and a head of its group.
         keys: of a tile; two tiles are in shared memory. Results depend on it, in their last bits.
         least_blocks: on a multiprocessor; it limits a thread's registers.
-        warpgroups: whether Hopper's products of four warps are used: 16-bit numbers, 64 keys, heads of 64 or 128.
+        warpgroups: whether Hopper's products of four warps are used: 16-bit numbers, 64 keys.
     """
 
     rows: int
@@ -89,7 +89,7 @@ class Block:
     def shared_bytes(self, dtype: torch.dtype, head_dim: int) -> int:
         """Dynamic shared memory of a block, as ``prefill_attention.cu`` divides it."""
         row_bytes = head_dim * dtype.itemsize
-        pitch = row_bytes if row_bytes % 128 == 0 else row_bytes + 16
+        pitch = row_bytes if self.warpgroups or row_bytes % 128 == 0 else row_bytes + 16
         parts = 4 * self.rows * (self.keys + 4) if dtype == torch.float32 else 0
         return (self.rows + 4 * self.keys) * pitch + parts
 
