@@ -14,8 +14,8 @@ from headrace.kernels.rows import vector
 
 _WARP = 32
 _THREADS = 128
-# More heads of a thread on their way would cost the registers of other blocks.
-_MOST_TURNS = 3
+# Blocks of a multiprocessor, and heads of a thread on their way: more of one would cost registers of the other.
+_BLOCKS, _MOST_TURNS = 8, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +256,7 @@ def _kernel(device: torch.device, element: str, position: str, heads: _Heads, tu
         VEC=heads.vec,
         LANES=heads.lanes,
         TURNS=turns,
+        BLOCKS=_BLOCKS,
         THREADS=_THREADS,
         POSITION=position,
     )
@@ -264,7 +265,16 @@ def _kernel(device: torch.device, element: str, position: str, heads: _Heads, tu
 @functools.cache
 def _table_kernel(device: torch.device, position: str) -> Kernel:
     # The file's other kernel wants a head: any will do.
-    shape = {"HEAD_DIM": 2, "ROTARY_DIM": 2, "INTERLEAVED": 0, "NORMED": 0, "VEC": 1, "LANES": 1, "TURNS": 1}
+    shape = {
+        "HEAD_DIM": 2,
+        "ROTARY_DIM": 2,
+        "INTERLEAVED": 0,
+        "NORMED": 0,
+        "VEC": 1,
+        "LANES": 1,
+        "TURNS": 1,
+        "BLOCKS": 1,
+    }
     return load(
         "rotary_kv", "rotary_table", "PPPPqif", device, DTYPE="float", THREADS=_THREADS, POSITION=position, **shape
     )

@@ -21,6 +21,7 @@ class RowPlan:
         rows: reduced together by a warp or a block.
         warp_a_row: a warp owns a row, else a block.
         threads: of a block.
+        even: every thread holds as many elements as any other, and there are a power of two of them.
         stages: turns of a block's rows in shared memory, all but one of them on their way; 0: a block has one turn.
     """
 
@@ -29,6 +30,7 @@ class RowPlan:
     rows: int
     warp_a_row: bool
     threads: int
+    even: bool = False
     stages: int = 0
 
     def num_blocks(self, num_rows: int) -> int:
@@ -45,6 +47,7 @@ class RowPlan:
             "ROWS": self.rows,
             "WARP_A_ROW": int(self.warp_a_row),
             "THREADS": self.threads,
+            "EVEN": int(self.even),
             "STAGES": self.stages,
         }
 
@@ -75,14 +78,16 @@ def plan_rows(width: int, num_rows: int, element_bytes: int, num_sms: int, max_v
         # Narrower vectors where they let more of the warp's lanes work.
         while vec > 1 and 2 * num_vecs <= _WARP:
             vec, num_vecs = vec // 2, 2 * num_vecs
-        return RowPlan(vec, 1, 1, True, 256 if many else 128 if num_rows >= _WAVES * num_sms else 32)
+        threads = 256 if many else 128 if num_rows >= _WAVES * num_sms else 32
+        return RowPlan(vec, 1, 1, True, threads, num_vecs == _WARP)
     if many and num_vecs <= 2 * _WARP and max_vecs >= 2:
-        return RowPlan(vec, 2, 1, True, 128)
+        return RowPlan(vec, 2, 1, True, 128, num_vecs == 2 * _WARP)
     if num_vecs > _MAX_THREADS * max_vecs:
         return RowPlan(vec, 0, 1, False, _MAX_THREADS)
     vecs = min(max_vecs, _power(num_vecs, 256 if many else 512))
     threads = min(_MAX_THREADS, -(-num_vecs // (vecs * _WARP)) * _WARP)
-    return RowPlan(vec, vecs, 2 if many and vecs == 1 else 1, False, threads)
+    even = num_vecs == vecs * threads and threads & (threads - 1) == 0
+    return RowPlan(vec, vecs, 2 if many and vecs == 1 else 1, False, threads, even)
 
 
 def _power(count: int, threads: int) -> int:

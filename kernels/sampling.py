@@ -14,6 +14,7 @@ from headrace.kernels.logits import (
     SCAN_WARPS,
     THREADS,
     WARP,
+    bins_grid,
     groups_a_thread,
     require_rows,
     scan_grid,
@@ -122,8 +123,9 @@ def sample(
         scan(grid, block, *rows, workspace, *state)
         pick((num_rows,), (WARP,), out.token_ids, out.valid, workspace, vocab, *state)
     else:
-        scan, pick = _kernels(*form, groups_a_thread(vocab))
+        scan, bins, pick = _kernels(*form, groups_a_thread(vocab))
         scan(grid, block, *rows, workspace, *state)
+        bins(bins_grid(vocab, num_rows), (THREADS,), *rows, workspace, *state)
         pick((num_rows,), (THREADS,), out.token_ids, out.valid, *rows, workspace, *state)
     return out
 
@@ -151,6 +153,8 @@ def _check(
     require(out.last_token, "out.last_token", (num_places,), torch.int64, alignment=8)
     if workspace.dtype != torch.float32 or workspace.numel() < workspace_floats(num_rows, vocab):
         raise KernelError(f"the workspace is not fp32 [{workspace_floats(num_rows, vocab)}]")
+    if workspace.data_ptr() % 8:
+        raise KernelError("the workspace does not begin at a multiple of 8 bytes")
 
 
 def _arguments(
@@ -177,7 +181,9 @@ def _arguments(
 
 
 @functools.cache
-def _kernels(device: torch.device, element: str, vec: int, penalised: bool, groups: int) -> tuple[Kernel, Kernel]:
+def _kernels(
+    device: torch.device, element: str, vec: int, penalised: bool, groups: int
+) -> tuple[Kernel, Kernel, Kernel]:
     macros: dict[str, Any] = {
         "DTYPE": element,
         "VEC": vec,
@@ -187,6 +193,7 @@ def _kernels(device: torch.device, element: str, vec: int, penalised: bool, grou
     }
     return (
         load("sampling", "sample_scan", "PqiP" + _PARAMETERS, device, **macros),
+        load("sampling", "sample_bins", "PqiP" + _PARAMETERS, device, **macros),
         load("sampling", "sample_pick", "PPPqiP" + _PARAMETERS, device, **macros),
     )
 

@@ -12,6 +12,12 @@
 
 using namespace headrace;
 
+#ifndef ONE_ROUND
+#define ONE_ROUND 1
+#endif
+#ifndef MIN_BLOCKS
+#define MIN_BLOCKS 1
+#endif
 #ifndef OUT_STORE
 #define OUT_STORE store
 #endif
@@ -58,6 +64,85 @@ __device__ __forceinline__ void merge_warps(Moments& of, const float (&pivot)[RO
     }
 }
 
+#if ONE_ROUND
+// Mean and squares of as many values, of which all that are merged have equal numbers (EVEN) or not.
+template <int DISTANCE_TO>
+__device__ __forceinline__ void merge_lanes(Moments& of, float& count) {
+#pragma unroll
+    for (int distance = 1; distance < DISTANCE_TO; distance *= 2) {
+        float mean[ROWS], squares[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            mean[r] = __shfl_xor_sync(ALL_LANES, of.mean[r], distance);
+            squares[r] = __shfl_xor_sync(ALL_LANES, of.squares[r], distance);
+        }
+        const float others = EVEN ? count : __shfl_xor_sync(ALL_LANES, count, distance);
+        const float both = count + others;
+        const float share = EVEN ? 0.5f : both > 0.f ? __fdividef(others, both) : 0.f;
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const float off = mean[r] - of.mean[r];
+            of.squares[r] = of.squares[r] + squares[r] + off * off * (count * share);
+            of.mean[r] = EVEN ? 0.5f * (of.mean[r] + mean[r]) : of.mean[r] + off * share;
+        }
+        count = both;
+    }
+}
+
+// The row's moments; ``x`` holds differences from the warp's pivot.
+__device__ __forceinline__ Moments moments(const float (&x)[ROWS][VECS ? VECS : 1][VEC], const float (&pivot)[ROWS],
+                                           const Place& place, int width, float (*scratch)[WARP]) {
+    float count = 0;
+#pragma unroll
+    for (int i = 0; i < VECS; i++) count += place.holds(i) ? VEC : 0;
+    const float share = EVEN ? 1.f / (VECS ? VECS * VEC : 1) : count > 0.f ? __fdividef(1.f, count) : 0.f;
+    Moments of;
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        of.mean[r] = of.squares[r] = 0.f;
+#pragma unroll
+        for (int i = 0; i < VECS; i++)
+            if (place.holds(i))
+#pragma unroll
+                for (int e = 0; e < VEC; e++) of.mean[r] += x[r][i][e];
+        of.mean[r] *= share;
+#pragma unroll
+        for (int i = 0; i < VECS; i++)
+            if (place.holds(i))
+#pragma unroll
+                for (int e = 0; e < VEC; e++) {
+                    const float off = x[r][i][e] - of.mean[r];
+                    of.squares[r] += off * off;
+                }
+    }
+    merge_lanes<WARP>(of, count);
+    if (!WARP_A_ROW && THREADS > WARP) {
+        constexpr int num_warps = THREADS / WARP, span = power_of_two(num_warps);
+        const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, from = lane % span;
+        if (lane == 0) {
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                scratch[r][warp] = of.mean[r];
+                scratch[ROWS + r][warp] = of.squares[r];
+                scratch[2 * ROWS + r][warp] = pivot[r];
+            }
+        }
+        __syncthreads();
+        count = from < num_warps ? (EVEN ? VECS * VEC * WARP : place.held_by(from)) : 0;
+        static_assert(!EVEN || span == num_warps, "warps of equal numbers only");
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            // All of them less the first warp's pivot.
+            of.mean[r] = from < num_warps ? scratch[r][from] + (scratch[2 * ROWS + r][from] - scratch[2 * ROWS + r][0]) : 0.f;
+            of.squares[r] = from < num_warps ? scratch[ROWS + r][from] : 0.f;
+        }
+        merge_lanes<span>(of, count);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) of.mean[r] -= pivot[r] - scratch[2 * ROWS + r][0];
+    }
+    return of;
+}
+#else
 // The row's moments; ``x`` holds differences from the warp's pivot.
 __device__ __forceinline__ Moments moments(const float (&x)[ROWS][VECS ? VECS : 1][VEC], const float (&pivot)[ROWS],
                                            const Place& place, int width, float (*scratch)[WARP]) {
@@ -69,7 +154,7 @@ __device__ __forceinline__ Moments moments(const float (&x)[ROWS][VECS ? VECS : 
         of.mean[r] = of.squares[r] = 0.f;
 #pragma unroll
         for (int i = 0; i < VECS; i++)
-            if (place.vec(i) < place.num_vecs)
+            if (place.holds(i))
 #pragma unroll
                 for (int e = 0; e < VEC; e++) of.mean[r] += x[r][i][e];
     }
@@ -79,7 +164,7 @@ __device__ __forceinline__ Moments moments(const float (&x)[ROWS][VECS ? VECS : 
         of.mean[r] *= share;
 #pragma unroll
         for (int i = 0; i < VECS; i++)
-            if (place.vec(i) < place.num_vecs)
+            if (place.holds(i))
 #pragma unroll
                 for (int e = 0; e < VEC; e++) {
                     const float off = x[r][i][e] - of.mean[r];
@@ -90,6 +175,8 @@ __device__ __forceinline__ Moments moments(const float (&x)[ROWS][VECS ? VECS : 
     if (!WARP_A_ROW) merge_warps(of, pivot, place, width, scratch);
     return of;
 }
+
+#endif
 
 // A row too long for registers: the mean in one pass, the squares around it in the next.
 template <typename T>
@@ -156,7 +243,7 @@ __device__ __forceinline__ void rows_in_registers(T* out, const T* x, T* residua
     Affine<T> affine[VECS];
 #pragma unroll
     for (int i = 0; i < VECS; i++)
-        if (place.vec(i) < place.num_vecs) affine[i].read(weight, bias, place.vec(i));
+        if (place.holds(i)) affine[i].read(weight, bias, place.vec(i));
 #endif
     int turn = 0;
     do {
@@ -181,7 +268,7 @@ __device__ __forceinline__ void rows_in_registers(T* out, const T* x, T* residua
             const float scale = rsqrtf(of.squares[r] / width + eps);
 #pragma unroll
             for (int i = 0; i < VECS; i++) {
-                if (place.vec(i) >= place.num_vecs) break;
+                if (!place.holds(i)) break;
 #if !STAGES
                 Affine<T> affine[VECS];
                 affine[i].read(weight, bias, place.vec(i));
@@ -213,7 +300,7 @@ __device__ __forceinline__ void row_in_passes(T* out, const T* x, T* residual, c
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     layer_norm(DTYPE* out, const DTYPE* x, DTYPE* residual, const DTYPE* input_bias, const DTYPE* weight,
                const DTYPE* bias, int64_t num_rows, int width, float eps) {
     wait_for_earlier_kernels();

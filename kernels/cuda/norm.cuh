@@ -45,7 +45,7 @@ struct Held {
 #pragma unroll
             for (int i = 0; i < VECS; i++) {
                 at[r][i] = Vec<T, VEC>{};
-                if (place.row + r < num_rows && place.vec(i) < place.num_vecs)
+                if (place.row + r < num_rows && place.holds(i))
                     at[r][i] = read_stream<T>(x, residual, input_bias, (place.row + r) * width, place.vec(i));
             }
         }

@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #if VECS
 #pragma unroll
         for (int i = 0; i < VECS; i++)
-            if (place.vec(i) < place.num_vecs) normalise<T>(out, held.at[r][i], weight, base, place.vec(i), scale);
+            if (place.holds(i)) normalise<T>(out, held.at[r][i], weight, base, place.vec(i), scale);
 #else
         for (int vec = place.thread; vec < place.num_vecs; vec += place.team)
             normalise<T>(out, read_again<T>(x, residual, input_bias, base, vec), weight, base, vec, scale);

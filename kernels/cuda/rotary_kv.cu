@@ -6,20 +6,14 @@
 //
 // Macros: DTYPE, HEAD_DIM, ROTARY_DIM (of the head's first dimensions; 0: none), INTERLEAVED (0: the first half rotates
 // against the second, as in Llama's Hugging Face weights; 1: neighbours, as in GPT-J), VEC, LANES, THREADS,
-// POSITION (type of positions), NORMED (0 or 1), TURNS (heads of a group that are on their way together).
+// POSITION (type of positions), NORMED (0 or 1), TURNS (heads of a group that are on their way together), BLOCKS (that
+// registers shall leave room for on a multiprocessor).
 //
 // [1] J. Su et al. RoFormer: enhanced transformer with rotary position embedding. arXiv:2104.09864.
 #include "common.cuh"
 #include "copy_async.cuh"
 
 using namespace headrace;
-
-#ifndef ANGLES_SHARED
-#define ANGLES_SHARED 0
-#endif
-#ifndef MIN_BLOCKS
-#define MIN_BLOCKS 5
-#endif
 
 constexpr int HALF = ROTARY_DIM / 2, TAIL = (HEAD_DIM - ROTARY_DIM) / 2, GROUPS = THREADS / LANES;
 static_assert(HALF % VEC == 0 && TAIL % VEC == 0 && HEAD_DIM / 2 <= LANES * VEC && WARP % LANES == 0, "impossible head");
@@ -85,7 +79,7 @@ struct Pages {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     rotary_kv(DTYPE* query, int64_t query_stride, const DTYPE* qkv, int64_t qkv_stride, int num_heads, int num_kv_heads,
               const float* cosines, const float* sines, const DTYPE* query_norm, const DTYPE* key_norm, float eps,
               const POSITION* positions, const int* rows, DTYPE* key_pages, DTYPE* value_pages, int64_t page_stride,
@@ -102,7 +96,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     const int64_t owner = rows ? rows[token] : token;
 #if ROTARY_DIM
     constexpr int WIDE = VEC < 4 ? VEC : 4;  // 16 bytes of angles
-#if ANGLES_SHARED
     // A warp's own copy of the token's cosines and sines, so that no register waits for them.
     __shared__ __align__(16) float angles[THREADS / WARP][2][HALF];
     float(&own)[2][HALF] = angles[threadIdx.x / WARP];
@@ -111,17 +104,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         copy_shared<WIDE * 4>(shared_address(&own[1][at]), sines + token * HALF + at);
     }
     commit_copies();
-#else
-    alignas(16) float cosine[VEC], sine[VEC];
-    if (pairs.rotates) {
-#pragma unroll
-        for (int e = 0; e < VEC; e += WIDE) {
-            const int64_t at = token * HALF + lane * VEC + e;
-            reinterpret_cast<Vec<float, WIDE>&>(cosine[e]) = load<float, WIDE>(cosines + at);
-            reinterpret_cast<Vec<float, WIDE>&>(sine[e]) = load<float, WIDE>(sines + at);
-        }
-    }
-#endif
 #endif
     const int num_slots = num_heads + 2 * num_kv_heads, step = gridDim.y * GROUPS;
     // Whole warps go round together, because the norm's reduction needs all lanes.
@@ -145,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
             for (int e = 0; e < 2 * VEC; e++) squares[turn] += part[turn].get(e) * part[turn].get(e);
         warp_reduce<Sum, TURNS, LANES>(squares);
 #endif
-#if ROTARY_DIM && ANGLES_SHARED
+#if ROTARY_DIM
         wait_for_copies<0>();
         __syncwarp();
 #endif
@@ -167,7 +149,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #endif
 #if ROTARY_DIM
             if (pairs.rotates && slot < num_heads + num_kv_heads) {
-#if ANGLES_SHARED
                 alignas(16) float cosine[VEC], sine[VEC];
 #pragma unroll
                 for (int e = 0; e < VEC; e += WIDE) {
@@ -175,7 +156,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                     reinterpret_cast<Vec<float, WIDE>&>(cosine[e]) = load<float, WIDE>(own[0] + at);
                     reinterpret_cast<Vec<float, WIDE>&>(sine[e]) = load<float, WIDE>(own[1] + at);
                 }
-#endif
                 rotate(value, cosine, sine);
             }
 #endif

@@ -4,7 +4,8 @@
 // ROWS rows. With STAGES, a block goes from rows to rows, and each thread copies the vectors that itself will use into
 // shared memory, STAGES - 1 turns ahead: no register and no barrier waits for them.
 //
-// Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW (0 or 1), THREADS (of a block), STAGES (0: a row's vectors are loaded when
+// Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW (0 or 1), THREADS (of a block), EVEN (1: all threads hold as much, and they
+// are a power of two), STAGES (0: a row's vectors are loaded when
 // they are needed; else VEC elements are 16 bytes).
 #pragma once
 
@@ -29,6 +30,9 @@ struct Place {
 
     __device__ __forceinline__ int vec(int i) const { return thread + i * team; }
 
+    // Whether the row has the thread's i-th vector.
+    __device__ __forceinline__ bool holds(int i) const { return EVEN || vec(i) < num_vecs; }
+
     // Elements that a warp of the team holds, of a row in registers.
     __device__ __forceinline__ int held_by(int warp) const {
         int count = 0;
@@ -41,6 +45,11 @@ struct Place {
 #if STAGES
 static_assert(STAGES > 1 && VEC * sizeof(DTYPE) == 16, "copies are of 16 bytes, and one stage is being read");
 
+#if HINT_LOAD
+#define STAGE_POLICY
+#else
+#define STAGE_POLICY , policy_
+#endif
 template <typename T>
 class Ahead {
     static constexpr int VEC_BYTES = 16, TURN_BYTES = ROWS * VECS * THREADS * VEC_BYTES;
@@ -57,9 +66,9 @@ class Ahead {
         for (int r = 0; r < ROWS; r++) {
 #pragma unroll
             for (int i = 0; i < VECS; i++) {
-                const bool exists = row_ + r < num_rows_ && place.vec(i) < place.num_vecs;
+                const bool exists = row_ + r < num_rows_ && place.holds(i);
                 const T* from = exists ? x_ + (row_ + r) * pitch_ + int64_t(place.vec(i)) * VEC : x_;
-                copy_16_bytes(to + (r * VECS + i) * THREADS * VEC_BYTES, from, exists ? VEC_BYTES : 0, policy_);
+                copy_16_bytes(to + (r * VECS + i) * THREADS * VEC_BYTES, from, exists ? VEC_BYTES : 0 STAGE_POLICY);
             }
         }
         commit_copies();

@@ -13,15 +13,25 @@
 namespace headrace {
 
 constexpr int SCAN_WARPS = 4;
+constexpr int NUM_BINS = 2048;
+
+// A row's tokens by bins of logits (mass_bins.cuh).
+struct Bins {
+    unsigned long long* lacks;
+    int* counts;
+};
 
 struct Workspace {
     float *segment_best, *segment_sum, *group_best;
     int num_segments;
+    Bins bins;
 
     __device__ __forceinline__ Workspace(float* base, int64_t row, int vocab) : num_segments((vocab + SEGMENT - 1) / SEGMENT) {
-        segment_best = base + row * num_segments * (2 + GROUPS_A_SEGMENT);
+        segment_best = base + row * (num_segments * (2 + GROUPS_A_SEGMENT) + 3 * NUM_BINS);
         segment_sum = segment_best + num_segments;
         group_best = segment_sum + num_segments;
+        bins.lacks = reinterpret_cast<unsigned long long*>(group_best + num_segments * GROUPS_A_SEGMENT);
+        bins.counts = reinterpret_cast<int*>(bins.lacks + NUM_BINS);
     }
 };
 

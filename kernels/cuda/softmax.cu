@@ -158,7 +158,7 @@ __device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask
             const MaskType* mask_row = MASK && row < num_rows ? mask.row(row) : nullptr;
 #pragma unroll
             for (int i = 0; i < VECS; i++)
-                if (row < num_rows && place.vec(i) < place.num_vecs) part[r][i].read(mask_row, place.vec(i));
+                if (row < num_rows && place.holds(i)) part[r][i].read(mask_row, place.vec(i));
         }
         ahead.next(raw, place);
 #endif
@@ -172,7 +172,7 @@ __device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask
             for (int i = 0; i < VECS; i++) {
 #pragma unroll
                 for (int e = 0; e < VEC; e++) value[r][i][e] = -INFINITY;
-                if (row < num_rows && place.vec(i) < place.num_vecs) {
+                if (row < num_rows && place.holds(i)) {
 #if STAGES
                     masked<T>(value[r][i], raw[r][i], part[r][i], scale);
 #else
@@ -208,7 +208,7 @@ __device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask
             if (place.row + r >= num_rows) break;
 #pragma unroll
             for (int i = 0; i < VECS; i++) {
-                if (place.vec(i) >= place.num_vecs) break;
+                if (!place.holds(i)) break;
 #pragma unroll
                 for (int e = 0; e < VEC; e++) value[r][i][e] *= factor[r];
                 store_once<T, VEC>(out + (place.row + r) * length + int64_t(place.vec(i)) * VEC, pack<T, VEC>(value[r][i]));
