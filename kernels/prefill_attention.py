@@ -45,7 +45,7 @@ class PrefillAttention:
         opened = _open(device)
         self.shape = shape
         self._num_sms = opened.num_sms
-        self._large = block or choose_block(shape, opened.shared_bytes)
+        self._large = block or choose_block(shape, opened.shared_bytes, opened.arch)
         self._small = self._large.halved()
         self._block = self._large
         self._plan_kernel = _plan_kernel(opened.index)
@@ -66,7 +66,8 @@ class PrefillAttention:
     @staticmethod
     def workspace_bytes(shape: PrefillShape, device: torch.device) -> int:
         """How much workspace an object wants on a GPU."""
-        return sum(_layout(shape, choose_block(shape, _open(device).shared_bytes)))
+        opened = _open(device)
+        return sum(_layout(shape, choose_block(shape, opened.shared_bytes, opened.arch)))
 
     def plan(self, query_starts: Tensor, lengths: Tensor, num_tokens: int, *, most_chunks: int | None = None) -> None:
         """Share a step's work out, on torch's current stream; valid until rows or lengths change.
@@ -140,10 +141,15 @@ class PrefillAttention:
         )
 
     def _choose(self, num_tokens: int) -> Block:
-        """Take smaller blocks where larger ones would leave multiprocessors without any."""
+        """Take smaller blocks where larger ones would leave multiprocessors without any.
+
+        A group of warps has its own 64 rows in blocks of either size. Halves of blocks that every second multiprocessor
+        has already would read keys twice as often, and nothing would be done sooner.
+        """
         shape, large = self.shape, self._large
         num_blocks = -(-num_tokens * shape.group // large.rows) * shape.num_kv_heads
-        return self._small if self._small is not None and num_blocks < self._num_sms else large
+        enough = self._num_sms // 2 if large.warpgroups else self._num_sms
+        return self._small if self._small is not None and num_blocks < enough else large
 
     def _check_tokens(self, out: Tensor, query: Tensor) -> None:
         shape = self.shape

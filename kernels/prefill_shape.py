@@ -62,7 +62,7 @@ class Block:
         rows: pairs of a query token and a head of its group.
         keys: of a tile; two tiles are in shared memory. Results depend on it, in their last bits.
         least_blocks: on a multiprocessor; it limits a thread's registers.
-        warpgroups: whether Hopper's products of four warps are used: 16-bit numbers, 64 keys, heads of 64 or 128.
+        warpgroups: whether Hopper's products of four warps are used: 16-bit numbers, 64 keys.
     """
 
     rows: int
@@ -89,7 +89,7 @@ class Block:
     def shared_bytes(self, dtype: torch.dtype, head_dim: int) -> int:
         """Dynamic shared memory of a block, as ``prefill_attention.cu`` divides it."""
         row_bytes = head_dim * dtype.itemsize
-        pitch = row_bytes if row_bytes % 128 == 0 else row_bytes + 16
+        pitch = row_bytes if self.warpgroups or row_bytes % 128 == 0 else row_bytes + 16
         parts = 4 * self.rows * (self.keys + 4) if dtype == torch.float32 else 0
         return (self.rows + 4 * self.keys) * pitch + parts
 
@@ -112,17 +112,18 @@ class Block:
         }
 
 
-def choose_block(shape: PrefillShape, shared_bytes: int) -> Block:
+def choose_block(shape: PrefillShape, shared_bytes: int, arch: str) -> Block:
     """Prefer two blocks on a multiprocessor to long tiles: one computes products while the other weighs scores.
 
     Args:
         shape: what is attended to.
         shared_bytes: the most that a block may have.
+        arch: what is compiled for.
 
     Raises:
         KernelError: not even the smallest block fits.
     """
-    candidates = _candidates(shape)
+    candidates = _candidates(shape, arch)
     for num_blocks in (2, 1):
         for block in candidates:
             each = block.shared_bytes(shape.dtype, shape.head_dim) + block.static_bytes + RESERVED_BYTES
@@ -132,9 +133,11 @@ def choose_block(shape: PrefillShape, shared_bytes: int) -> Block:
     raise KernelError(f"{shape} does not fit {shared_bytes} bytes of shared memory")
 
 
-def _candidates(shape: PrefillShape) -> list[Block]:
+def _candidates(shape: PrefillShape, arch: str) -> list[Block]:
     if shape.dtype == torch.float32:
         return [Block(64, 32), Block(32, 32)] if shape.head_dim <= 128 else [Block(32, 16), Block(16, 16)]
+    if arch == "sm_90a" and shape.head_dim in (64, 128):
+        return [Block(128, 64, warpgroups=True)]
     # Sums of 32 rows of 256 numbers would not fit a warp's registers.
     rows = 128 if shape.head_dim <= 128 else 64
     # A warp copies a quarter of a tile, 16 bytes a lane: half tiles of heads of 80 and 96 do not divide.

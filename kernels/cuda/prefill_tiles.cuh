@@ -9,15 +9,16 @@ namespace headrace {
 
 constexpr int THREADS = WARPS * WARP;
 constexpr int UNIT_KEYS = 16;  // neighbours in memory, whatever the page size
-constexpr int TILE_BYTES = BLOCK_KEYS * PITCH, QUERY_BYTES = BLOCK_ROWS * PITCH;
+constexpr int TILE_PITCH = WARPGROUPS ? ROW_BYTES : PITCH;
+constexpr int TILE_BYTES = BLOCK_KEYS * TILE_PITCH, QUERY_BYTES = BLOCK_ROWS * TILE_PITCH;
 constexpr int CHUNKS = ROW_BYTES / 16;
-static_assert(!WARPGROUPS || ROW_BYTES % PANEL_BYTES == 0);
 
 // Where a row's 16 bytes from ``column`` on lie in a tile of NUM_ROWS: in a whole row, or in panels for warpgroups.
 template <int NUM_ROWS>
 __device__ __forceinline__ int place_in_tile(int row, int column) {
     if (WARPGROUPS)
-        return column / PANEL_BYTES * NUM_ROWS * PANEL_BYTES + row * PANEL_BYTES + swizzled(row, column % PANEL_BYTES);
+        return column / PANEL_BYTES * NUM_ROWS * PANEL_BYTES + row * PANEL_BYTES +
+               swizzled_in_panel(row, column % PANEL_BYTES);
     return row * PITCH + swizzled(row, column);
 }
 
@@ -80,8 +81,9 @@ struct Rows {
 
 // Issues the copies of a warp's share of each tile: KEYS_A_WARP neighbouring keys and values.
 struct Feeder {
-    static constexpr int KEYS_A_WARP = BLOCK_KEYS / WARPS, EACH = KEYS_A_WARP * CHUNKS / WARP;
-    static_assert(BLOCK_KEYS % WARPS == 0 && UNIT_KEYS % KEYS_A_WARP == 0 && KEYS_A_WARP * CHUNKS % WARP == 0);
+    static constexpr int KEYS_A_WARP = BLOCK_KEYS / WARPS, SHARE = KEYS_A_WARP * CHUNKS;
+    static constexpr int EACH = (SHARE + WARP - 1) / WARP;
+    static_assert(BLOCK_KEYS % WARPS == 0 && UNIT_KEYS % KEYS_A_WARP == 0);
 
     // Where the warp's keys of the next 32 tiles lie.
     static __device__ __forceinline__ void look_up(const Args& args, Rows& rows, int tile) {
@@ -119,6 +121,7 @@ struct Feeder {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const int chunk = i * WARP + lane, at = chunk / CHUNKS;
+            if ((i + 1) * WARP > SHARE && chunk >= SHARE) break;
             const uint32_t target = to + place_in_tile<BLOCK_KEYS>(own + at, (chunk - at * CHUNKS) * 16);
             const bool wanted = WHOLE || at < num_keys;
             const int distance = WHOLE ? i * WARP * 16 : wanted ? chunk * 16 : 0;

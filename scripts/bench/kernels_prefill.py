@@ -67,12 +67,21 @@ def cases() -> Iterator[Case]:
         name = f"64x1024_blocks_of_{block.rows}x{block.keys}"
         yield Case(name, prompts, block=block, beside_torch=False)
     if torch.cuda.get_device_capability(DEVICE) == (9, 0):
-        block = Block(128, 64, warpgroups=True)
-        yield Case("64x1024_warpgroups", prompts, block=block, beside_torch=False)
-        yield Case("1x4096_warpgroups", [(4096, 4096)], block=block, beside_torch=False)
-        yield Case("4x16384_warpgroups", [(16384, 16384)] * 4, block=block, beside_torch=False)
-        yield Case("4x512on4096_warpgroups", [(512, 4608)] * 4, block=block, beside_torch=False)
-        yield Case("64x1024_32on8x64_warpgroups", prompts, replace(L8B, head_dim=64), block=block, beside_torch=False)
+        block = Block(128, 64)
+        yield Case("64x1024_single_warps", prompts, block=block, beside_torch=False)
+        yield Case("1x4096_single_warps", [(4096, 4096)], block=block, beside_torch=False)
+        yield Case("4x16384_single_warps", [(16384, 16384)] * 4, block=block, beside_torch=False)
+        yield Case("4x512on4096_single_warps", [(512, 4608)] * 4, block=block, beside_torch=False)
+        yield Case("64x1024_32on8x64_single_warps", prompts, replace(L8B, head_dim=64), block=block, beside_torch=False)
+        for heads, group, head_dim in ((32, 1, 80), (8, 3, 96), (4, 4, 256)):
+            shape = replace(L8B, num_kv_heads=heads, group=group, head_dim=head_dim)
+            block = Block(128, 64, 2 if head_dim <= 128 else 1, warpgroups=True)
+            name = f"64x1024_{heads * group}on{heads}x{head_dim}_warpgroups"
+            yield Case(name, prompts, shape, block=block, beside_torch=False)
+        # Those that fill half of the multiprocessors.
+        block = Block(64, 64, warpgroups=True)
+        yield Case("1x512_blocks_of_64", [(512, 512)], block=block, beside_torch=False)
+        yield Case("1x512on4096_blocks_of_64", [(512, 4608)], block=block, beside_torch=False)
     for heads, group, head_dim in ((8, 2, 128), (32, 1, 128), (8, 4, 64), (32, 1, 80), (8, 3, 96), (4, 4, 256)):
         shape = replace(L8B, num_kv_heads=heads, group=group, head_dim=head_dim)
         yield Case(f"64x1024_{heads * group}on{heads}x{head_dim}", prompts, shape)

@@ -132,16 +132,17 @@ def test_results_are_right_with_tiles_of_any_length(device: torch.device, head_d
 
 
 @pytest.mark.parametrize("rows", ROWS, ids=lambda rows: f"{len(rows)}rows")
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 def test_hopper_multiplies_in_groups_of_warps(
     device: torch.device, dtype: torch.dtype, head_dim: int, rows: list[tuple[int, int]]
 ) -> None:
     if torch.cuda.get_device_capability(device) != (9, 0):
         pytest.skip("the GPU is no Hopper")
-    block = Block(128, 64, warpgroups=True)
-    check(shaped(dtype, head_dim, 4), rows, device, block=block)
-    check(shaped(dtype, head_dim, 1, page_size=48), rows, device, window=100, block=block)
+    least_blocks = 2 if head_dim <= 128 else 1
+    for block in (Block(128, 64, least_blocks, warpgroups=True), Block(64, 64, least_blocks, warpgroups=True)):
+        check(shaped(dtype, head_dim, 4), rows, device, block=block)
+        check(shaped(dtype, head_dim, 1, page_size=48), rows, device, window=100, block=block)
 
 
 def test_a_token_has_the_same_bits_alone_and_among_others(device: torch.device, dtype: torch.dtype) -> None:

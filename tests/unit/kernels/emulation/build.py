@@ -22,7 +22,7 @@ def compiler() -> str | None:
 
 def build_prefill(block: Block, dtype: torch.dtype, head_dim: int, folder: Path) -> ctypes.CDLL:
     """Compile prefill attention in an empty folder."""
-    for pattern in ("prefill_*.cu*", "head_rows.cuh", "plan.cuh"):
+    for pattern in ("prefill_*.cu*", "head_rows.cuh", "panels.cuh", "plan.cuh"):
         for path in CUDA_DIR.glob(pattern):
             text = path.read_text().replace(_DYNAMIC, "unsigned char* const memory = emulated::memory;")
             (folder / path.name).write_text(text)

@@ -1,11 +1,9 @@
-// kernels/cuda/warpgroup.cuh for fibers: matrices in shared memory by PTX's canonical layouts with a 128-byte swizzle.
+// kernels/cuda/warpgroup.cuh for fibers: matrices in shared memory by PTX's canonical layouts with a swizzle.
 #pragma once
 
-#include "common.cuh"
+#include "panels.cuh"
 
 namespace headrace {
-
-constexpr int PANEL_BYTES = 128;
 
 // Where the rows, or groups of 8 rows, of a matrix lie.
 struct Matrix {
@@ -24,21 +22,20 @@ void finish_products(float (&)[N]) {}
 template <int N>
 void keep(const uint32_t (&)[N][4]) {}
 
-// The hardware exchanges bits 4 to 6 of an address by bits 7 to 9.
+// The hardware exchanges an address's bits from 4 on by those from 7 on, as many as number a row's 16-byte groups.
 template <typename T>
 float number_at(uint32_t address) {
     T value;
-    memcpy(&value, emulated::memory + (address ^ (address >> 7 & 7) << 4), 2);
+    memcpy(&value, emulated::memory + (address ^ (address >> 7 & (PANEL_BYTES / 16 - 1)) << 4), 2);
     return to_float(value);
 }
 template <typename T>
 float in_row(const Matrix& x, int row, int column) {
-    return number_at<T>(x.start + row / 8 * 1024 + row % 8 * PANEL_BYTES + column * 2);
+    return number_at<T>(x.start + row * PANEL_BYTES + column * 2);
 }
 template <typename T>
 float in_column(const Matrix& x, int row, int column) {
-    return number_at<T>(x.start + column / 64 * x.panel_bytes + column % 64 * 2 + row / 8 * 1024 +
-                        row % 8 * PANEL_BYTES);
+    return number_at<T>(x.start + column * 2 / PANEL_BYTES * x.panel_bytes + column * 2 % PANEL_BYTES + row * PANEL_BYTES);
 }
 
 // All four warps are done with shared memory when any of them goes on.
