@@ -12,6 +12,7 @@ from headrace.class_costs import ClassCosts
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_client, translated
 from headrace.errors import HeadraceError
+from headrace.faults import fault_point
 from headrace.keys import Keys, ProcessKind, RequestStream
 from headrace.moves import Call, HeartbeatCall, Window, WindowCall, source
 from headrace.request import CONTRACT_VERSION
@@ -149,12 +150,15 @@ class Broker:
         """
         if not calls:
             return []
+        move = calls[0].move
         answers = [self.run(calls[0])]  # and its script is known to the server
-        script = self._scripts[calls[0].move]
+        fault_point(f"{move}.first")
+        script = self._scripts[move]
         with translated(self.settings):
             pipe = self.client.pipeline(transaction=False)
             for call in calls[1:]:
                 pipe.evalsha(script.sha, 1, self.keys.load, *call.arguments())
+                fault_point(f"{move}.partly", pipe.execute)
             try:
                 replies = pipe.execute()
             except redis.exceptions.NoScriptError:  # the server has just started again; moves may be sent twice
@@ -162,23 +166,34 @@ class Broker:
         return answers + [call.read(reply) for call, reply in zip(calls[1:], replies, strict=True)]
 
     def adopt_contract(self) -> None:
-        """Write this program's version to a queue that has none."""
+        """Write this program's version to a queue that has none; a full server takes no write, not even of the same."""
+        with translated(self.settings):
+            lowest, highest = self.client.hmget(self.keys.contract, "min", "max")
+        fault_point("contract.read")
+        if lowest is None or highest is None:
+            lowest, highest = self._write_contract()
+            fault_point("contract.adopted")
+        check_contract(lowest, highest, self.settings.queue_name)
+
+    def _write_contract(self) -> tuple[bytes, bytes]:
         with translated(self.settings):
             pipe = self.client.pipeline(transaction=True)
             pipe.hsetnx(self.keys.contract, "min", CONTRACT_VERSION)
             pipe.hsetnx(self.keys.contract, "max", CONTRACT_VERSION)
             pipe.hmget(self.keys.contract, "min", "max")
             lowest, highest = pipe.execute()[-1]
-        check_contract(lowest, highest, self.settings.queue_name)
+        return lowest, highest
 
     def serve_tenants(self, streams: Sequence[RequestStream]) -> None:
         """Enter the tenants whose streams a scheduler reads, so that submissions for any other can be refused."""
         flows = [f"{stream.lane}:{stream.tenant}" for stream in streams if stream.tenant]
         with translated(self.settings):
             known = self.client.hmget(self.keys.tenants, flows) if flows else []
+            fault_point("tenants.read")
             new = [flow for flow, virtual_time in zip(flows, known, strict=True) if virtual_time is None]
             for flow in new:
                 self.client.hsetnx(self.keys.tenants, flow, 0)
+                fault_point("tenants.entered")
 
     def now_ms(self) -> int:
         """The server's clock."""
@@ -222,6 +237,7 @@ class Broker:
         """Become or remain the queue's leading scheduler. For efficiency only: two leaders do no harm."""
         with translated(self.settings):
             leader = self.client.get(self.keys.leader)
+            fault_point("leader.read")
             if leader is not None:
                 return bool(leader == scheduler.encode() and self.client.pexpire(self.keys.leader, lease_ms))
             try:
@@ -238,14 +254,18 @@ class Broker:
     def resign(self, scheduler: str) -> None:
         """Let another scheduler lead at once."""
         with translated(self.settings):
-            if self.client.get(self.keys.leader) == scheduler.encode():
+            leads = self.client.get(self.keys.leader) == scheduler.encode()
+            fault_point("resign.read")
+            if leads:
                 self.client.delete(self.keys.leader)
 
     def workers(self, max_age_ms: int) -> list[WorkerInfo]:
         """Workers whose last heartbeat is at most so old; older ones are forgotten."""
         oldest = self.now_ms() - max_age_ms
+        fault_point("workers.timed")
         with translated(self.settings):
             self.client.zremrangebyscore(self.keys.workers, "-inf", oldest)
+            fault_point("workers.forgotten")
             seen = self.client.zrange(self.keys.workers, 0, -1, withscores=True)
             pipe = self.client.pipeline(transaction=False)
             for worker, _ in seen:
@@ -256,6 +276,7 @@ class Broker:
     def beat(self, kind: ProcessKind, name: str, details: Mapping[str, object], life_ms: int) -> None:
         """Say that a process lives, and what it does; forget those of its kind that are silent for ``life_ms``."""
         now_ms = self.run(HeartbeatCall(kind, name, json.dumps(details), life_ms)).now_ms
+        fault_point("beat.told")
         with translated(self.settings):
             self.client.zremrangebyscore(self.keys.living(kind), "-inf", now_ms - life_ms)
 
@@ -263,6 +284,7 @@ class Broker:
         """Take a process that ended in order off the list."""
         with translated(self.settings):
             self.client.delete(self.keys.process(kind, name))
+            fault_point("leave.partly")
             self.client.zrem(self.keys.living(kind), name)
 
     def heartbeats(self, kind: ProcessKind, max_age_ms: int) -> list[Heartbeat]:

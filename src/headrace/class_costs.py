@@ -8,6 +8,7 @@ from headrace.batch_log import BatchRecord, read_batch_log
 from headrace.config import Settings
 from headrace.connection import translated
 from headrace.errors import ConfigurationError
+from headrace.faults import fault_point
 from headrace.keys import Keys
 
 #: A request to measure that no worker has heard of by then is forgotten.
@@ -48,9 +49,11 @@ class ClassCosts:
         oldest = self._now_ms() - max_age_ms
         with translated(self._settings):
             stale = self._client.zrangebyscore(self._keys.classes, "-inf", oldest)
+            fault_point("forget.found")
             if stale:
                 pipe = self._client.pipeline(transaction=False)
                 pipe.hdel(self._keys.cost, *stale)
+                fault_point("forget.partly", pipe.execute)
                 pipe.zrem(self._keys.classes, *stale)
                 pipe.execute()
         return [worker_class.decode() for worker_class in stale]

@@ -1,54 +1,25 @@
-"""Several schedulers on one queue, and what a dead one leaves: real processes, killed as kill -9 does."""
+"""Several schedulers on one queue: real processes, killed as kill -9 does. ``test_faults.py`` says where."""
 
 import json
-import multiprocessing
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.redis.scheduler_process import leader_pid, scheduler, until
 from tests.unit.contract.actors import Actors, Holding
 from tests.unit.contract.audit import check
 
 from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.keys import LANES, RequestStream
-from headrace.testing.dying_scheduler import run_scheduler
 from headrace.testing.servers import Server
 
 NUM_REQUESTS = 24
 #: Small batches and windows, so that a round of a scheduler has many commands.
 GIVEN: dict[str, Any] = {"queue": "test", "model": "test", "lease_ms": 1_000, "window": 8, "max_batch_rows": 4,
          "max_backlog_batches": 3}  # fmt: skip
-
-
-#: Its processes are copies of one that has imported everything already.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["headrace.testing.dying_scheduler"])
-
-
-@contextmanager
-def scheduler(server: Server, kill_at: int = 0) -> Iterator[BaseProcess]:
-    """A scheduler's process."""
-    process = FORKS.Process(target=run_scheduler, args=(Settings(redis_url=server.url, **GIVEN), kill_at))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
-        process.close()
-
-
-def until(holds: Callable[[], object], timeout_s: float = 30.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end_s, "it did not come about in time"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -85,11 +56,6 @@ class Worker:
         return set(self.claimed) >= ids
 
 
-def leader_pid(actors: Actors) -> int:
-    """0 where nobody leads."""
-    return int((actors.broker.leader() or "-0-").rsplit("-", 2)[1])
-
-
 def settled(actors: Actors, worker: Worker, ids: set[str]) -> None:
     """Every request went to a worker exactly once, and nothing is left."""
     assert sorted(worker.claimed) == sorted(ids)
@@ -100,27 +66,13 @@ def settled(actors: Actors, worker: Worker, ids: set[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("kill_at", range(1, 31))
-def test_a_scheduler_killed_at_any_of_its_commands_loses_nothing_and_doubles_nothing(
-    valkey_server: Server, actors: Actors, kill_at: int
-) -> None:
-    ids, worker = ask(actors), Worker(actors)
-    with scheduler(valkey_server, kill_at) as first:
-        first.join(30)
-        assert first.exitcode == -signal.SIGKILL
-    actors.client.delete(actors.broker.keys.leader)  # its lease, or the next one would wait for a second
-    with scheduler(valkey_server):
-        until(lambda: worker.has(ids))
-    settled(actors, worker, ids)
-
-
 def test_a_standby_takes_over_the_window_that_a_killed_leader_had_read(valkey_server: Server, actors: Actors) -> None:
     worker = Worker(actors)
-    with scheduler(valkey_server) as one, scheduler(valkey_server) as other:
+    with scheduler(valkey_server, GIVEN) as one, scheduler(valkey_server, GIVEN) as other:
         until(lambda: len(actors.broker.heartbeats("scheduler", 60_000)) == 2)
         pids = {one.pid: one, other.pid: other}
-        until(lambda: leader_pid(actors))
-        leader = pids[leader_pid(actors)]
+        until(lambda: leader_pid(actors.broker))
+        leader = pids[leader_pid(actors.broker)]
         # The leader admits a window and fills the backlog; nobody takes anything, so that the rest stays ready.
         ids = ask(actors)
         until(lambda: actors.broker.load()["ready"] > 0 and actors.broker.load()["batches"] == 3)
@@ -129,20 +81,20 @@ def test_a_standby_takes_over_the_window_that_a_killed_leader_had_read(valkey_se
         assert not worker.has(ids)
         until(lambda: worker.has(ids))
         (standby,) = (process for process in pids.values() if process is not leader)
-        assert leader_pid(actors) == standby.pid
+        assert leader_pid(actors.broker) == standby.pid
     settled(actors, worker, ids)
 
 
 def test_two_leaders_do_no_harm(valkey_server: Server, actors: Actors) -> None:
     # As when a leader sleeps past its lease and wakes: both work, and neither knows.
     worker = Worker(actors)
-    with scheduler(valkey_server) as one:
-        until(lambda: leader_pid(actors) == one.pid)
+    with scheduler(valkey_server, GIVEN) as one:
+        until(lambda: leader_pid(actors.broker) == one.pid)
         assert one.pid is not None
         os.kill(one.pid, signal.SIGSTOP)
         ids = ask(actors)
-        with scheduler(valkey_server) as other:
-            until(lambda: leader_pid(actors) == other.pid)
+        with scheduler(valkey_server, GIVEN) as other:
+            until(lambda: leader_pid(actors.broker) == other.pid)
             until(lambda: worker.claimed or worker.has(ids))
             os.kill(one.pid, signal.SIGCONT)
             until(lambda: worker.has(ids))

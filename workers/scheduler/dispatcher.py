@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from headrace.broker import Broker, WorkerInfo
 from headrace.config import Settings
+from headrace.faults import fault_point
 from headrace.moves import BatchNote, DispatchCall, ReadyRequest, Window
 from headrace.workers.scheduler.partition import Item
 from headrace.workers.scheduler.plan import Plan
@@ -63,19 +64,23 @@ class Dispatcher:
         """
         self.wait_ms = math.inf
         waiting, longest = self._broker.waiting_batches(), self._settings.max_backlog_batches
+        fault_point("batches.counted")
         hungry = [found for found in self._book.classes if waiting[found.name] < longest]
         if not hungry:
             return 0
         window = self._broker.window(self._settings.window)
+        fault_point("window.read")
         num_sent = 0
         for worker_class in sorted(hungry, key=lambda found: found.hunger(waiting[found.name])):
             if not window.requests:
                 break
             cut = self.cut(window, worker_class)
+            fault_point("window.cut")
             if not num_sent and (wait_ms := self._wait_ms(window, cut)) > 0:
                 self.wait_ms = wait_ms
                 break
             gone = self._feed(worker_class, cut, longest - waiting[worker_class.name])
+            fault_point("dispatch.done")
             num_sent += len(gone) - len(cut.hopeless)
             left = tuple(request for request in window.requests if request.request_id not in gone)
             window = replace(window, requests=left)

@@ -18,6 +18,7 @@ from functools import partial
 from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError, OverloadedError
+from headrace.faults import arm, fault_point
 from headrace.keys import LANES, RequestStream
 from headrace.moves import Admission, AdmitCall, ReapCall, admit_parts
 from headrace.workers.metrics import serving
@@ -74,6 +75,7 @@ class Scheduler:
         while not self._stopping:
             try:
                 leads = self._broker.lead(self.name, _LEADER_LEASE_MS)
+                fault_point("leader.answered")
                 self._beat(leads=leads)
                 if leads:
                     self.step()
@@ -90,7 +92,9 @@ class Scheduler:
         if reachable:
             if leading:
                 self._broker.resign(self.name)
+            fault_point("resign.done")
             self._broker.leave("scheduler", self.name)
+            fault_point("leave.done")
 
     def _beat(self, *, leads: bool) -> None:
         """Several times a lease, say that this scheduler lives: one that stands by is healthy, too."""
@@ -101,37 +105,52 @@ class Scheduler:
         self._next_beat_s = now_s + min(lease_ms / 3000, _MAX_BEAT_INTERVAL_S)
         details = {"host": socket.gethostname(), "scheduler_pid": os.getpid(), "leads": leads}
         self._broker.beat("scheduler", self.name, details, lease_ms * _HEARTBEAT_LIFE_LEASES)
+        fault_point("beat.done")
 
     def step(self) -> None:
         """Wait for something to do, and do it: one round of admit, dispatch and reap."""
         patience_ms = math.ceil(min(self._tick_ms, self._dispatcher.wait_ms))
         self._wake_entry = self._broker.wait_for_requests(self._streams, self._wake_entry, patience_ms)
+        fault_point("step.woken")
         now_s = time.monotonic()
         if now_s >= self._next_fit_s:
             self._next_fit_s = now_s + _FIT_INTERVAL_S
             life_ms = self._settings.lease_ms * _WORKER_LIFE_LEASES
-            self._dispatcher.fit(self._broker.workers(life_ms), self._broker.costs.tables())
+            workers = self._broker.workers(life_ms)
+            fault_point("workers.read")
+            tables = self._broker.costs.tables()
+            fault_point("costs.read")
+            self._dispatcher.fit(workers, tables)
+            fault_point("fit.done")
             for worker_class in self._broker.costs.forget(self._settings.cost_life_ms):
                 log.info("forgot what batches cost on %s: its last worker is long gone", worker_class)
+            fault_point("forget.done")
         if now_s >= self._next_reap_s:
             self._next_reap_s = now_s + self._tick_ms / 1000
+            fault_point("reap.due")
             self._reap()
+            fault_point("reap.done")
         try:
             self._admit()
         except OverloadedError as error:
             # The entries stay in their streams; running requests must go on to end and make room.
             log.warning("admitting nothing for now: %s", error)
+            fault_point("admit.refused")
             time.sleep(self._tick_ms / 1000)
         self.tally.num_dispatched += self._dispatcher.dispatch()
+        fault_point("step.done")
 
     def _admit(self) -> None:
         """Judge a window in slices; while one is judged, the server admits the one before it."""
         windows = self._broker.oldest_requests(self._streams, self._settings.window)
+        fault_point("requests.read")
         now_ms = self._broker.now_ms() if any(windows) else 0
+        fault_point("clock.read")
         under_way: Future[None] | None = None
         for stream, entries in zip(self._streams, windows, strict=True):
             for begin in range(0, len(entries), _SLICE):
                 admissions = self._admitter.judge(stream, entries[begin : begin + _SLICE], now_ms)
+                fault_point("slice.judged")
                 if under_way is not None:
                     under_way.result()
                 under_way = self._sender.submit(self._send, stream, admissions)
@@ -140,7 +159,9 @@ class Scheduler:
 
     def _send(self, stream: RequestStream, admissions: Sequence[Admission]) -> None:
         calls = [AdmitCall(stream, part, self._settings) for part in admit_parts(admissions)]
+        fault_point("admit.begun")
         verdicts = [verdict for answer in self._broker.run_all(calls) for verdict in answer]
+        fault_point("admit.done")
         for admission, verdict in zip(admissions, verdicts, strict=True):
             self.tally.verdicts[verdict] += 1
             if verdict != "queued":
@@ -161,7 +182,9 @@ def run(settings: Settings) -> None:
         ModelError: the model's files are not here.
         BrokerUnavailableError: no server answers at the start (later the scheduler waits for it).
         ContractVersionError: the queue is served under another version of the contract.
+        ConfigurationError: ``HEADRACE_FAULT`` asks for a fault that there is not.
     """
+    arm(os.environ)
     folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
     admitter = Admitter(Tokenizer.from_folder(folder.path), folder.revision, settings)
     broker = Broker.connect(settings)
