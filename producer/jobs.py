@@ -118,7 +118,9 @@ def replay_dead(ids: Sequence[str] | None = None, *, all: bool = False) -> dict[
         InvalidRequestError: neither or both were given.
         ConfigurationError: one is not in ``dead``.
     """
-    if all is bool(ids) or isinstance(ids, str):
+    names = ids or []
+    are_names = isinstance(names, list) and {type(name) for name in names} <= {str}
+    if all is bool(ids) or not are_names:
         raise InvalidRequestError("ids: give a list of dead requests, or all=True", field="ids")
     outcome: dict[str, list[dict[str, str]]] = {"replayed": [], "failed": []}
     with Errand() as errand, Client(errand.settings) as client:

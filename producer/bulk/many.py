@@ -103,7 +103,7 @@ class ManyRun:
                 self._bundle.add(index, reading)
                 try:
                     line.send(submission)
-                except (OverloadedError, BrokerUnavailableError):
+                except (OverloadedError, BrokerUnavailableError, InvalidRequestError):
                     self._bundle.remove(name)
                     raise
             except (OverloadedError, BrokerUnavailableError):

@@ -111,6 +111,10 @@ class JobWorker(Worker):
 
     def run_maintenance_tasks(self) -> None:
         """Look after lost jobs, and after those whose time has come (retries with an interval, ``enqueue_in``)."""
+        for queue in self.queues:
+            self._drop_what_is_no_job(queue)
+            # A worker that was lost in here would keep all others out for RQ's quarter of an hour.
+            self.connection.expire(queue.registry_cleaning_key, self._lease_s, lt=True)
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
         clock = RQScheduler(
             self.queues, connection=self.connection, serializer=JSONSerializer, logging_level=logging.WARNING
@@ -150,13 +154,24 @@ class JobWorker(Worker):
                 self._withdraw(job)
             super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
+    def _drop_what_is_no_job(self, queue: Queue) -> None:
+        """Take out of RQ's list of jobs at hand what can be none: every worker that met it there would end."""
+        key = queue.intermediate_queue.key
+        names: Any = self.connection.lrange(key, 0, -1)
+        for name in names:
+            readable = name.decode(errors="replace")
+            kind = self.connection.type(Job.key_for(readable))
+            if readable.encode() != name or kind not in (b"hash", b"none"):
+                self.connection.lrem(key, 1, name)
+                logger.warning("queue %s: %.80r cannot be a job", queue.name, readable)
+
     def _withdraw_cancelled(self, queue: Queue) -> None:
         """Cancel the requests of jobs that were cancelled while no worker had them: after one has handed them back."""
         # Two leases, because the times in the registry are of whoever cancels.
         since_s = time.time() - 2 * self._lease_s
         names: Any = self.connection.zrangebyscore(queue.canceled_job_registry.key, since_s, "+inf")
         for name in names:
-            job = queue.fetch_job(name.decode())
+            job = queue.fetch_job(name.decode(errors="replace"))
             if job is not None:
                 self._withdraw(job)
 

@@ -56,7 +56,7 @@ class BatchRecord:
 def read_batch_log(entries: Sequence[Mapping[bytes, bytes]]) -> list[BatchRecord]:
     """Join the log's entries, newest first, into a record a batch, in the order of the cuts.
 
-    A run whose cut is not among the entries is left out, as is what another version wrote.
+    A run whose cut is not among the entries is left out, as is what another version wrote, or what is no entry at all.
     """
     runs: dict[str, BatchRun] = {}
     records: list[BatchRecord] = []
@@ -67,6 +67,7 @@ def read_batch_log(entries: Sequence[Mapping[bytes, bytes]]) -> list[BatchRecord
                 run = BatchRun(f["batch"], f["class"], f["worker"], int(f["rows"]), int(f["tokens"]), float(f["ms"]))
                 runs.setdefault(run.batch, run)
             elif f["kind"] == "cut":
+                int(f["batch"].partition("-")[0])  # the time of the cut, which every reader wants
                 sizes = int(f["rows"]), int(f["tokens"]), int(f["longest"])
                 records.append(BatchRecord(f["batch"], f["class"], *sizes, float(f["ms"])))
         except (KeyError, ValueError):

@@ -231,7 +231,7 @@ class Broker:
         """Batches that no worker has taken yet, counted by the class of workers that they were cut for."""
         with translated(self.settings):
             entries = stream_entries(self.client.xrange(self.keys.batches))
-        return Counter(entry.fields.get(b"class", b"").decode() for entry in entries)
+        return Counter(entry.fields.get(b"class", b"").decode(errors="replace") for entry in entries)
 
     def lead(self, scheduler: str, lease_ms: int) -> bool:
         """Become or remain the queue's leading scheduler. For efficiency only: two leaders do no harm."""

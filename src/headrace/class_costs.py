@@ -31,13 +31,13 @@ class ClassCosts:
         """The published cost tables, encoded, by class of workers."""
         with translated(self._settings):
             tables = self._client.hgetall(self._keys.cost)
-        return {worker_class.decode(): table for worker_class, table in tables.items()}
+        return {worker_class.decode(errors="replace"): table for worker_class, table in tables.items()}
 
     def classes(self) -> dict[str, int]:
         """Classes of workers that live or lived, and when (ms) a worker of each was last seen."""
         with translated(self._settings):
             seen = self._client.zrange(self._keys.classes, 0, -1, withscores=True)
-        return {worker_class.decode(): int(at) for worker_class, at in seen}
+        return {worker_class.decode(errors="replace"): int(at) for worker_class, at in seen}
 
     def living(self) -> list[str]:
         """Classes of which a worker was seen within a lease, in order of their names."""
@@ -56,7 +56,7 @@ class ClassCosts:
                 fault_point("forget.partly", pipe.execute)
                 pipe.zrem(self._keys.classes, *stale)
                 pipe.execute()
-        return [worker_class.decode() for worker_class in stale]
+        return [worker_class.decode(errors="replace") for worker_class in stale]
 
     def request_measurement(self, worker_class: str = "") -> list[str]:
         """Ask workers to measure their costs again, as soon as they have nothing to compute.

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rq import Queue, Retry
@@ -163,6 +164,21 @@ def test_a_job_that_is_cancelled_while_no_worker_has_it_has_its_request_cancelle
     assert job.get_status() == "canceled"
 
 
+def test_a_lost_job_is_found_though_a_worker_was_lost_while_it_looked_for_others(bench: RqBench) -> None:
+    # Previously RQ's lock, which a killed worker leaves, kept every other from looking for a quarter of an hour.
+    bench.fleet.until_token = HELD
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=6, retry=Retry(1))
+    first = bench.start()
+    bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
+    kill(first.pid)
+    client: Any = bench.queue.connection
+    client.set(bench.queue.registry_cleaning_key, 1, ex=899)
+    bench.fleet.until_token = 1 << 30
+    bench.start()
+    bench.until_status(job, "finished")
+    assert bench.fleet.asked == [f"rq-{job.id}"]
+
+
 def test_a_lost_job_that_is_not_tried_again_has_its_request_cancelled(bench: RqBench) -> None:
     bench.fleet.until_token = HELD
     job = bench.enqueue(GENERATE_MANY, prompts=["a", "b", "c"], max_tokens=9)
@@ -201,16 +217,17 @@ def test_a_job_that_is_put_back_after_it_was_stopped_asks_anew(bench: RqBench) -
 
 
 def test_many_prompts_give_results_in_order_and_errors_one_by_one(bench: RqBench) -> None:
-    prompts = ["a", "too long", [1, 2, 3], {"messages": [{"role": "user", "content": "x"}], "seed": 7}, {"n": 2}, ""]
+    messages, unserved = [{"role": "user", "content": "x"}], {"prompt": "x", "tenant": "nobody"}
+    prompts = ["a", "too long", [1, 2, 3], {"messages": messages, "seed": 7}, {"n": 2}, "", unserved]
     job = bench.enqueue(GENERATE_MANY, prompts=prompts, max_tokens=3)
     bench.burst()
     found = bench.result(job)
     good = [found[index]["text"] for index in (0, 2, 3)]
     assert good == [text_of(seed_of(f"rq-{job.id}.0"), 3), text_of(seed_of(f"rq-{job.id}.2"), 3), text_of(7, 3)]
-    assert [found[index]["error"]["field"] for index in (1, 4, 5)] == ["prompt", "n", "prompt"]
-    assert [result["reason"] for result in found] == ["length", "error", "length", "length", "error", "error"]
+    assert [found[index]["error"]["field"] for index in (1, 4, 5, 6)] == ["prompt", "n", "prompt", "tenant"]
+    assert [result["reason"] for result in found] == ["length", "error", "length", "length", "error", "error", "error"]
     meta = bench.meta(job)
-    assert (meta["state"], meta["total"], meta["done"], meta["failed"], meta["tokens"]) == ("done", 6, 3, 3, 9)
+    assert (meta["state"], meta["total"], meta["done"], meta["failed"], meta["tokens"]) == ("done", 7, 3, 4, 9)
 
 
 def test_many_prompts_survive_their_worker_and_none_is_asked_twice(bench: RqBench) -> None:
@@ -249,7 +266,7 @@ def test_control_jobs_do_what_the_command_line_does(bench: RqBench) -> None:
     broker.client.zadd(broker.keys.classes, {"cpu/test": broker.now_ms() + 60_000, "gpu/old": 1})
     module = "headrace.producer.jobs"
     replayed = bench.enqueue(f"{module}.replay_dead", all=True)
-    unclear = bench.enqueue(f"{module}.replay_dead")
+    unclear = [bench.enqueue(f"{module}.replay_dead", **given) for given in ({}, {"ids": [1]}, {"ids": 5})]
     measured = bench.enqueue(f"{module}.measure_costs")
     in_vain = bench.enqueue(f"{module}.measure_costs", worker_class="gpu/old")
     stock = bench.enqueue(f"{module}.take_stock")
@@ -258,7 +275,8 @@ def test_control_jobs_do_what_the_command_line_does(bench: RqBench) -> None:
     assert found["replayed"] == [{"id": "a", "replayed_as": "a.r1"}]
     assert [failed["id"] for failed in found["failed"]] == ["b"]
     assert "not a job of this version" in found["failed"][0]["error"]
-    assert "give a list of dead requests, or all=True" in str(unclear.latest_result().exc_string)  # type: ignore[union-attr]
+    for refused in unclear:
+        assert "give a list of dead requests, or all=True" in str(refused.latest_result().exc_string)  # type: ignore[union-attr]
     assert bench.result(measured) == {"asked": ["cpu/test"]}
     assert list(broker.client.hgetall(broker.keys.measure)) == [b"*"]
     assert "no worker of class 'gpu/old' lives" in str(in_vain.latest_result().exc_string)  # type: ignore[union-attr]

@@ -26,7 +26,7 @@ MAX_BYTES = 10_000
 #: As docs/design.md has it.
 RQ_WORKER = SCHEDULER + (
     " ~rq:* &rq:pubsub:* +blmove +client|info +client|setname +exists +expire +hincrbyfloat +llen +lmove +lpush "
-    "+lrange +lrem +rpush +sadd +scan +smembers +srem +subscribe +unsubscribe +unwatch +watch"
+    "+lrange +lrem +rpush +sadd +scan +smembers +srem +subscribe +type +unsubscribe +unwatch +watch"
 )
 
 
@@ -112,6 +112,17 @@ def test_nothing_but_the_list_is_run_whatever_is_enqueued(bench: RqBench, tmp_pa
         assert "RefusedJobError" in str(result.exc_string)
         assert message in str(result.exc_string)
     assert "hi" not in bench.log.split()  # prompts are nobody's business
+
+
+def test_names_that_can_be_no_job_cost_a_start_each_and_no_more(bench: RqBench) -> None:
+    # Previously RQ's list of jobs at hand kept them, and every worker ended when it looked there.
+    client: Any = bench.queue.connection
+    client.set("rq:job:text", "no hash")
+    client.rpush("rq:queue:headrace", b"\xff", "text")
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=2)
+    assert [bench.start("--burst").wait(30) for _ in range(3)] == [1, 1, 0]
+    assert bench.result(job) == text_for(job, 2)
+    assert client.lrange(bench.queue.intermediate_queue.key, 0, -1) == []
 
 
 def test_a_list_can_be_shortened(bench: RqBench) -> None:

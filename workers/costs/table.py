@@ -124,7 +124,7 @@ class CostTable:
             raise DecodeError(f"a cost table of version {version!r}, this program reads {TABLE_VERSION}")
         try:
             return cls(*_checked(*fields))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise DecodeError(f"not a cost table: {error}") from error
 
 

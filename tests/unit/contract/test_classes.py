@@ -92,6 +92,8 @@ def test_the_log_tells_what_was_cut_and_what_it_cost(actors: Actors) -> None:
     run = BatchRun(first, "gpu", "w1", 2, 7, 13.25)
     actors.client.xadd("hr:{test}:batchlog", run.fields())
     actors.client.xadd("hr:{test}:batchlog", {"kind": "of a later version", "batch": first})
+    actors.client.xadd("hr:{test}:batchlog", {"kind": "cut", "batch": "yesterday", "class": "", "rows": 1, "tokens": 1,
+                                              "longest": 1, "ms": 1})  # fmt: skip
     assert actors.broker.costs.batch_log(10) == [
         BatchRecord(second, "", 1, 8, 4, 12.5),
         BatchRecord(first, "gpu", 2, 8, 4, 12.5, run),
@@ -135,3 +137,17 @@ def test_to_ask_a_class_that_does_not_live_is_an_error_that_names_those_that_do(
     beat(actors, "slow", "cpu")
     with pytest.raises(ConfigurationError, match=r"'gpu'.*cpu"):
         actors.broker.costs.request_measurement("gpu")
+
+
+def test_a_class_whose_name_is_no_text_harms_no_other(actors: Actors) -> None:
+    # Previously a scheduler that read such a name ended, and every one that was started in its place.
+    beat(actors, "slow", "cpu")
+    broker = actors.broker
+    actors.client.hset(broker.keys.cost, b"\xff", b"x")
+    actors.client.zadd(broker.keys.classes, {b"\xff": 1})
+    actors.client.xadd(broker.keys.batches, {"class": b"\xff", "ids": "x"})
+    assert set(broker.costs.tables()) == {"\ufffd"}
+    assert broker.costs.living() == ["cpu"]
+    assert broker.waiting_batches().total() == 1
+    assert broker.costs.forget(60_000) == ["\ufffd"]
+    assert broker.costs.tables() == {}

@@ -95,6 +95,7 @@ def test_a_table_survives_its_encoding() -> None:
         ((1, (4,), (1,), ((1.0,),), (1,), ()), "packed"),
         ((1, (0,), (1,), ((1.0,),), (), ()), "from 1 on"),
         ((1, ("4",), (1,), ((1.0,),), (), ()), "whole numbers"),
+        ((1, (4,), (1,), (("dear",),), (), ()), "not a cost table"),
         ((1, (4,), (1,)), "not a cost table"),
         ((1, 4, 1, 1.0, (), ()), "not a cost table"),
     ],
