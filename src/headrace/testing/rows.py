@@ -71,12 +71,12 @@ class Report:
         print(json.dumps(self.rows), flush=True)
 
 
-def arguments(description: str, extra: Sequence[tuple[str, int, str]] = ()) -> argparse.Namespace:
-    """Parse a script's command line: ``--save``, and integer options given as (name, default, help)."""
+def arguments(description: str, extra: Sequence[tuple[str, int | str, str]] = ()) -> argparse.Namespace:
+    """Parse a script's command line: ``--save``, and options given as (name, default, help), of the default's type."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--save", action="store_true", help=f"append the rows to {RESULTS}")
     for name, default, text in extra:
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default {default})")
     return parser.parse_args()
 
 
