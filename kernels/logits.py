@@ -6,8 +6,9 @@ from headrace.errors import KernelError
 
 SEGMENT, GROUPS_A_SEGMENT = 1024, 16
 WARP, SCAN_WARPS, THREADS = 32, 4, 512
-# Of a row, each with a count and a mass; tokens that a block sorts into them.
-_NUM_BINS, _BIN_FLOATS, _PART = 2048, 3, 8192
+_OCTET, _BINS, _CAPACITY, _NOTE_FLOATS = 8, 2048, 2048, 10
+# A few for each multiprocessor of the largest GPUs.
+_SEARCH_BLOCKS = 528
 # A block holds all groups' greatest in registers; this many a thread are enough for 1.5 million tokens.
 _MOST_GROUPS_A_THREAD = 48
 
@@ -22,14 +23,16 @@ def scan_grid(vocab_size: int, num_rows: int) -> tuple[int, int]:
     return -(-num_segments(vocab_size) // SCAN_WARPS), num_rows
 
 
-def bins_grid(vocab_size: int, num_rows: int) -> tuple[int, int]:
-    """Blocks of the kernel that counts all tokens by bins of logits."""
-    return -(-vocab_size // _PART), num_rows
-
-
 def workspace_floats(num_rows: int, vocab_size: int) -> int:
-    """Floats of scratch memory that a shortlist and the bins of each row need."""
-    return num_rows * (num_segments(vocab_size) * (2 + GROUPS_A_SEGMENT) + _BIN_FLOATS * _NUM_BINS)
+    """Floats of scratch memory that a shortlist and a search of each row need; see ``Workspace`` there."""
+    scanned = num_segments(vocab_size) * (2 + GROUPS_A_SEGMENT)
+    searched = 2 * (num_segments(vocab_size) + _BINS + _CAPACITY) + _NOTE_FLOATS
+    return num_rows * (scanned + searched)
+
+
+def search_grid(vocab_size: int, num_rows: int) -> tuple[int, int]:
+    """Blocks of a kernel that reads all logits into bins, which is done the faster the fewer they are."""
+    return min(-(-vocab_size // (THREADS * _OCTET)), max(1, _SEARCH_BLOCKS // num_rows)), num_rows
 
 
 def groups_a_thread(vocab_size: int) -> int:

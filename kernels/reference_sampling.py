@@ -15,20 +15,23 @@ IN_PROMPT = 0x8000
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """All rows' tokens in falling order, and what of them is kept.
+class Kept:
+    """What of all rows is kept, and what is drawn from it: the first token whose sum exceeds the target.
 
     Attributes:
-        token_ids: int64 ``[num_rows, vocab]``.
-        cumulative: fp64 ``[num_rows, vocab]``, masses with all before them; a row's best token has the mass 1.
-        num_kept: int64 ``[num_rows]``.
-        target: fp64 ``[num_rows]``, the mass that the drawn token is the first to exceed.
+        mass: fp64 ``[num_rows, vocab]``, by id; a row's best token has the mass 1, tokens that are not kept have none.
+        cumulative: likewise, with all before them.
+        target: fp64 ``[num_rows]``.
     """
 
-    token_ids: Tensor
+    mass: Tensor
     cumulative: Tensor
-    num_kept: Tensor
     target: Tensor
+
+    @property
+    def token_ids(self) -> Tensor:
+        """The tokens drawn, int64 ``[num_rows]``."""
+        return torch.searchsorted(self.cumulative, self.target[:, None], right=True)[:, 0]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -59,7 +62,7 @@ def penalise(logits: Tensor, penalties: Penalties) -> Tensor:
     return torch.where(generated > 0, logits - generated * frequency - presence, logits)
 
 
-def rank(logits: Tensor, parameters: SamplingParameters, penalties: Penalties | None = None) -> Ranked:
+def keep(logits: Tensor, parameters: SamplingParameters, penalties: Penalties | None = None) -> Kept:
     """Sort and filter; greedy rows are those of ``top_k`` 1."""
     num_rows, vocab = logits.shape
     logits = logits.float() if penalties is None else penalise(logits, penalties)
@@ -76,23 +79,23 @@ def rank(logits: Tensor, parameters: SamplingParameters, penalties: Penalties | 
     top_p, min_p = parameters.top_p[:num_rows, None], parameters.min_p[:num_rows, None]
     index = torch.arange(vocab, device=logits.device)
     stays = (index < top_k[:, None]) & (mass >= min_p) & ((top_p >= 1) | (cumulative - mass < top_p.double() * total))
-    num_kept = stays.sum(dim=-1).clamp(min=1)
+    stays[:, 0] = True
+    mass = torch.zeros_like(mass).scatter_(1, token_ids, mass.where(stays, 0.0))
+    cumulative = mass.cumsum(dim=-1)
     seeds = parameters.seed[:num_rows].tolist()
     positions = (parameters.position - parameters.num_prompt_tokens)[:num_rows].tolist()
     draws = [uniform(seed & _MASK, position) for seed, position in zip(seeds, positions, strict=True)]
-    share = torch.tensor(draws, dtype=torch.float64, device=logits.device)
-    return Ranked(token_ids, cumulative, num_kept, share * cumulative.gather(1, num_kept[:, None] - 1)[:, 0])
+    # A product that is rounded up to all of the mass would be exceeded by no token.
+    share = torch.tensor(draws, dtype=torch.float64, device=logits.device).clamp(max=1 - 2.0**-50)
+    return Kept(mass, cumulative, share * cumulative[:, -1])
 
 
 def sample(logits: Tensor, parameters: SamplingParameters, *, penalties: Penalties | None = None) -> Draws:
     """Draw one token a row; the counts of penalties are left as they are."""
     adjusted = logits.float() if penalties is None else penalise(logits, penalties)
     valid = adjusted.max(dim=-1).values.isfinite()
-    ranked = rank(adjusted.nan_to_num(0.0).where(valid[:, None], 0.0), parameters)
-    choice = torch.searchsorted(ranked.cumulative, ranked.target[:, None], right=True)
-    choice = torch.minimum(choice[:, 0], ranked.num_kept - 1)
-    token_ids = ranked.token_ids.gather(1, choice[:, None])[:, 0]
-    return Draws(token_ids.where(valid, 0), valid)
+    kept = keep(adjusted.nan_to_num(0.0).where(valid[:, None], 0.0), parameters)
+    return Draws(kept.token_ids.where(valid, 0), valid)
 
 
 def edit_logits(logits: Tensor, places: Tensor, edits: Edits) -> None:

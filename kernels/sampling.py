@@ -1,4 +1,4 @@
-"""Sampling on the device: penalties, temperature, top-k, top-p, min-p and a draw: ``cuda/sampling.cu``."""
+"""Sampling on the device: penalties, temperature, top-k, top-p, min-p, a draw: ``cuda/sampling.cu``, ``search.cu``."""
 
 import functools
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from headrace.kernels.logits import (
     SCAN_WARPS,
     THREADS,
     WARP,
-    bins_grid,
     groups_a_thread,
     require_rows,
     scan_grid,
+    search_grid,
     vector,
     workspace_floats,
 )
@@ -90,6 +90,7 @@ def sample(
     out: Draws | None = None,
     workspace: Tensor | None = None,
     all_greedy: bool = False,
+    searches: bool = True,
 ) -> Draws:
     """Draw one token a row, by the rules of ``workers/engine/sampling.py`` and with its random numbers.
 
@@ -105,6 +106,8 @@ def sample(
         out: where to. Default: new tensors.
         workspace: fp32, at least ``workspace_floats``. Default: a new tensor.
         all_greedy: the caller knows that every temperature is 0: the same tokens by less work.
+        searches: launch the kernels for rows whose top_p or min_p keeps hundreds of tokens and that have no top_k.
+            Without them such a row gets the same token by one block's work, which is slower.
 
     Raises:
         KernelError: shapes, dtypes or devices do not fit.
@@ -123,10 +126,14 @@ def sample(
         scan(grid, block, *rows, workspace, *state)
         pick((num_rows,), (WARP,), out.token_ids, out.valid, workspace, vocab, *state)
     else:
-        scan, bins, pick = _kernels(*form, groups_a_thread(vocab))
+        scan, pick = _kernels(*form, groups_a_thread(vocab))
         scan(grid, block, *rows, workspace, *state)
-        bins(bins_grid(vocab, num_rows), (THREADS,), *rows, workspace, *state)
-        pick((num_rows,), (THREADS,), out.token_ids, out.valid, *rows, workspace, *state)
+        pick((num_rows,), (THREADS,), out.token_ids, out.valid, *rows, workspace, int(searches), *state)
+        if searches:
+            bins, sums, search_pick = _search_kernels(*form, groups_a_thread(vocab))
+            bins(search_grid(vocab, num_rows), (THREADS,), *rows, workspace, *state)
+            sums(grid, block, *rows, workspace, *state)
+            search_pick((num_rows,), (THREADS,), out.token_ids, out.valid, *rows, workspace, *state)
     return out
 
 
@@ -181,21 +188,34 @@ def _arguments(
 
 
 @functools.cache
-def _kernels(
+def _kernels(device: torch.device, element: str, vec: int, penalised: bool, groups: int) -> tuple[Kernel, Kernel]:
+    macros = _macros(element, vec, penalised, groups)
+    return (
+        load("sampling", "sample_scan", "PqiP" + _PARAMETERS, device, **macros),
+        load("sampling", "sample_pick", "PPPqiPi" + _PARAMETERS, device, **macros),
+    )
+
+
+@functools.cache
+def _search_kernels(
     device: torch.device, element: str, vec: int, penalised: bool, groups: int
 ) -> tuple[Kernel, Kernel, Kernel]:
-    macros: dict[str, Any] = {
+    macros = _macros(element, vec, penalised, groups)
+    return (
+        load("search", "search_bins", "PqiP" + _PARAMETERS, device, **macros),
+        load("search", "search_sums", "PqiP" + _PARAMETERS, device, **macros),
+        load("search", "search_pick", "PPPqiP" + _PARAMETERS, device, **macros),
+    )
+
+
+def _macros(element: str, vec: int, penalised: bool, groups: int) -> dict[str, Any]:
+    return {
         "DTYPE": element,
         "VEC": vec,
         "PENALISED": int(penalised),
         "THREADS": THREADS,
         "GROUPS_A_THREAD": groups,
     }
-    return (
-        load("sampling", "sample_scan", "PqiP" + _PARAMETERS, device, **macros),
-        load("sampling", "sample_bins", "PqiP" + _PARAMETERS, device, **macros),
-        load("sampling", "sample_pick", "PPPqiP" + _PARAMETERS, device, **macros),
-    )
 
 
 @functools.cache

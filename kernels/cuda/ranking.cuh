@@ -10,8 +10,8 @@ constexpr int OWN = CAPACITY / THREADS;
 constexpr int NUM_WARPS = THREADS / WARP;
 
 struct Ranking {
-    uint64_t keys[CAPACITY];   // falling
-    double cumulative[CAPACITY];  // masses, each with those before it
+    uint64_t keys[CAPACITY];        // falling
+    uint64_t cumulative[CAPACITY];  // units of mass, each with those before it
     double partial[NUM_WARPS];
     int scratch[CAPACITY];
     int count;  // may exceed CAPACITY: then the list is not whole
@@ -59,50 +59,45 @@ __device__ __forceinline__ void sort(Ranking& list) {
     __syncthreads();
 }
 
-// What all threads before this one have, of two values.
-__device__ __forceinline__ void exclusive_sum(double& sum, int& count, Ranking& list) {
+// Turn each thread's value into the sum of those of the threads before it; returns the sum of all.
+template <typename T>
+__device__ __forceinline__ T exclusive_sum(T& value) {
+    __shared__ T partial[NUM_WARPS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    __shared__ int counts[NUM_WARPS];
-    double sums = sum;
-    int scan = count;
+    T scan = value;
 #pragma unroll
     for (int distance = 1; distance < WARP; distance *= 2) {
-        const double lower = __shfl_up_sync(ALL_LANES, sums, distance);
-        const int fewer = __shfl_up_sync(ALL_LANES, scan, distance);
-        if (lane >= distance) {
-            sums += lower;
-            scan += fewer;
-        }
+        const T lower = __shfl_up_sync(ALL_LANES, scan, distance);
+        if (lane >= distance) scan += lower;
     }
     __syncthreads();
-    if (lane == WARP - 1) {
-        list.partial[warp] = sums;
-        counts[warp] = scan;
-    }
+    if (lane == WARP - 1) partial[warp] = scan;
     __syncthreads();
-    sum = sums - sum;
-    count = scan - count;
-    for (int w = 0; w < warp; w++) {
-        sum += list.partial[w];
-        count += counts[w];
+    value = scan - value;
+    T total = 0;
+#pragma unroll
+    for (int w = 0; w < NUM_WARPS; w++) {
+        if (w < warp) value += partial[w];
+        total += partial[w];
     }
+    return total;
 }
 
-// Fill ``cumulative`` for the first ``count`` tokens, beginning with ``before``.
-__device__ __forceinline__ void accumulate(Ranking& list, int count, double before, const Mass& mass) {
-    double sums[OWN], sum = 0;
+// Fill ``cumulative`` for the first ``count`` tokens, beginning with ``before``; ``units_of`` tells a key's.
+template <typename Units>
+__device__ __forceinline__ void accumulate(Ranking& list, int count, uint64_t before, Units units_of) {
+    uint64_t sums[OWN], sum = 0;
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
         const int at = threadIdx.x * OWN + i;
-        if (at < count) sum += mass.of(logit_of(list.keys[at]));
+        if (at < count) sum += units_of(list.keys[at]);
         sums[i] = sum;
     }
-    int unused = 0;
-    exclusive_sum(sum, unused, list);
+    exclusive_sum(sum);
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
         const int at = threadIdx.x * OWN + i;
-        if (at < count) list.cumulative[at] = before + (sum + sums[i]);
+        if (at < count) list.cumulative[at] = before + sum + sums[i];
     }
     __syncthreads();
 }

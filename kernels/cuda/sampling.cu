@@ -1,29 +1,21 @@
 // From logits to tokens on the device: penalties, temperature, top-k, top-p, min-p, a draw; no vocabulary is sorted and
 // the host waits for nothing.
 //
-// sample_scan reads all logits; sample_pick, one block a row, lists the most probable tokens (shortlist.cuh) and draws
-// by inverting the cumulative distribution in the order of falling probability. The sum over the vocabulary, which top-p
-// and a draw without top-k need, is known from the scan. Where the answer lies beyond the list, exact_search.cuh finds it,
-// from bins that sample_bins has counted for the rows that may come to that.
+// The filters keep the front of the falling order; what is drawn is the first kept token, by id, with which the mass of
+// kept tokens exceeds a random number's share of it. sample_scan reads all logits; sample_pick, one block a row, does the
+// rest. Without filters the scan's sums tell the segment, and that alone is read again. Filters are applied to a list of
+// the most probable tokens (shortlist.cuh). Where they keep more than that, the row is left to search.cu, whose many
+// blocks read the logits twice more, or, if those are not to be launched, is drawn by its block (choice.cuh).
 //
 // Nothing depends on other rows or on their number.
+#include "choice.cuh"
 #include "drawn.cuh"
-#include "exact_search.cuh"
-#include "shortlist.cuh"
 
 using namespace headrace;
 
-constexpr int NUM_CANDIDATES = 256;  // listed where there is no top_k: nearly all draws fall among them
+constexpr int NUM_CANDIDATES = 256;  // listed where there is no top_k: nearly all cuts fall among them
 constexpr int LONGEST_TOP_K = 1024;  // a longer one is searched exactly
-
-// Whether a row's answer may lie beyond its list.
-__device__ __forceinline__ bool needs_bins(const Parameters& of, int64_t place, int vocab) {
-    const int top_k = of.top_k[place];
-    return vocab > CAPACITY && of.temperature[place] > 0.f && (top_k <= 0 || min(top_k, vocab) > LONGEST_TOP_K);
-}
-
-// Of a row that is drawn from.
-__device__ __forceinline__ float usable(float temperature) { return fmaxf(temperature, 1.17549435e-38f); }
+constexpr double PARTS = 0x1p40;     // of the best token's mass: integers in which segments' sums are added
 
 extern "C" __global__ void __launch_bounds__(SCAN_WARPS* WARP)
     sample_scan(const DTYPE* logits, int64_t stride, int vocab, float* workspace, Parameters of) {
@@ -32,88 +24,112 @@ extern "C" __global__ void __launch_bounds__(SCAN_WARPS* WARP)
     const int segment = blockIdx.x * SCAN_WARPS + threadIdx.x / WARP;
     const int64_t index = blockIdx.y, place = of.place(index);
     const Workspace space(workspace, index, vocab);
-    if (place < 0) return;
-    if (needs_bins(of, place, vocab)) {
-        for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < NUM_BINS; i += gridDim.x * blockDim.x) {
-            space.bins.counts[i] = 0;
-            space.bins.lacks[i] = 0;
-        }
+    if (segment >= space.num_segments || place < 0) return;
+    scan(Row(logits + index * stride, vocab, place, of), space, segment, LOG2E / Mass::normal(of.temperature[place]));
+}
+
+// The segments' sums, added up in the order of ids.
+struct Sums {
+    const Workspace& space;
+    const Mass mass;
+    int first, count;        // this thread's segments
+    uint64_t before, total;  // what lies before them, and all
+
+    __device__ __forceinline__ Sums(const Workspace& space, const Mass& mass) : space(space), mass(mass) {
+        count = (space.num_segments + THREADS - 1) / THREADS;
+        first = min(int(threadIdx.x) * count, space.num_segments);
+        count = min(count, space.num_segments - first);
+        before = 0;
+        for (int i = first; i < first + count; i++) before += of(i);
+        total = exclusive_sum(before);
     }
-    if (segment >= space.num_segments) return;
-    const float temperature = of.temperature[place];
-    scan(Row(logits + index * stride, vocab, place, of), space, segment, LOG2E / (temperature > 0 ? temperature : 1.f));
-}
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    sample_bins(const DTYPE* logits, int64_t stride, int vocab, float* workspace, Parameters of) {
-    __shared__ float scratch[1][WARP];
-    wait_for_earlier_kernels();
-    let_next_kernel_start();
-    const int64_t index = blockIdx.y, place = of.place(index);
-    if (place < 0 || !needs_bins(of, place, vocab)) return;
-    const Workspace space(workspace, index, vocab);
-    float best[1] = {-INFINITY};
-    for (int i = threadIdx.x; i < space.num_segments; i += THREADS) best[0] = fmaxf(best[0], space.segment_best[i]);
-    block_reduce<Max, 1, THREADS>(best, scratch);
-    if (!isfinite(best[0])) return;
-    const Row row(logits + index * stride, vocab, place, of);
-    count_part(row, Mass{best[0], usable(of.temperature[place])}, space.bins, blockIdx.x * PART);
-}
-
-struct Filters {
-    int top_k;  // 1 to vocab; vocab keeps all
-    float top_p, min_p;
-    double uniform;
-
-    __device__ __forceinline__ bool none() const { return top_p >= 1.f && min_p <= 0.f; }
+    __device__ __forceinline__ uint64_t of(int segment) const {
+        return static_cast<uint64_t>(space.segment_sum[segment] * static_cast<double>(mass.of(space.segment_best[segment])) * PARTS);
+    }
 };
 
-// Draw from the sorted list; false if the list is too short to tell.
-__device__ __forceinline__ bool draw_listed(const Filters& filters, const Row& row, const Mass& mass, double whole_mass,
+// The row's greatest logit; false if that is not finite, or if anything is not a number: then a segment's sum is none.
+__device__ __forceinline__ bool find_best(const Workspace& space, float& best) {
+    __shared__ float partial[1][WARP];
+    float own[1] = {-INFINITY};
+    bool spoilt = false;
+    for (int i = threadIdx.x; i < space.num_segments; i += THREADS) {
+        own[0] = fmaxf(own[0], space.segment_best[i]);
+        spoilt |= isnan(space.segment_sum[i]);
+    }
+    block_reduce<Max, 1, THREADS>(own, partial);
+    best = own[0];
+    return !__syncthreads_or(spoilt) && isfinite(best);
+}
+
+// The first token that is as great as the greatest.
+__device__ __forceinline__ uint64_t take_best(const Row& row, const Workspace& space, float best) {
+    __shared__ int segment, id;
+    if (threadIdx.x == 0) segment = id = 0x7fffffff;
+    __syncthreads();
+    for (int i = threadIdx.x; i < space.num_segments; i += THREADS)
+        if (space.segment_best[i] == best) atomicMin(&segment, i);
+    __syncthreads();
+    const int first = segment * SEGMENT + threadIdx.x * OCTET;
+    if (threadIdx.x < SEGMENT / OCTET && first < row.vocab) {
+        float value[OCTET];
+        row.read(value, first);
+        int own = 0x7fffffff;
+#pragma unroll
+        for (int e = OCTET - 1; e >= 0; e--)
+            if (value[e] == best) own = first + e;
+        if (own < row.vocab) atomicMin(&id, own);
+    }
+    __syncthreads();
+    return token_key(best, id);
+}
+
+// Draw by the segments' sums, from all tokens.
+__device__ __forceinline__ uint64_t draw_plainly(const Row& row, const Sums& sums, double uniform, float temperature) {
+    uint64_t target = share_of(sums.total, uniform);
+    const int segment = part_of(target, sums.before, sums.first, sums.count, [&](int i) { return sums.of(i); });
+    const double share = static_cast<double>(target) / static_cast<double>(sums.of(segment));
+    const Mass mass(sums.space.segment_best[segment], temperature);
+    return token_in(row, segment, [&](float logit, int) { return mass.units(logit); }, 0, share);
+}
+
+// Draw from the sorted list; false if the list is too short to tell. ``whole`` is the mass of all tokens, in units.
+__device__ __forceinline__ bool draw_listed(const Filters& filters, const Row& row, const Mass& mass, double whole,
                                             Ranking& list, uint64_t& key) {
     const bool all = filters.top_k >= row.vocab;
     const int n = min(list.count, filters.top_k);
-    accumulate(list, n, 0., mass);
-    const double total = all ? whole_mass : list.cumulative[n - 1];
+    const uint64_t least = least_units(filters.min_p);
+    accumulate(list, n, 0, [&](uint64_t listed) { return mass.units(logit_of(listed)); });
+    const double wanted = filters.top_p < 1.f ? filters.top_p * (all ? whole : static_cast<double>(list.cumulative[n - 1])) : INFINITY;
     const int kept = max(1, prefix_length(n, [&](int i) {
-                             const double before = i ? list.cumulative[i - 1] : 0.;
-                             return (filters.top_p >= 1.f || before < filters.top_p * total) &&
-                                    mass.of(logit_of(list.keys[i])) >= filters.min_p;
+                             const uint64_t before = i ? list.cumulative[i - 1] : 0;
+                             return before < wanted && list.cumulative[i] - before >= least;
                          }));
-    const double target = filters.uniform * (filters.none() ? total : list.cumulative[kept - 1]);
-    const int choice = prefix_length(kept, [&](int i) { return list.cumulative[i] <= target; });
-    if (all && n < row.vocab && (filters.none() ? choice == n : kept == n)) return false;
-    // Rounding may carry the target to the last token: no further than to one that has any mass.
-    const int possible = max(1, prefix_length(kept, [&](int i) { return mass.of(logit_of(list.keys[i])) > 0.f; }));
-    key = list.keys[min(choice, possible - 1)];
+    if (all && kept == n && n < row.vocab) return false;
+    const uint64_t target = share_of(list.cumulative[kept - 1], filters.uniform);
+    __syncthreads();
+    // By id: the smaller one's complement is the greater.
+    for (int i = threadIdx.x; i < kept; i += THREADS) list.keys[i] = list.keys[i] << 32 | list.keys[i] >> 32;
+    if (threadIdx.x == 0) list.count = kept;
+    __syncthreads();
+    sort(list);
+    accumulate(list, kept, 0, [&](uint64_t listed) { return mass.units(unordered(static_cast<uint32_t>(listed))); });
+    const uint64_t drawn = list.keys[prefix_length(kept - 1, [&](int i) { return list.cumulative[i] <= target; })];
+    key = drawn << 32 | drawn >> 32;
     return true;
 }
 
-// The same, by queries to the whole row.
-__device__ __noinline__ uint64_t draw_searched(const Filters& filters, const Row& row, const Mass& mass, double whole_mass,
-                                               const Bins& bins, Ranking& list) {
-    __syncthreads();  // the list may still be looked at
-    const auto find = [&](const Goal& goal) { return search(row, mass, goal, bins, list); };
-    Found last{0, row.vocab, whole_mass};  // the last token that is kept
-    if (filters.top_k < row.vocab) last = find(Goal{filters.top_k, INFINITY, false});
-    if (filters.top_p < 1.f) {
-        const Found cut = find(Goal{last.count, filters.top_p * last.mass, false});
-        if (cut.count < last.count) last = cut;
-    }
-    if (filters.min_p > 0.f) {
-        int likely;
-        double likely_mass;
-        total(row, mass, filters.min_p, list, likely, likely_mass);
-        if (likely < last.count) last = Found{0, likely, likely_mass};
-    }
-    // Sums by different ways differ by a millionth: no further than what all of them reach.
-    const double target = fmin(filters.uniform * last.mass, whole_mass * (1. - 4e-6));
-    return find(Goal{last.count, target, true}).key;
+// Leave a row to search.cu.
+__device__ __forceinline__ void leave_open(const Filters& filters, const Workspace& space, float best) {
+    if (filters.top_p < 1.f)
+        for (int i = threadIdx.x; i < NUM_BINS; i += THREADS) space.bins[i] = 0;
+    if (threadIdx.x == 0) *space.note = Note{0, 0, best, NUM_BINS, 0, 0, 1, 0};
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_pick(int64_t* token_ids, bool* valid, const DTYPE* logits, int64_t stride, int vocab,
-                float* workspace, Parameters of) {
+                float* workspace, int is_searched, const __grid_constant__ Parameters of) {
     __shared__ Ranking list;
     wait_for_earlier_kernels();
     let_next_kernel_start();
@@ -121,35 +137,31 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (place < 0) return;
     const Workspace space(workspace, index, vocab);
     const Row row(logits + index * stride, vocab, place, of);
-    const float given = of.temperature[place];
-    const bool greedy = given <= 0.f;
-    const float temperature = greedy ? 1.f : usable(given);
-    uint32_t own[GROUPS_A_THREAD];
-    take_groups(space, own);
+    const float temperature = of.temperature[place];
+    if (is_searched && threadIdx.x == 0) space.note->open = 0;
     float best;
-    double whole_mass;
-    whole(space, temperature, list, best, whole_mass);
-    // What is not a number has spoilt the sum; an infinite logit the greatest.
-    const bool sound = isfinite(best) && isfinite(whole_mass);
     uint64_t key = token_key(0.f, 0);
-    if (sound) {
-        const Mass mass{best, temperature};
-        const int asked = of.top_k[place];
-        Filters filters{asked > 0 ? min(asked, vocab) : vocab, of.top_p[place], of.min_p[place], 0.};
-        if (greedy) filters = Filters{1, 1.f, 0.f, 0.};
-        else filters.uniform = uniform(of.seed[place], of.position[place] - of.num_prompt_tokens[place]);
+    const bool sound = find_best(space, best);
+    if (sound && temperature <= 0.f) {
+        key = take_best(row, space, best);
+    } else if (sound) {
+        const Mass mass(best, temperature);
+        const Filters filters(of, place, vocab);
+        const Sums sums(space, mass);
         const bool all = filters.top_k >= vocab;
         bool drawn = false;
-        if (all || filters.top_k <= LONGEST_TOP_K) {
-            uint32_t least = 1;  // all tokens
-            if (greedy) least = ordered(best);
-            else if (vocab > CAPACITY) least = bound(own, all ? NUM_CANDIDATES : filters.top_k);
-            drawn = list_above(row, least, own, list) && draw_listed(filters, row, mass, whole_mass, list, key);
+        if (all && filters.top_p >= 1.f && filters.min_p <= 0.f) {
+            key = draw_plainly(row, sums, filters.uniform, temperature);
+            drawn = true;
+        } else if (all || filters.top_k <= LONGEST_TOP_K) {
+            uint32_t own[GROUPS_A_THREAD], least = 1;  // all tokens
+            take_groups(space, own);
+            if (vocab > CAPACITY) least = bound(own, all ? NUM_CANDIDATES : filters.top_k);
+            const double whole = static_cast<double>(sums.total) * (double(uint64_t(1) << UNIT_BITS) / PARTS);
+            drawn = list_above(row, least, own, list) && draw_listed(filters, row, mass, whole, list, key);
         }
-        if (!drawn) {
-            const Bins bins = needs_bins(of, place, vocab) ? space.bins : Bins{};
-            key = draw_searched(filters, row, mass, whole_mass, bins, list);
-        }
+        if (!drawn && is_searched && all) return leave_open(filters, space, best);
+        if (!drawn) key = draw_exactly(row.logits, vocab, workspace, index, place, best, of, list);
     }
     if (threadIdx.x == 0) finish(token_ids, valid, index, place, key, sound, of);
 }

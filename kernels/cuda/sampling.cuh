@@ -14,6 +14,7 @@ constexpr int SEGMENT = 1024;               // elements of a warp, whose greates
 constexpr int TURNS = SEGMENT / WARP / OCTET;
 constexpr int GROUPS_A_SEGMENT = SEGMENT / GROUP;
 constexpr float LOG2E = 1.4426950408889634f;
+constexpr int UNIT_BITS = 34;               // the best token has 2^34 units of mass
 
 // Rows' parameters lie in arrays, one element a place, so that a captured graph reads what changes between replays.
 struct Parameters {
@@ -106,18 +107,37 @@ __device__ __forceinline__ uint64_t token_key(float logit, int id) {
 __device__ __forceinline__ int token_of(uint64_t key) { return ~uint32_t(key); }
 __device__ __forceinline__ float logit_of(uint64_t key) { return unordered(uint32_t(key >> 32)); }
 
-// A token's probability, times a factor that its row has in common.
+// A token's probability, times a factor that its row has in common: 1 for the best.
 struct Mass {
-    float best, temperature;
+    float best, factor;
 
-    __device__ __forceinline__ float of(float logit) const { return expf((logit - best) / temperature); }
+    __device__ __forceinline__ Mass(float best, float temperature) : best(best), factor(LOG2E / normal(temperature)) {}
 
-    // For sums over the whole vocabulary; relative error 2^-20.
-    __device__ __forceinline__ float roughly(float logit, float factor) const {
-        return exp2_roughly((logit - best) * factor);
+    // A number whose inverse is finite; rows of temperature 0 take their best token, by no mass.
+    static __device__ __forceinline__ float normal(float temperature) {
+        return temperature > 0.f ? fmaxf(temperature, 1.17549435e-38f) : 1.f;
     }
-    __device__ __forceinline__ float factor() const { return fminf(LOG2E / temperature, 3e38f); }
+
+    // Relative error 2^-20.
+    __device__ __forceinline__ float of(float logit) const { return exp2_roughly((logit - best) * factor); }
+
+    // An integer, so that sums depend on no order; from the float's bits, which is faster than a conversion.
+    __device__ __forceinline__ uint64_t units(float logit) const {
+        const uint32_t bits = __float_as_uint(of(logit));
+        const uint32_t below_one = 127 - (bits >> 23);
+        return (uint64_t(bits & 0x7fffffu | 0x800000u) << (UNIT_BITS - 23)) >> (below_one < 63 ? below_one : 63);
+    }
 };
+
+// The least units of tokens that min_p keeps, and of those that can be drawn at all.
+__device__ __forceinline__ uint64_t least_units(float min_p) {
+    return max(uint64_t(1), static_cast<uint64_t>(ceil(min_p * double(uint64_t(1) << UNIT_BITS))));
+}
+
+// Of so many units, those up to which a random number lets tokens pass: fewer than all.
+__device__ __forceinline__ uint64_t share_of(uint64_t units, double uniform) {
+    return min(static_cast<uint64_t>(uniform * static_cast<double>(units)), units - 1);
+}
 
 // Stafford's variant 13, as in SplitMix64 [2, figure 16]; workers/engine/uniform.py is the same function.
 // [2] G. L. Steele, D. Lea, C. H. Flood. Fast splittable pseudorandom number generators. OOPSLA 2014.

@@ -15,23 +15,34 @@ namespace headrace {
 constexpr int SCAN_WARPS = 4;
 constexpr int NUM_BINS = 2048;
 
-// A row's tokens by bins of logits (mass_bins.cuh).
-struct Bins {
-    unsigned long long* lacks;
-    int* counts;
+// What is known of a row whose draw needs more than the list.
+struct Note {
+    uint64_t units_above;  // of the bins above ``bin``
+    uint64_t target;       // the units that top_p asks for
+    float best;
+    int bin;         // the one in which top_p ends; NUM_BINS: top_p keeps all
+    int num_listed;  // of its tokens in ``keys``; more than CAPACITY: they are not whole
+    int num_counted;  // blocks that have counted their part
+    int open;        // 0: the row is drawn
+    int unused;
 };
 
+// A row's part, kernels/logits.py knows its size; search.cuh says what a search leaves in the last four.
 struct Workspace {
     float *segment_best, *segment_sum, *group_best;
+    uint64_t *segment_units, *bins, *keys;
+    Note* note;
     int num_segments;
-    Bins bins;
 
     __device__ __forceinline__ Workspace(float* base, int64_t row, int vocab) : num_segments((vocab + SEGMENT - 1) / SEGMENT) {
-        segment_best = base + row * (num_segments * (2 + GROUPS_A_SEGMENT) + 3 * NUM_BINS);
+        const int64_t scanned = int64_t(num_segments) * (2 + GROUPS_A_SEGMENT);
+        segment_best = base + row * (scanned + 2 * (num_segments + NUM_BINS + CAPACITY) + sizeof(Note) / sizeof(float));
         segment_sum = segment_best + num_segments;
         group_best = segment_sum + num_segments;
-        bins.lacks = reinterpret_cast<unsigned long long*>(group_best + num_segments * GROUPS_A_SEGMENT);
-        bins.counts = reinterpret_cast<int*>(bins.lacks + NUM_BINS);
+        segment_units = reinterpret_cast<uint64_t*>(segment_best + scanned);
+        bins = segment_units + num_segments;
+        keys = bins + NUM_BINS;
+        note = reinterpret_cast<Note*>(keys + CAPACITY);
     }
 };
 
@@ -92,7 +103,7 @@ __device__ __forceinline__ void whole(const Workspace& space, float temperature,
     best = -INFINITY;
 #pragma unroll
     for (int warp = 0; warp < NUM_WARPS; warp++) best = fmaxf(best, static_cast<float>(list.partial[warp]));
-    const Mass mass{best, temperature};
+    const Mass mass(best, temperature);
     double own_sum = 0;
     for (int i = threadIdx.x; i < space.num_segments; i += THREADS) {
         // Not 0 times what is not a number: that must stay.

@@ -73,7 +73,15 @@ def draws() -> Iterator[Case]:
         yield Case(
             f"sampling/{name}_{n}x{VOCAB}",
             logits.nbytes,
-            partial(sample, logits, asked, out=out, workspace=workspace, all_greedy=name == "greedy"),
+            partial(
+                sample,
+                logits,
+                asked,
+                out=out,
+                workspace=workspace,
+                all_greedy=name == "greedy",
+                searches=name == "top_p0.9",
+            ),
             partial(theirs, logits),
             peer,
         )
@@ -89,7 +97,7 @@ def penalised_draws() -> Iterator[Case]:
         yield Case(
             f"sampling/penalised_{n}x{VOCAB}",
             logits.nbytes + counts.nbytes,
-            partial(sample, logits, asked, penalties=penalties, out=out, workspace=workspace),
+            partial(sample, logits, asked, penalties=penalties, out=out, workspace=workspace, searches=False),
             partial(_penalised, logits, counts),
             "torch where, mul, sub; topk, softmax, cumsum, exponential race, argmax",
         )

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.gpu.draws import assert_near, keepings
 from torch import Tensor
 
 from headrace.job import SamplingParams
+from headrace.kernels.sampling import SamplingParameters
 from headrace.testing.sampling import computed
 from headrace.workers.engine.device_sampling import DeviceSampler
 from headrace.workers.engine.row_rules import RowRules
@@ -73,14 +75,18 @@ def assert_told(ours: Sampled, theirs: Sampled, logits: Tensor) -> None:
         assert [p for _, p in told.top] == pytest.approx([p for _, p in theirs.logprobs[index].top], abs=3e-5)
 
 
-def assert_neighbours(row: Sequence, logits: Tensor, a: int, b: int) -> None:
+def assert_on_a_border(row: Sequence, logits: Tensor, token_id: int) -> None:
     """Sums of fp32 and of integers may part where a draw falls on the border between two tokens, and only there."""
-    changed, rules = logits.clone(), RowRules.of(row, len(logits))
+    changed, rules, of = logits.clone(), RowRules.of(row, len(logits)), row.params
     if rules is not None:
         rules.apply(changed, row)
-    shares, ids = (changed.double() / row.params.temperature).softmax(-1).sort(descending=True, stable=True)
-    first, last = sorted(int((ids == token_id).nonzero()) for token_id in (a, b))
-    assert shares[first + 1 : last].sum() < 1e-5
+    asked = SamplingParameters(
+        torch.tensor([of.temperature], dtype=torch.float32),
+        torch.tensor([of.top_k], dtype=torch.int32),
+        *(torch.tensor([value], dtype=torch.float32) for value in (of.top_p, of.min_p)),
+        *(torch.tensor([value]) for value in (of.seed, len(row.token_ids), row.num_prompt_tokens)),
+    )
+    assert_near(keepings(changed[None], asked), 0, token_id)
 
 
 @pytest.mark.parametrize("vocab", [53, 3001, 49152])
@@ -106,7 +112,7 @@ def test_rows_that_come_and_go_get_the_tokens_of_the_cpu(device: torch.device, v
         off = [i for i, pair in enumerate(zip(drawn.token_ids, expected.token_ids, strict=True)) if len(set(pair)) > 1]
         for i in off:
             assert batch[i].params.temperature > 0
-            assert_neighbours(batch[i], logits[i], drawn.token_ids[i], expected.token_ids[i])
+            assert_on_a_border(batch[i], logits[i], drawn.token_ids[i])
         assert_told(drawn, expected, logits)
         num_drawn, num_off = num_drawn + len(batch), num_off + len(off)
         assert on_gpu.last_token[on_gpu.places_of(batch)].tolist() == drawn.token_ids
@@ -180,7 +186,7 @@ def test_after_the_first_steps_no_memory_is_taken_and_nothing_runs_but_our_kerne
         torch.cuda.synchronize()
     assert torch.cuda.memory_stats(device)["allocation.all.allocated"] == before
     ours = {"logprob_scan", "logprob_top", "logprob_chosen", "edit_logits", "sample_scan", "sample_pick",
-            "change_words", "advance", "count_tokens"}  # fmt: skip
+            "search_bins", "search_sums", "search_pick", "change_words", "advance", "count_tokens"}  # fmt: skip
     ran = {event.key for event in profile.key_averages() if event.device_type.name == "CUDA"}
     assert {name for name in ran if not name.startswith("Memcpy")} <= ours
-    assert {"sample_pick", "edit_logits", "logprob_top"} <= ran
+    assert {"sample_pick", "search_pick", "edit_logits", "logprob_top"} <= ran

@@ -1,9 +1,9 @@
-import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from tests.gpu.draws import assert_same_draws, keepings
 from torch import Tensor
 
 from headrace.errors import KernelError
@@ -47,23 +47,6 @@ def parameters(device: torch.device, num_rows: int, kinds: list[tuple[float, int
     )
 
 
-def assert_same_draws(drawn: Draws, ranked: reference.Ranked, logits: Tensor) -> None:
-    """Tokens are the reference's; where sums of fp32 and fp64 part at a token's edge, its neighbour will do."""
-    wanted = torch.searchsorted(ranked.cumulative, ranked.target[:, None], right=True)[:, 0]
-    wanted = torch.minimum(wanted, ranked.num_kept - 1)
-    token_ids = ranked.token_ids.gather(1, wanted[:, None])[:, 0]
-    num_off = 0
-    for row in (drawn.token_ids != token_ids).nonzero()[:, 0].tolist():
-        num_off += 1
-        place = int((ranked.token_ids[row] == drawn.token_ids[row]).nonzero()[0, 0])
-        low = ranked.cumulative[row, place - 1].item() if place else 0.0
-        high = ranked.cumulative[row, place].item()
-        target, scale = ranked.target[row].item(), ranked.cumulative[row, ranked.num_kept[row] - 1].item()
-        assert low - 1e-5 * scale <= target <= high + 1e-5 * scale, f"row {row}: rank {place}, not {wanted[row]}"
-        assert math.isfinite(logits[row, drawn.token_ids[row]].item())
-    assert num_off <= 2 + len(token_ids) // 50
-
-
 @pytest.mark.parametrize("vocab", VOCABS)
 @pytest.mark.parametrize("spread", [0.02, 1.0, 4.0])
 def test_draws_are_those_of_a_sorted_vocabulary(
@@ -71,9 +54,11 @@ def test_draws_are_those_of_a_sorted_vocabulary(
 ) -> None:
     logits = (torch.randn(91, vocab, device=device) * spread).to(dtype)
     asked = parameters(device, 91, KINDS)
-    drawn = sample(logits, asked)
+    drawn, kept = sample(logits, asked), keepings(logits, asked)
     assert drawn.valid.all()
-    assert_same_draws(drawn, reference.rank(logits, asked), logits)
+    assert_same_draws(drawn.token_ids, kept)
+    alone = sample(logits, asked, searches=False)
+    assert torch.equal(alone.token_ids, drawn.token_ids)
 
 
 @pytest.mark.parametrize("vocab", [1000, 50257])
@@ -82,7 +67,9 @@ def test_equal_logits_are_told_apart_by_their_ids(device: torch.device, dtype: t
     logits = torch.randint(0, 3, (91, vocab), device=device).to(dtype)
     logits[::4] = 0
     asked = parameters(device, 91, KINDS)
-    assert_same_draws(sample(logits, asked), reference.rank(logits, asked), logits)
+    drawn = sample(logits, asked).token_ids
+    assert_same_draws(drawn, keepings(logits, asked))
+    assert torch.equal(sample(logits, asked, searches=False).token_ids, drawn)
 
 
 @pytest.mark.parametrize("vocab", VOCABS)
@@ -179,9 +166,9 @@ def test_penalties_and_counts_are_the_reference_s(device: torch.device, dtype: t
     )
     logits = (torch.randn(num_rows, vocab, device=device) * 2).to(dtype)
     asked = parameters(device, num_rows, KINDS)
-    ranked = reference.rank(logits, asked, penalties)
+    kept = keepings(logits, asked, penalties)
     drawn = sample(logits, asked, penalties=penalties)
-    assert_same_draws(drawn, ranked, logits)
+    assert_same_draws(drawn.token_ids, kept)
     for row, slot in enumerate(slots.tolist()):
         if slot >= 0:
             expected_counts[slot, drawn.token_ids[row]] += 1
@@ -245,7 +232,7 @@ def test_a_row_that_begins_anywhere_is_read_right(device: torch.device, dtype: t
     asked = parameters(device, 26, KINDS)
     for first in (0, 1, 2, 4):
         logits = wide[:, first : first + 32003]
-        assert_same_draws(sample(logits, asked), reference.rank(logits, asked), logits)
+        assert_same_draws(sample(logits, asked).token_ids, keepings(logits, asked))
 
 
 def test_what_does_not_fit_is_refused(device: torch.device) -> None:

@@ -34,6 +34,7 @@ class _Group:
         rows: the batch.
         places: theirs.
         greedy: all take their most probable token.
+        searching: some keep a share of the mass, of however many tokens.
         edited: the logits of some are changed by their own requests.
         penalised: some have penalties.
         asking: indices of rows that ask for logarithms, and for how many tokens beside the chosen one.
@@ -42,6 +43,7 @@ class _Group:
     rows: tuple[Sequence, ...]
     places: tuple[int, ...]
     greedy: bool
+    searching: bool
     edited: bool
     penalised: bool
     asking: tuple[tuple[int, int], ...]
@@ -102,6 +104,7 @@ class DeviceSampler:
             out=Draws(token_ids, valid, self._state.last_token),
             workspace=self._workspace,
             all_greedy=group.greedy,
+            searches=group.searching,
         )
         rules.note_draws(group.places)
         if logprobs is not None:
@@ -125,6 +128,7 @@ class DeviceSampler:
                 batch,
                 places,
                 all(p.temperature == 0 for p in params),
+                any(p.temperature > 0 and p.top_k == 0 and (p.top_p < 1 or p.min_p > 0) for p in params),
                 any(p.logit_bias or Forbidden.needed_by(row) for p, row in zip(params, batch, strict=True)),
                 any(Penalties.needed_by(row) for row in batch),
                 tuple(

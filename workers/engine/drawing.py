@@ -1,16 +1,17 @@
 """One token out of a distribution: temperature, top-k, top-p, min-p, and a number between 0 and 1.
 
 The filters and their order are those of Hugging Face's generation: temperature, then the k most probable tokens, then
-the smallest set of those whose share reaches p, then those at least ``min_p`` times as probable as the best. What is
-left is drawn from by inverting its cumulative distribution in the order of falling probability, equal ones by id.
+the smallest set of those whose share reaches p, then those at least ``min_p`` times as probable as the best; of equal
+ones, the smaller ids. What is drawn is the first token that is left, by id, with which the mass of those left exceeds
+the number's share of it.
 
 **Masses are integers**: a token's is ``floor(2**34 * exp((logit - best) / temperature))``, held in floats, whose sums
 are exact below 2**53, which a vocabulary of half a million cannot reach. So no sum depends on the order of its terms,
-and every way to find the token finds the same one, on any number of threads and in any batch. All filters keep the
-front of one order, so that what they keep together is known by its mass, the least of theirs.
+and every way to find the token finds the same one, on any number of threads and in any batch.
 
-Two ways are here. Nearly all draws fall among the most probable tokens, which are found without sorting the
-vocabulary; ``bucketed`` finds the others by sorting only the two or three narrow ranges of logits that matter.
+Rows without filters are drawn from by sums over blocks of the vocabulary. Filters nearly always keep a few of the most
+probable tokens, which are found without sorting the vocabulary; where they keep more, ``kept_mass`` finds their end by
+sorting only the narrow ranges of logits that matter.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ ONE = float(1 << 34)
 _SPAN = 24.0
 _NUM_CANDIDATES = 64
 _BLOCK = 32
+_SUMMED_BLOCK = 256
 _NUM_BUCKETS = 2048
 
 
@@ -48,7 +50,7 @@ class Drawer:
     """Draws; keeps the memory of masses from step to step, because fresh pages cost more than the sums over them."""
 
     def __init__(self) -> None:
-        self._mass = torch.empty(0)
+        self._mass = torch.empty(0, 0)
         self._wide = torch.empty(0, dtype=torch.float64)
 
     def draw(self, shifted: Tensor, filters: Filters, uniform: Tensor) -> Tensor:
@@ -64,60 +66,86 @@ class Drawer:
         """
         scaled = shifted.div_(filters.temperature)
         mass = self._masses(scaled)
-        token_ids, decided = _among_best(scaled, mass, self._totals(mass), filters, uniform)
-        for row in (~decided).nonzero()[:, 0].tolist():
-            token_ids[row] = bucketed(
+        sums = self._block_sums(mass)
+        keeps_all = (filters.top_k >= scaled.shape[1]) & (filters.top_p >= 1) & (filters.min_p <= 0)
+        if keeps_all.all():
+            return _by_id(mass, sums, uniform)
+        token_ids, decided = _among_best(scaled, mass, sums.sum(-1, keepdim=True), filters, uniform)
+        others = (keeps_all[:, 0] | ~decided).nonzero()[:, 0]
+        if not len(others):
+            return token_ids
+        for row in (~keeps_all[:, 0] & ~decided).nonzero()[:, 0].tolist():
+            own = mass[row, : scaled.shape[1]]
+            kept = kept_mass(
                 scaled[row],
-                mass[row],
-                uniform=float(uniform[row]),
+                own,
                 top_k=int(filters.top_k[row]),
                 top_p=float(filters.top_p[row]),
                 min_p=float(filters.min_p[row]),
             )
-        return token_ids
+            own.copy_(kept)
+            sums[row] = self._block_sums(mass[row : row + 1])[0]
+        return token_ids.index_copy_(0, others, _by_id(mass[others], sums[others], uniform[others]))
 
     def _masses(self, scaled: Tensor) -> Tensor:
-        if self._mass.numel() < scaled.numel():
-            self._mass = torch.empty(scaled.numel())
-        mass = self._mass[: scaled.numel()].view(scaled.shape)
-        return torch.exp(scaled, out=mass).mul_(ONE).floor_()
+        """Masses, fp32 ``[num_rows, vocab]`` and some zeros, so that blocks are whole."""
+        num_rows, vocab_size = scaled.shape
+        width = -(-vocab_size // _SUMMED_BLOCK) * _SUMMED_BLOCK
+        if self._mass.shape[0] < num_rows or self._mass.shape[1] != width:
+            self._mass = torch.empty(num_rows, width)
+        mass = self._mass[:num_rows]
+        mass[:, vocab_size:] = 0
+        torch.exp(scaled, out=mass[:, :vocab_size])
+        return mass.mul_(ONE).floor_()
 
-    def _totals(self, mass: Tensor) -> Tensor:
-        """Sum masses exactly: float64 ``[num_rows, 1]``."""
-        num_rows, vocab_size = mass.shape
-        if self._wide.numel() != vocab_size:
-            self._wide = torch.empty(vocab_size, dtype=torch.float64)
+    def _block_sums(self, mass: Tensor) -> Tensor:
+        """Sum blocks of masses exactly: float64 ``[num_rows, num_blocks]``."""
+        num_rows, width = mass.shape
+        if self._wide.numel() != width:
+            self._wide = torch.empty(width, dtype=torch.float64)
         # Row by row, because a sum in another type would first copy all rows into fresh memory.
-        totals = torch.empty(num_rows, 1, dtype=torch.float64)
+        sums = torch.empty(num_rows, width // _SUMMED_BLOCK, dtype=torch.float64)
         for row in range(num_rows):
-            totals[row] = self._wide.copy_(mass[row]).sum()
-        return totals
+            torch.sum(self._wide.copy_(mass[row]).view(-1, _SUMMED_BLOCK), dim=-1, out=sums[row])
+        return sums
+
+
+def _target(kept: Tensor, uniform: Tensor) -> Tensor:
+    """The mass, less than that of all kept tokens, which the drawn one's sum exceeds."""
+    return torch.minimum((uniform * kept).floor_(), kept - 1)
+
+
+def _by_id(mass: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
+    """Draw among all tokens that have a mass: int64 ``[num_rows]``."""
+    cumulative = sums.cumsum(-1)
+    target = _target(cumulative[:, -1:], uniform)
+    block = _count(cumulative <= target)
+    target -= cumulative.gather(1, block) - sums.gather(1, block)
+    inside = mass.view(len(mass), -1, _SUMMED_BLOCK)[torch.arange(len(mass)), block[:, 0]].double().cumsum(-1)
+    return (block * _SUMMED_BLOCK + _count(inside <= target))[:, 0]
 
 
 def _among_best(
     scaled: Tensor, mass: Tensor, total: Tensor, filters: Filters, uniform: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Draw among the most probable tokens; also tell where that is right, bool ``[num_rows]``.
-
-    It is not where the draw, or the end of what a filter keeps, lies beyond them.
-    """
+    """Draw among the most probable tokens; also tell where those are all that is kept, bool ``[num_rows]``."""
     values, ids = _best(scaled)
-    vocab_size, last = scaled.shape[1], values.shape[1] - 1
+    vocab_size, num_listed = scaled.shape[1], values.shape[1]
     # Tokens as probable as the last candidate may have been left out: only those before it are all here.
-    num_sure = torch.full_like(ids[:, :1], vocab_size) if last + 1 == vocab_size else _count(values > values[:, -1:])
-    cumulative = mass.gather(1, ids).to(torch.float64).cumsum(dim=-1)
-    base = torch.where(filters.top_k >= vocab_size, total, cumulative.gather(1, (filters.top_k - 1).clamp(max=last)))
-    nucleus = _count(cumulative < filters.top_p * base)
-    plausible = _count(mass.gather(1, ids) >= filters.min_p * ONE)
-    by_p = torch.where(filters.top_p >= 1, base, cumulative.gather(1, nucleus.clamp(max=last)))
-    by_min_p = torch.where(filters.min_p <= 0, base, cumulative.gather(1, (plausible - 1).clamp(min=0)))
-    kept = torch.minimum(torch.minimum(base, by_p), by_min_p)
-    choice = _count(cumulative <= torch.minimum((uniform * kept).floor_(), kept - 1))
-    decided = choice < num_sure
-    decided &= (filters.top_k >= vocab_size) | (filters.top_k <= num_sure)
-    decided &= (filters.top_p >= 1) | (nucleus < num_sure)
-    decided &= (filters.min_p <= 0) | (plausible <= num_sure)
-    return ids.gather(1, choice.clamp(max=last))[:, 0], decided[:, 0]
+    num_sure = torch.full_like(ids[:, :1], vocab_size) if num_listed == vocab_size else _count(values > values[:, -1:])
+    masses = mass.gather(1, ids).to(torch.float64)
+    cumulative = masses.cumsum(dim=-1)
+    keeps_any = filters.top_k >= vocab_size
+    base = torch.where(keeps_any, total, cumulative.gather(1, (filters.top_k - 1).clamp(max=num_listed - 1)))
+    nucleus = torch.where(filters.top_p >= 1, vocab_size, _count(cumulative < filters.top_p * base) + 1)
+    plausible = torch.where(filters.min_p <= 0, vocab_size, _count(masses >= filters.min_p * ONE))
+    num_kept = torch.minimum(torch.minimum(filters.top_k, nucleus), plausible)
+    decided = (num_kept <= num_sure) & (keeps_any | (filters.top_p >= 1) | (filters.top_k <= num_sure))
+    kept = masses.where(torch.arange(num_listed) < num_kept, 0.0)
+    ids, order = ids.sort(dim=-1)
+    cumulative = kept.gather(1, order).cumsum(dim=-1)
+    choice = _count(cumulative <= _target(cumulative[:, -1:], uniform))
+    return ids.gather(1, choice)[:, 0], decided[:, 0]
 
 
 def _best(scaled: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,24 +172,32 @@ def _count(mask: Tensor) -> Tensor:
     return mask.sum(dim=-1, keepdim=True)
 
 
-def bucketed(values: Tensor, mass: Tensor, *, uniform: float, top_k: int, top_p: float, min_p: float) -> int:
-    """Draw one token of one row, wherever it may be.
+def kept_mass(values: Tensor, mass: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor:
+    """Filter one row, wherever its filters end: the masses of tokens that are kept, 0 of others, float64 ``[vocab]``.
 
     Args:
         values: fp32 ``[vocab]``, scaled logits less the greatest.
         mass: fp32 ``[vocab]``, integers.
-        uniform: in [0, 1).
         top_k: see ``Filters``.
         top_p: see ``Filters``.
         min_p: see ``Filters``.
     """
     order = _Buckets(values, mass)
-    kept = order.total if top_k >= len(values) else order.mass_of_first(top_k)
+    keeps = order.mass >= min_p * ONE
+    base = order.total
+    if top_k < len(values):
+        base, last = order.at(top_k)
+        keeps &= _up_to(values, last)
     if top_p < 1:
-        kept = min(kept, order.reach(top_p * kept, right=False)[0])
-    if min_p > 0:
-        kept = min(kept, float(order.mass[order.mass >= min_p * ONE].sum()))
-    return order.reach(min(float(int(uniform * kept)), kept - 1), right=True)[1]
+        keeps &= _up_to(values, order.reach(top_p * base))
+    return order.mass.where(keeps, 0.0)
+
+
+def _up_to(values: Tensor, last: int) -> Tensor:
+    """Whether tokens come no later than one of them, in falling order, equal ones by id: bool ``[vocab]``."""
+    come = values > values[last]
+    come[: last + 1] |= values[: last + 1] == values[last]
+    return come
 
 
 class _Buckets:
@@ -179,23 +215,19 @@ class _Buckets:
         self._cumulative = self._masses.cumsum(0)
         self.total = float(self._cumulative[-1])
 
-    def reach(self, mass: float, *, right: bool) -> tuple[float, int]:
-        """Find the first token with which the cumulative mass is at least (``right``: more than) ``mass``.
-
-        Returns:
-            The cumulative mass with it, and its id.
-        """
-        bucket = int(torch.searchsorted(self._cumulative, mass, right=right))
+    def reach(self, mass: float) -> int:
+        """Find the first token with which the cumulative mass is at least ``mass``: its id."""
+        bucket = int(torch.searchsorted(self._cumulative, mass))
         cumulative, ids = self._sorted(bucket)
-        place = int(torch.searchsorted(cumulative, mass, right=right))
-        return float(cumulative[place]), int(ids[place])
+        return int(ids[int(torch.searchsorted(cumulative, mass))])
 
-    def mass_of_first(self, num_tokens: int) -> float:
-        """Mass of the ``num_tokens`` most probable tokens."""
+    def at(self, num_tokens: int) -> tuple[float, int]:
+        """Mass of the ``num_tokens`` most probable tokens, and the id of the last of them."""
         counts = torch.bincount(self._bucket, minlength=_NUM_BUCKETS).cumsum(0)
         bucket = int(torch.searchsorted(counts, num_tokens))
         num_before = int(counts[bucket - 1]) if bucket else 0
-        return float(self._sorted(bucket)[0][num_tokens - num_before - 1])
+        cumulative, ids = self._sorted(bucket)
+        return float(cumulative[num_tokens - num_before - 1]), int(ids[num_tokens - num_before - 1])
 
     def _sorted(self, bucket: int) -> tuple[Tensor, Tensor]:
         """A bucket's cumulative masses, counted from the very first token, and its ids, in order."""

@@ -1,6 +1,7 @@
 """However a token is found, it is the one that the definition names, to the bit."""
 
 import math
+from itertools import accumulate
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace.workers.engine import drawing
-from headrace.workers.engine.drawing import ONE, Drawer, Filters, bucketed
+from headrace.workers.engine.drawing import ONE, Drawer, Filters, kept_mass
 
 LEAST = torch.finfo(torch.float32).tiny
 
@@ -19,14 +20,15 @@ def defined(shifted: torch.Tensor, temperature: float, uniform: float, top_k: in
     masses = [int(mass) for mass in (scaled.exp() * ONE).floor().tolist()]
     values = scaled.tolist()
     order = sorted(range(len(masses)), key=lambda token_id: (-values[token_id], token_id))[:top_k]
-    base, before, kept = sum(masses[token_id] for token_id in order), 0, 0
+    base, kept = sum(masses[token_id] for token_id in order), 0
+    left: list[int] = []
     for token_id in order:
-        if before >= top_p * base or masses[token_id] < min_p * ONE:
+        if kept >= top_p * base or masses[token_id] < min_p * ONE:
             break
-        before += masses[token_id]
-        kept = before
+        kept += masses[token_id]
+        left.append(token_id)
     target, cumulative = min(int(uniform * kept), kept - 1), 0
-    for token_id in order:
+    for token_id in sorted(left):
         cumulative += masses[token_id]
         if cumulative > target:
             return token_id
@@ -77,16 +79,18 @@ def test_both_ways_find_the_token_of_the_definition(
     assert Drawer().draw(shifted[None].clone(), filters, column(uniform)).tolist() == [expected]
     scaled = shifted / torch.tensor(temperature, dtype=torch.float32)
     mass = (scaled.exp() * ONE).floor()
-    assert bucketed(scaled, mass, uniform=uniform, top_k=top_k, top_p=top_p, min_p=min_p) == expected
+    kept = [int(mass) for mass in kept_mass(scaled, mass, top_k=top_k, top_p=top_p, min_p=min_p).tolist()]
+    target = min(int(uniform * sum(kept)), sum(kept) - 1)
+    assert next(token_id for token_id, sum_to in enumerate(accumulate(kept)) if sum_to > target) == expected
 
 
 def test_a_peaked_distribution_is_drawn_from_without_looking_at_the_whole_vocabulary(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(*_: object, **__: object) -> int:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the whole vocabulary was searched")
 
-    monkeypatch.setattr(drawing, "bucketed", refuse)
+    monkeypatch.setattr(drawing, "kept_mass", refuse)
     logits = torch.randn(20, 50_257, generator=torch.Generator().manual_seed(0))
     logits[:, ::1000] += 12
     shifted = logits - logits.amax(-1, keepdim=True)

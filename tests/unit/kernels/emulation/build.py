@@ -3,12 +3,13 @@
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from headrace.kernels.build import CUDA_DIR
+from headrace.kernels.build import CUDA_DIR, Macro
 from headrace.kernels.prefill_shape import Block
 
 HERE = Path(__file__).parent
@@ -22,16 +23,27 @@ def compiler() -> str | None:
 
 def build_prefill(block: Block, dtype: torch.dtype, head_dim: int, folder: Path) -> ctypes.CDLL:
     """Compile prefill attention in an empty folder."""
-    for pattern in ("prefill_*.cu*", "head_rows.cuh", "panels.cuh", "plan.cuh"):
+    sources = ("prefill_*.cu*", "head_rows.cuh", "panels.cuh", "plan.cuh")
+    return _build("prefill", sources, block.macros(dtype, head_dim), folder)
+
+
+def build_sampling(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    """Compile sampling in an empty folder."""
+    names = ("sampling.cu", "search.cu", "sampling", "ranking", "shortlist", "threshold", "choice", "drawn")
+    return _build("sampling", [name if "." in name else f"{name}.cuh" for name in names], macros, folder)
+
+
+def _build(name: str, sources: Iterable[str], macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    for pattern in sources:
         for path in CUDA_DIR.glob(pattern):
             text = path.read_text().replace(_DYNAMIC, "unsigned char* const memory = emulated::memory;")
             (folder / path.name).write_text(text)
     for path in [*HERE.glob("*.cuh"), *HERE.glob("*.h"), *HERE.glob("*.cpp")]:
         shutil.copy(path, folder)
-    library, macros = folder / "prefill.so", block.macros(dtype, head_dim)
+    library = folder / f"{name}.so"
     flags = ["-std=c++17", "-O2", "-fno-strict-aliasing", "-fPIC", "-shared", "-w"]
-    defines = [f"-D{name}={value}" for name, value in macros.items()]
-    command = ["g++", *flags, *defines, str(folder / "prefill.cpp"), "-o", str(library)]
+    defines = [f"-D{macro}={value}" for macro, value in macros.items()]
+    command = ["g++", *flags, *defines, str(folder / f"{name}.cpp"), "-o", str(library)]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(library))
 

@@ -1,4 +1,4 @@
-// kernels/cuda/common.cuh for fibers: what attention uses of it.
+// kernels/cuda/common.cuh for fibers: what attention and sampling use of it.
 #pragma once
 
 #include "emulated.h"
@@ -34,6 +34,41 @@ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
     memcpy(&bits, &x, 4);
     // To the nearest, ties to even.
     return {static_cast<uint16_t>(x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fff)};
+}
+
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Vec {
+    T at[N];
+
+    float get(int i) const { return to_float(at[i]); }
+};
+template <typename T>
+constexpr int FULL = 16 / sizeof(T);
+template <typename T, int N>
+Vec<T, N> load(const T* address) {
+    return *reinterpret_cast<const Vec<T, N>*>(address);
+}
+
+struct Sum {
+    static float of(float a, float b) { return a + b; }
+};
+struct Max {
+    static float of(float a, float b) { return fmaxf(a, b); }
+};
+template <typename Op, int X, int SPAN = WARP>
+void warp_reduce(float (&value)[X]) {
+    for (int distance = SPAN / 2; distance > 0; distance /= 2)
+        for (float& own : value) own = Op::of(own, __shfl_xor_sync(ALL_LANES, own, distance));
+}
+template <typename Op, int X, int num_threads>
+void block_reduce(float (&value)[X], float (*scratch)[WARP]) {
+    warp_reduce<Op, X>(value);
+    for (int i = 0; i < X; i++) scratch[i][threadIdx.x / WARP] = value[i];
+    __syncthreads();
+    for (int i = 0; i < X; i++) {
+        value[i] = scratch[i][0];
+        for (int warp = 1; warp < num_threads / WARP; warp++) value[i] = Op::of(value[i], scratch[i][warp]);
+    }
 }
 
 inline float exp2_roughly(float x) { return exp2f(x); }

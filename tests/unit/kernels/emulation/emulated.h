@@ -17,12 +17,14 @@
 #define __global__
 #define __forceinline__ inline
 #define __shared__ static
+#define __noinline__
+#define __grid_constant__
 #define __launch_bounds__(...)
 
 struct Index {
-    unsigned x;
+    unsigned x, y;
 };
-inline Index threadIdx, blockIdx;
+inline Index threadIdx, blockIdx, gridDim;
 
 struct int4 {
     int x, y, z, w;
@@ -109,11 +111,12 @@ inline void run() {
 }
 
 // Blocks one after the other; in each turn the last warp goes first.
-inline void launch(unsigned num_blocks, unsigned num_threads, const std::function<void()>& kernel) {
+inline void launch(Index grid, unsigned num_threads, const std::function<void()>& kernel) {
     body = kernel;
+    gridDim = grid;
     fibers.resize(num_threads);
-    for (unsigned b = 0; b < num_blocks; b++) {
-        blockIdx.x = b, block = {};
+    for (unsigned b = 0; b < grid.x * grid.y; b++) {
+        blockIdx = {b % grid.x, b / grid.x}, block = {};
         memset(memory, 255, sizeof(memory));
         warps.assign(num_threads / LANES, {}), warpgroups.assign(num_threads / 128, {});
         for (auto& side : slots) side.assign(num_threads, {});
@@ -133,6 +136,10 @@ inline void launch(unsigned num_blocks, unsigned num_threads, const std::functio
             }
         }
     }
+}
+
+inline void launch(unsigned num_blocks, unsigned num_threads, const std::function<void()>& kernel) {
+    launch(Index{num_blocks, 1}, num_threads, kernel);
 }
 
 }  // namespace emulated
@@ -157,3 +164,45 @@ inline bool __any_sync(unsigned, bool value) {
     const emulated::Slot* all = emulated::exchange(value);
     return std::any_of(all, all + emulated::LANES, emulated::brought<bool>);
 }
+inline int __syncthreads_or(int value) {
+    static int any;
+    __syncthreads();
+    any = 0;
+    __syncthreads();
+    any |= value;
+    __syncthreads();
+    return any;
+}
+inline int __reduce_add_sync(unsigned, int value) {
+    const emulated::Slot* all = emulated::exchange(value);
+    int sum = 0;
+    for (unsigned lane = 0; lane < emulated::LANES; lane++) sum += emulated::brought<int>(all[lane]);
+    return sum;
+}
+// One core: no two threads are ever between a read and a write.
+template <typename T, typename U>
+T atomicAdd(T* address, U value) {
+    const T old = *address;
+    *address += value;
+    return old;
+}
+inline void atomicMin(int* address, int value) { *address = min(*address, value); }
+template <typename T>
+T __ldcg(const T* address) {
+    return *address;
+}
+inline void __threadfence() {}
+inline uint32_t __float_as_uint(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+inline float __uint_as_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+using std::isfinite;
+using std::isnan;

@@ -1,0 +1,41 @@
+"""Whether tokens are the reference's, where sums by other ways may part on the border between two tokens."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from headrace.kernels import reference_sampling as reference
+from headrace.kernels.penalties import Penalties
+from headrace.kernels.reference_sampling import Kept
+from headrace.kernels.sampling import SamplingParameters
+
+#: How far sums may be off, as a share.
+SLACK = 1e-5
+
+
+def keepings(logits: Tensor, asked: SamplingParameters, penalties: Penalties | None = None) -> list[Kept]:
+    """What is kept, and what is if the filters' borders are moved by as much as sums may be off."""
+    slackened = []
+    for factor in (1.0, 1 - SLACK, 1 + SLACK):
+        top_p = asked.top_p.where(asked.top_p >= 1, (asked.top_p * factor).clamp(max=1 - 2**-23))
+        moved = replace(asked, top_p=top_p, min_p=asked.min_p * factor)
+        slackened.append(reference.keep(logits, moved, penalties))
+    return slackened
+
+
+def assert_near(kept: list[Kept], row: int, token_id: int) -> None:
+    """Assert that a row's token is the reference's, or one whose border its random number all but falls on."""
+    borders = []
+    for one in kept:
+        mass, high = one.mass[row, token_id].item(), one.cumulative[row, token_id].item()
+        target, slack = one.target[row].item(), 2 * SLACK * one.cumulative[row, -1].item()
+        borders.append((mass, high - mass - slack, target, high + slack))
+    assert any(mass > 0 and low <= target <= high for mass, low, target, high in borders), (row, token_id, borders)
+
+
+def assert_same_draws(token_ids: Tensor, kept: list[Kept]) -> None:
+    """Assert that all rows' tokens are the reference's, but for a few on borders."""
+    off = (token_ids != kept[0].token_ids).nonzero()[:, 0].tolist()
+    for row in off:
+        assert_near(kept, row, int(token_ids[row]))
+    assert len(off) <= 2 + len(token_ids) // 50
