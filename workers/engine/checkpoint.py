@@ -10,6 +10,9 @@ from safetensors import SafetensorError, safe_open
 
 from headrace.errors import ModelError
 
+# Whatever is smaller, or no float, has a meaning that only scales or a quantiser's settings tell.
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 
 class Tensors(Protocol):
     """Weights by name, wherever they come from."""
@@ -60,13 +63,17 @@ class Checkpoint:
         """Give one tensor; where the dtype is the file's, its pages are read when they are used.
 
         Raises:
-            ModelError: there is no such tensor, or it has another shape.
+            ModelError: there is no such tensor, it has another shape, or it holds quantised numbers.
         """
         if name not in self._files:
             raise ModelError(f"{self._folder}: no tensor {name!r}")
         tensor: torch.Tensor = self._files[name].get_tensor(name)
         if tensor.shape != shape:
             raise ModelError(f"{self._folder}: {name!r} has shape {tuple(tensor.shape)}, not {shape}")
+        if tensor.dtype not in _DTYPES:
+            raise ModelError(
+                f"{self._folder}: {name!r} holds {tensor.dtype}; only plain floating-point weights are read"
+            )
         return tensor.to(dtype)
 
 
@@ -75,7 +82,6 @@ def _paths(folder: Path) -> list[Path]:
     if not index.exists():
         return [folder / "model.safetensors"]
     try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{index}: not an index of safetensors files: {error}") from error
-    return [folder / name for name in sorted(names)]

@@ -40,11 +40,12 @@ def load(folder: Path, operations: Operations, dtype: torch.dtype) -> LoadedMode
             something that would be computed wrongly.
     """
     config = _read_json(folder / "config.json")
-    architectures = config.get("architectures") or ["none"]
-    build = FAMILIES.get(architectures[0])
-    if build is None:
+    architectures = config.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else architectures
+    if not isinstance(architecture, str) or architecture not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise ModelError(f"{folder}: architecture {architectures[0]!r} is not supported; supported are: {known}")
+        raise ModelError(f"{folder}: architecture {architecture!r} is not supported; supported are: {known}")
+    build = FAMILIES[architecture]
     with Checkpoint(folder) as checkpoint:
         return LoadedModel(build(config, checkpoint, operations, dtype), _eos_ids(folder, config))
 
@@ -56,13 +57,16 @@ def _eos_ids(folder: Path, config: dict[str, Any]) -> frozenset[int]:
         eos = config.get("eos_token_id")
     if eos is None:
         return frozenset()
-    return frozenset([eos] if isinstance(eos, int) else eos)
+    ids = eos if isinstance(eos, list) else [eos]
+    if not all(isinstance(token_id, int) for token_id in ids):
+        raise ModelError(f"{folder}: eos_token_id {eos!r} is neither a token id nor a list of them")
+    return frozenset(ids)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object")

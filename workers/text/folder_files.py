@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path.parent} has no {path.name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(fields, dict):
         raise ModelError(f"{path} is not a JSON object")
@@ -96,9 +96,16 @@ def _token_text(token: object) -> str | None:
 def _chat_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
     separate = folder / "chat_template.jinja"
     if separate.is_file():
-        return separate.read_text(encoding="utf-8")
+        try:
+            return separate.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{separate} cannot be read: {error}") from error
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
         # Several templates by name; "default" is the one for plain conversations.
-        template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
+        template = next((entry.get("template") for entry in template if _is_default(entry)), None)
     return template if isinstance(template, str) else None
+
+
+def _is_default(entry: object) -> bool:
+    return isinstance(entry, dict) and entry.get("name") == "default"

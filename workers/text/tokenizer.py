@@ -15,7 +15,7 @@ from headrace.workers.text.chat_template import ChatTemplate
 from headrace.workers.text.folder_files import ModelFacts, read_facts
 from headrace.workers.text.pieces import Pieces, read_pieces
 
-_OLDER_FILES = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_OLDER_FILES = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
 class Tokenizer:

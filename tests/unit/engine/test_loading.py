@@ -30,6 +30,22 @@ def write(folder: Path, model_dir: Path, **changes: Any) -> Path:
             "OtherForCausalLM.*supported are: GPT2LMHeadModel, ",
         ),
         ({"architectures": []}, "supported are"),
+        ({"architectures": {"a": 1}}, "supported are"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers 0"),
+        ({"max_position_embeddings": -5}, "max_position_embeddings -5"),
+        ({"rope_theta": -1}, "rope_theta -1"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor 0"),
+        (
+            {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 0}},
+            "original_max_position_embeddings 0",
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+            "rope_scaling and rope_parameters say different things",
+        ),
+        ({"eos_token_id": "2"}, "eos_token_id '2'"),
+        ({"eos_token_id": [2, "x"]}, "eos_token_id"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
@@ -96,8 +112,12 @@ def test_a_sharded_model_computes_what_the_single_file_does(
     [
         ("config.json", "{"),
         ("config.json", "[]"),
+        ("config.json", "[" * 100_000),
         ("model.safetensors", "no tensors"),
         ("model.safetensors.index.json", "{}"),
+        ("model.safetensors.index.json", "[]"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 5}}'),
+        ("model.safetensors.index.json", '{"weight_map": {"a": ["b"]}}'),
         ("model.safetensors.index.json", '{"weight_map": {"a": "gone.safetensors"}}'),
     ],
 )
@@ -106,6 +126,17 @@ def test_a_damaged_file_is_a_model_error(tmp_path: Path, model_dir: Path, name: 
     (folder / name).unlink(missing_ok=True)
     (folder / name).write_text(content)
     with pytest.raises(ModelError, match=str(folder)):
+        load(folder, REFERENCE, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused_by_name(
+    tmp_path: Path, model_dir: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype
+) -> None:
+    folder = write(tmp_path, model_dir)
+    (folder / "model.safetensors").unlink()
+    save_file(tensors | {"model.norm.weight": torch.ones(32).to(dtype)}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=f"'model.norm.weight' holds {dtype}"):
         load(folder, REFERENCE, torch.float32)
 
 

@@ -1,6 +1,7 @@
 """What anybody may write into a stream becomes a job, or a refusal that names the field."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import msgpack
@@ -8,7 +9,7 @@ import pytest
 
 from headrace.broker import Entry
 from headrace.config import Settings
-from headrace.job import Job
+from headrace.job import Job, SamplingParams
 from headrace.keys import LANES, RequestStream
 from headrace.moves import Admission
 from headrace.testing.words import word_tokenizer
@@ -201,12 +202,33 @@ def test_one_bad_entry_leaves_its_neighbours_alone(admitter: Admitter) -> None:
 
 
 def test_every_sampling_field_reaches_the_job(admitter: Admitter) -> None:
-    fields = {"repetition_penalty": 1.5, "presence_penalty": -0.5, "frequency_penalty": 1, "logprobs": 0}
-    params = Job.decode(judge(admitter, as_json(prompt="one", logit_bias={"7": -1, "07": 2}, **fields)).job).params
-    assert {name: getattr(params, name) for name in fields} == fields
-    assert params.logit_bias == ((7, 2.0),)
-    neutral = Job.decode(judge(admitter, as_json(prompt="one")).job).params
-    assert (neutral.repetition_penalty, neutral.logit_bias, neutral.bad_words, neutral.logprobs) == (1.0, (), (), None)
+    asked = {
+        "max_tokens": 7,
+        "min_tokens": 2,
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.25,
+        "min_p": 0.125,
+        "seed": 9,
+        "stop": ["x", "y"],
+        "stop_token_ids": [3, 5],
+        "ignore_eos": True,
+        "repetition_penalty": 1.5,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 1.0,
+        "logit_bias": {"7": -1, "07": 2},
+        "bad_words": [[9, 8]],
+        "logprobs": 0,
+    }
+    expected = asked | {
+        "stop": ("x", "y"),
+        "stop_token_ids": (3, 5),
+        "logit_bias": ((7, 2.0),),
+        "bad_words": ((9, 8),),
+    }
+    assert asdict(Job.decode(judge(admitter, as_json(prompt="one", **asked)).job).params) == expected
+    neutral = Job.decode(judge(admitter, as_json(prompt="one", seed=0)).job).params
+    assert neutral == SamplingParams(16, 0, 1.0, 0, 1.0, 0.0, 0, (), (), False, 1.0, 0.0, 0.0, (), (), None)
 
 
 def test_bad_words_become_the_tokens_that_spell_them(admitter: Admitter) -> None:

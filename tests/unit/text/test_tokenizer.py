@@ -69,7 +69,7 @@ def test_a_tokenizer_that_was_saved_with_limits_still_encodes_whole_texts(copied
     assert [len(ids) for ids in batch] == [7, 2]
 
 
-@pytest.mark.parametrize("older", ["tokenizer.model", "vocab.json"])
+@pytest.mark.parametrize("older", ["tokenizer.model", "vocab.json", "tekken.json"])
 def test_an_older_tokenizer_format_is_named_with_what_to_do(copied: Path, older: str) -> None:
     (copied / "tokenizer.json").rename(copied / older)
     with pytest.raises(ModelError, match=rf"older format {older}.*save_pretrained"):

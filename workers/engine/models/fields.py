@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from headrace.errors import ModelError
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 # What training, bookkeeping and text generation put into config.json: none of it changes what a forward pass computes.
 _INERT = frozenset(
@@ -85,6 +86,17 @@ class Fields:
             value = default
         if value is None:
             raise ModelError(f"{self._where}: {name!r} is missing")
+        return value
+
+    def positive(self, name: str, kind: type[N], default: N | None = None) -> N:
+        """Return a number that makes sense above zero only: a count, a width, a factor.
+
+        Raises:
+            ModelError: it is not above zero, its value is of another type, or it is absent and has no default.
+        """
+        value = self.get(name, kind, default)
+        if not value > 0:
+            raise self.refusal(name, value)
         return value
 
     def says(self, name: str) -> bool:

@@ -67,23 +67,23 @@ class GptConfig:
         fields.only("add_cross_attention", False)
         fields.ignore("n_ctx", "summary_activation", "summary_first_dropout", "summary_proj_to_labels")
         fields.ignore("summary_type", "summary_use_proj")
-        hidden_size, heads = fields.get("n_embd", int), fields.get("n_head", int)
+        hidden_size, heads = fields.positive("n_embd", int), fields.positive("n_head", int)
         if hidden_size % heads:
             raise ModelError(f"config.json: {heads} heads do not divide n_embd {hidden_size}")
         activation = fields.get("activation_function", str, "gelu_new")
         if activation not in _GELU:
             raise fields.refusal("activation_function", activation)
         config = cls(
-            vocab_size=fields.get("vocab_size", int),
+            vocab_size=fields.positive("vocab_size", int),
             hidden_size=hidden_size,
-            intermediate_size=fields.get("n_inner", int, 4 * hidden_size),
-            num_layers=fields.get("n_layer", int),
+            intermediate_size=fields.positive("n_inner", int, 4 * hidden_size),
+            num_layers=fields.positive("n_layer", int),
             num_heads=heads,
             head_dim=hidden_size // heads,
             layer_norm_eps=fields.get("layer_norm_epsilon", float, 1e-5),
             gelu=_GELU[activation],
             tied=fields.get("tie_word_embeddings", bool, tied),
-            max_positions=fields.get("n_positions", int),
+            max_positions=fields.positive("n_positions", int),
             **own,
         )
         fields.refuse_unknown()

@@ -86,17 +86,17 @@ def read_llama(fields: Fields, traits: Traits, windows: tuple[int | None, ...] |
     fields.only("is_decoder", True, False)  # older configurations write False, and decode all the same
     for name in ("rope_interleaved", "use_mrope", "add_cross_attention", "is_encoder_decoder"):
         fields.only(name, False)
-    heads, hidden_size = fields.get("num_attention_heads", int), fields.get("hidden_size", int)
-    kv_heads = fields.get("num_key_value_heads", int, _default_kv_heads(fields, traits, heads))
+    heads, hidden_size = fields.positive("num_attention_heads", int), fields.positive("hidden_size", int)
+    kv_heads = fields.positive("num_key_value_heads", int, _default_kv_heads(fields, traits, heads))
     head_dim = fields.find("head_dim", int) or traits.head_dim or hidden_size // heads
     if heads % kv_heads:
         raise ModelError(f"config.json: {heads} heads cannot share {kv_heads} key-value heads")
-    num_layers = fields.get("num_hidden_layers", int)
-    max_positions = fields.get("max_position_embeddings", int, 2048)
+    num_layers = fields.positive("num_hidden_layers", int)
+    max_positions = fields.positive("max_position_embeddings", int, 2048)
     config = LlamaConfig(
-        vocab_size=fields.get("vocab_size", int),
+        vocab_size=fields.positive("vocab_size", int),
         hidden_size=hidden_size,
-        intermediate_size=fields.get("intermediate_size", int),
+        intermediate_size=fields.positive("intermediate_size", int),
         num_layers=num_layers,
         num_heads=heads,
         num_kv_heads=kv_heads,

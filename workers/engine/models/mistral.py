@@ -18,7 +18,7 @@ def parse_mistral(values: Mapping[str, Any]) -> LlamaConfig:
     window = fields.find("sliding_window", int) if fields.says("sliding_window") else 4096
     if window is not None and window < 1:
         raise fields.refusal("sliding_window", window)
-    num_layers = fields.get("num_hidden_layers", int)
+    num_layers = fields.positive("num_hidden_layers", int)
     fields.only("layer_types", ["full_attention" if window is None else "sliding_attention"] * num_layers)
     for bias in ("attention_bias", "mlp_bias"):
         fields.only(bias, False)

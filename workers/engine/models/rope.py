@@ -33,16 +33,21 @@ class Rope:
         """Read ``rope_parameters`` (transformers 5), or ``rope_theta`` and ``rope_scaling`` (before).
 
         Raises:
-            ModelError: a kind of scaling or a parameter that this code does not know, or a parameter is missing.
+            ModelError: a kind of scaling or a parameter that this code does not know, a parameter is missing, or both
+                forms are there and differ.
         """
         outer_theta = fields.find("rope_theta", float)
         fields.only("partial_rotary_factor", 1.0)
         before, now = fields.find("rope_scaling", dict), fields.find("rope_parameters", dict)
         if head_dim < 2 or head_dim % 2:
             raise ModelError(f"config.json: heads of {head_dim} numbers cannot be rotated in pairs")
+        if before is not None and now is not None and before != now:
+            raise ModelError("config.json: rope_scaling and rope_parameters say different things; keep one of them")
         inner = Fields(now or before or {}, "config.json: rope parameters")
         inner.only("partial_rotary_factor", 1.0)
         theta = inner.find("rope_theta", float) or outer_theta or 10000.0
+        if theta <= 0:
+            raise fields.refusal("rope_theta", theta)
         kind = inner.find("type", str)
         kind = inner.find("rope_type", str) or kind or "default"
         scaling = _scaling(kind, inner, head_dim, max_positions)

@@ -37,7 +37,7 @@ class Slower:
     def parse(cls, fields: Fields, head_dim: int, max_positions: int) -> Self:
         """Read; the other arguments are not needed."""
         fields.ignore("original_max_position_embeddings")
-        return cls(fields.get("factor", float))
+        return cls(fields.positive("factor", float))
 
     def apply(self, inv_freq: torch.Tensor, theta: float) -> torch.Tensor:
         """Stretch."""
@@ -66,10 +66,10 @@ class Llama3:
     def parse(cls, fields: Fields, head_dim: int, max_positions: int) -> Self:
         """Read; without an original length, it is the model's longest row."""
         return cls(
-            fields.get("factor", float),
-            fields.get("low_freq_factor", float),
-            fields.get("high_freq_factor", float),
-            fields.get("original_max_position_embeddings", int, max_positions),
+            fields.positive("factor", float),
+            fields.positive("low_freq_factor", float),
+            fields.positive("high_freq_factor", float),
+            fields.positive("original_max_position_embeddings", int, max_positions),
         )
 
     def apply(self, inv_freq: torch.Tensor, theta: float) -> torch.Tensor:
@@ -105,8 +105,8 @@ class Yarn:
     @classmethod
     def parse(cls, fields: Fields, head_dim: int, max_positions: int) -> Self:
         """Read; without an original length, it is the model's longest row."""
-        original_positions = fields.get("original_max_position_embeddings", int, max_positions)
-        factor = fields.get("factor", float, max_positions / original_positions)
+        original_positions = fields.positive("original_max_position_embeddings", int, max_positions)
+        factor = fields.positive("factor", float, max_positions / original_positions)
         over, under = fields.find("mscale", float), fields.find("mscale_all_dim", float)
         default = _sharpening(factor, over) / _sharpening(factor, under) if over and under else _sharpening(factor)
         return cls(

@@ -17,7 +17,7 @@ def read_windows(fields: Fields) -> tuple[int | None, ...]:
     Raises:
         ModelError: a type of layer is not known, or slides without a window, or their number does not fit.
     """
-    num_layers = fields.get("num_hidden_layers", int)
+    num_layers = fields.positive("num_hidden_layers", int)
     # Null is no window; only a field that is not there at all takes the family's default.
     window = fields.find("sliding_window", int) if fields.says("sliding_window") else 4096
     first = fields.get("max_window_layers", int, 28)
