@@ -43,7 +43,7 @@ WRONG: dict[str, list[Any]] = {
         [[1] * (MAX_BAD_WORD_TOKENS + 1)],
     ],
     "logit_bias": [[], {"a": 1.0}, {"1": 101}, {"1": NAN}, {"1": "x"}, {"-1": 1.0}, None],
-    "repetition_penalty": [*NUMBERS, 0, -1, 101, True, None],
+    "repetition_penalty": [*NUMBERS, 0, 1e-40, 0.009, -1, 101, True, None],
     "presence_penalty": [*NUMBERS, -2.1, 2.1, True, None],
     "frequency_penalty": [*NUMBERS, -2.1, 2.1, True, None],
     "deadline_ms": [*WHOLE, 0, -1, 2**42],
