@@ -62,6 +62,11 @@ class Worker:
                 holding.written(row)
                 self._held.append(holding)
 
+    def renew(self) -> None:
+        """Keep what it holds, and do nothing else."""
+        if self._held:
+            self.actors.emit(*(holding.emit("renew") for holding in self._held))
+
     def look(self) -> None:
         """See that nobody is in two of the batches that wait."""
         entries = self.actors.client.xrange(self.actors.broker.keys.batches)

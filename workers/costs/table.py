@@ -128,11 +128,18 @@ class CostTable:
             raise DecodeError(f"not a cost table: {error}") from error
 
 
+#: Beyond these nothing was measured, and sums over a window would lose their digits.
+_MOST_TOKENS, _MOST_MS = 1 << 40, 1e12
+
+
 def _checked(lengths: Any, batch_sizes: Any, cost_ms: Any, packed_tokens: Any, packed_ms: Any) -> tuple[Any, ...]:
     """The fields with every leaf of its type: a table that somebody else wrote is not trusted to be one."""
     for side in (lengths, batch_sizes, packed_tokens):
-        if any(type(value) is not int for value in side):
-            raise TypeError("a side holds something other than whole numbers")
+        if any(type(value) is not int or value > _MOST_TOKENS for value in side):
+            raise TypeError(f"a side holds something other than whole numbers up to {_MOST_TOKENS}")
+    for costs in (*cost_ms, packed_ms):
+        if any(type(cost) not in (int, float) or cost > _MOST_MS for cost in costs):
+            raise TypeError(f"a cost is not a number of milliseconds up to {_MOST_MS:g}")
     floats = tuple(tuple(float(cost) for cost in row) for row in cost_ms)
     return lengths, batch_sizes, floats, packed_tokens, tuple(float(cost) for cost in packed_ms)
 
