@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from headrace.errors import ConfigurationError
-from headrace.workers.costs.table import CostTable
+from headrace.workers.costs.table import GUESSED_FIXED_MS, GUESSED_TOKEN_MS, CostTable
 
 
 def build_table(
@@ -52,8 +52,11 @@ def _reaching(most: int, tokens: tuple[int, ...], line: tuple[float, ...]) -> tu
     """The line, with one more point where it ends before ``most`` tokens."""
     if tokens[-1] >= most or len(tokens) < 2:
         return tokens, line
-    slopes = [(line[-1] - line[i]) / (tokens[-1] - tokens[i]) for i in (0, -2)]
-    return (*tokens, most), (*line, line[-1] + max(slopes) * (most - tokens[-1]))
+    slope = max((line[-1] - line[i]) / (tokens[-1] - tokens[i]) for i in (0, -2))
+    if slope == 0:
+        # Nothing but noise: of a machine so busy, only how slow it is has been seen. It is taken for the usual one.
+        slope = line[-1] * GUESSED_TOKEN_MS / (GUESSED_FIXED_MS + GUESSED_TOKEN_MS * tokens[-1])
+    return (*tokens, most), (*line, line[-1] + slope * (most - tokens[-1]))
 
 
 def isotonic(values: Sequence[float]) -> tuple[float, ...]:

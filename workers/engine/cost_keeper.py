@@ -61,6 +61,7 @@ class CostKeeper:
         self._told_s = self._saved_s = clock_s()
         self._next_look_s = 0.0
         self._wanted = found is None and budget_ms > 0
+        self._is_telling = True
         if found is not None and self._file is not None:
             logger.info("costs read from %s", self._file.path)
 
@@ -127,9 +128,10 @@ class CostKeeper:
         return self.table
 
     def save(self) -> None:
-        """Write the table to its file, unless it was never measured or has not changed."""
+        """Write the table to its file, unless it was never measured, or in vain, or has not changed."""
         self._saved_s = self._clock_s()
-        if self._file is not None and not self._wanted and self._refiner.table != self._saved:
+        is_due = self._is_telling and not self._wanted and self._refiner.table != self._saved
+        if self._file is not None and is_due:
             self._saved = self._refiner.table
             self._file.write(self._saved)
 
@@ -137,5 +139,10 @@ class CostKeeper:
         self._refiner = Refiner(measurement.table())
         self._wanted, self._measurement = False, None
         self._told_s, self._next_look_s = self._clock_s() - _NEWS_INTERVAL_S, 0.0
+        self._is_telling = measurement.is_telling
         self.save()
         logger.info("costs measured: %d sizes in %.1f s", measurement.num_measured, measurement.spent_ms / 1000)
+        if not self._is_telling:
+            logger.warning(
+                "more tokens took no longer, so they are not kept: this machine is busy; the next start measures"
+            )

@@ -9,7 +9,7 @@ from statistics import median
 from headrace.errors import MeasurementError
 from headrace.job import SamplingParams
 from headrace.workers.channel import Add
-from headrace.workers.costs.building import build_table
+from headrace.workers.costs.building import build_table, isotonic
 from headrace.workers.costs.table import CostTable
 from headrace.workers.engine.engine import Engine
 
@@ -115,6 +115,13 @@ class Measurement:
     def num_measured(self) -> int:
         """Sizes with a sample."""
         return len(self._samples)
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether more tokens took longer. If not, the machine was busy with something else."""
+        medians = {size.num_tokens: median(samples) for size, samples in self._samples.items() if size.packed}
+        line = isotonic([medians[num_tokens] for num_tokens in sorted(medians)])
+        return line[0] < line[-1]
 
     def advance(self) -> bool:
         """Compute one step; False if all is measured, or time is up.

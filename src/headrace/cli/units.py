@@ -8,10 +8,10 @@ def duration(ms: float | None) -> str:
     if ms < 999.5:
         return f"{ms:.0f} ms"
     seconds = ms / 1000
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes = int(seconds // 60)
-    return f"{minutes} min {seconds - 60 * minutes:.0f} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    minutes, whole_s = divmod(round(seconds), 60)
+    return f"{minutes} min {whole_s} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def count(number: int) -> str:

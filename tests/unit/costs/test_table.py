@@ -55,6 +55,14 @@ def test_what_lies_beyond_the_last_measurement_is_never_free() -> None:
     assert table.packed_cost(4000) == pytest.approx(109.5 + (109.5 - 10.0) / 210 * 3780, rel=0.01)
 
 
+def test_where_only_noise_was_measured_more_tokens_still_cost_more() -> None:
+    # A machine so busy that 8 tokens took longer than 32: the table said that any batch costs as much as any other.
+    table = build_table({}, {8: 3_500.0, 32: 2_900.0}, (4, 64, 1024), (1, 4))
+    assert table.packed_cost(32) == pytest.approx(3_200.0)
+    assert table.packed_cost(1024) > 10 * table.packed_cost(32)
+    assert table.cost(1024, 4) > 3 * table.cost(1024, 1) > 9 * table.cost(64, 1)
+
+
 @given(st.lists(costs_ms, min_size=1, max_size=7))
 def test_smoothing_is_the_nearest_order_there_is(values: list[float]) -> None:
     smooth = isotonic(values)

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
+from itertools import accumulate, count
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from headrace.workers.costs.cost_file import CostFile, CostKey
 from headrace.workers.costs.table import CostTable
 from headrace.workers.engine.cost_keeper import CostKeeper
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.measurement import Extent
+from headrace.workers.engine.measurement import Extent, Measurement
 from headrace.workers.engine.step_work import StepWork
 
 EXTENT = Extent(max_length=16, max_rows=2, max_tokens=32, vocab_size=97)
@@ -49,6 +51,19 @@ class Bench:
 
     def table(self) -> CostTable:
         return CostTable.decode(self.keeper.table)
+
+
+def pace_measurements(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Let every step of a measurement take so many times as long as the one before, be it of more tokens or not."""
+    ends_s = accumulate(factor ** (reads // 2) * (reads % 2) for reads in count())
+    paced = partial(Measurement, clock_s=lambda: next(ends_s))
+    monkeypatch.setattr("headrace.workers.engine.cost_keeper.Measurement", paced)
+
+
+@pytest.fixture(autouse=True)
+def _more_tokens_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By the machine's clock it might be otherwise.
+    pace_measurements(monkeypatch, 1.1)
 
 
 def prompts(num_tokens: int) -> StepWork:
@@ -131,6 +146,26 @@ def test_rows_to_compute_go_before_a_measurement_which_then_begins_its_sample_ag
     assert bench.num_engines == 1
 
 
+def test_what_was_measured_on_a_busy_machine_is_used_and_not_kept(
+    make_engine: Callable[..., Engine],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pace_measurements(monkeypatch, 0.3)
+    bench = Bench(make_engine, tmp_path)
+    bench.measure()
+    assert bench.table() != GUESS
+    bench.keeper.observe(prompts(8), 50.0)
+    bench.keeper.save()
+    assert bench.file.read() is None
+    assert "they are not kept" in caplog.text
+    bench.keeper.measure_again()
+    pace_measurements(monkeypatch, 1.1)
+    bench.measure()
+    assert bench.file.read() == bench.table()
+
+
 def test_without_a_budget_nothing_is_measured_and_nothing_is_on_file(
     make_engine: Callable[..., Engine], tmp_path: Path
 ) -> None:
@@ -147,7 +182,7 @@ def test_asked_to_it_measures_again_whatever_is_on_file(make_engine: Callable[..
     bench = Bench(make_engine, tmp_path)
     bench.keeper.measure_again()
     bench.measure()
-    assert bench.table().packed_cost(8) < 1_000.0
+    assert bench.table().packed_cost(8) < 3_000.0
     assert bench.file.read() == bench.table()
 
 
