@@ -1,4 +1,4 @@
-"""What the courier does when the broker goes in the middle of taking a batch."""
+"""The courier's tasks: a broker that goes in the middle of taking a batch, and an engine that shall measure again."""
 
 import asyncio
 from typing import Any, cast
@@ -8,10 +8,14 @@ from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError
 from headrace.moves import Claimed, ClaimedRow
 from headrace.workers.channel import Ready
-from headrace.workers.courier.courier import Courier
+from headrace.workers.courier.claimer import Claimer
+from headrace.workers.courier.desk import Desk
 from headrace.workers.courier.engine_link import EngineLink
 from headrace.workers.courier.intake import Intake, Start
+from headrace.workers.courier.pulse import Pulse
+from headrace.workers.courier.reporter import Reporter
 from headrace.workers.courier.row import Row
+from headrace.workers.courier.watchdog import Watchdog
 from headrace.workers.text.tokenizer import Tokenizer
 
 CLAIMED_ROW = ClaimedRow("r", 1, 3, 3, "json", b"", 0, "")
@@ -45,11 +49,14 @@ class QuietLink:
 def test_a_broker_that_goes_between_a_claim_and_its_reading_costs_no_row() -> None:
     # Previously the error ended the courier, and all of its rows lost their leases.
     async def run() -> int:
-        courier = Courier(cast(AsyncBroker, None), cast(Tokenizer, None), Settings(), "/nowhere")
+        desk = Desk("w", Settings())
+        claimer = Claimer(
+            cast(AsyncBroker, None), cast(Tokenizer, None), Settings(), desk, Watchdog(desk, engine_timeout_ms=1_000)
+        )
         intake = FlakyIntake()
         claimed = Claimed("1-0", solo=False, rows=(CLAIMED_ROW,))
-        await courier._begin(cast(EngineLink, QuietLink()), cast(Intake, intake), claimed)
-        assert [row.request_id for row in courier._outbox.rows] == ["r"]
+        await claimer.begin(cast(EngineLink, QuietLink()), cast(Intake, intake), claimed)
+        assert [row.request_id for row in desk.outbox.rows] == ["r"]
         return intake.num_tries
 
     assert asyncio.run(run()) == 3
@@ -67,11 +74,12 @@ class MeasuringLink(QuietLink):
 
 def test_an_engine_measures_again_once_for_every_time_somebody_asks_in_the_couriers_life() -> None:
     async def run() -> list[int]:
-        courier = Courier(cast(AsyncBroker, None), cast(Tokenizer, None), Settings(), "/nowhere")
+        broker = cast(AsyncBroker, None)
+        pulse = Pulse(broker, Settings(), Desk("w", Settings()), Reporter(broker))
         link, counts = MeasuringLink(), []
         # The first answer is about the time before: a worker that starts again does not measure again.
         for asked_ms in (1_000, 1_000, 2_000, 2_000, 2_000, 3_000):
-            await courier._hear_of_measuring(cast(EngineLink, link), asked_ms)
+            await pulse.hear_of_measuring(cast(EngineLink, link), asked_ms)
             counts.append(link.num_asked)
         return counts
 
