@@ -28,6 +28,8 @@ _FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 _DEFAULT_FILE = "headrace.toml"
 
 Positive = Annotated[int, Field(gt=0)]
+#: Of a lane or a tenant. Whoever had an infinite share would never wait for anybody.
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 #: How a window becomes batches, and what the dynamic program minimises; ``headrace.workers.scheduler.strategy``.
 Batching = Literal["none", "naive", "sorted", "packed", "dp", "auto"]
 Objective = Literal["total", "mean", "misses"]
@@ -71,13 +73,11 @@ class Settings(BaseSettings):
         default={"interactive": 0, "normal": 16_384, "bulk": 262_144},
         description="head start of lanes over each other, in tokens of virtual time",
     )
-    lane_weights: dict[Lane, Annotated[float, Field(gt=0)]] = Field(
+    lane_weights: dict[Lane, Weight] = Field(
         default={"interactive": 2.0, "normal": 1.0, "bulk": 0.5},
         description="shares of a window, in tokens, where every lane has a backlog",
     )
-    tenants: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="tenants with streams of their own, and their weights"
-    )
+    tenants: dict[str, Weight] = Field(default={}, description="tenants with streams of their own, and their weights")
     window: Positive = Field(256, description="requests read, tokenised and partitioned at once")
     batching: Batching = Field(
         "auto", description="how a window becomes batches; auto: by the measured costs, padded or packed"

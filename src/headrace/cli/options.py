@@ -93,7 +93,7 @@ def _parse_assignment(assignment: str) -> tuple[str, Any]:
         hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(Settings.model_fields))}"
         raise ConfigurationError(f"--set {name}: there is no such setting{hint}")
     # A path or a name may look like a number.
-    return field, value if isinstance(value, dict) else assignment.partition("=")[2]
+    return field, value if isinstance(value, dict | list) else assignment.partition("=")[2]
 
 
 def _refuse_password(url: str) -> None:

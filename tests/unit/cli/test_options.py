@@ -57,6 +57,15 @@ def test_an_option_goes_before_the_environment_and_that_before_the_file(
     assert (settings.max_rows, settings.lease_ms, settings.window) == (1, 2000, 3)
 
 
+def test_a_list_and_weights_can_be_given_by_set_and_no_weight_is_infinite() -> None:
+    # Previously a list was taken for a text, which no such setting takes.
+    assert load_settings(['rq_jobs=["take_stock"]']).rq_jobs == {"take_stock"}
+    assert load_settings(['lane_weights={"bulk": 0.1}']).lane_weights == {"bulk": 0.1}
+    for name, key in (("lane_weights", "bulk"), ("tenants", "t1")):
+        with pytest.raises(ConfigurationError, match=f"{name}.{key}.*finite"):
+            load_settings([f'{name}={{"{key}": Infinity}}'])
+
+
 def test_any_setting_can_be_given_by_set() -> None:
     settings = load_settings(["flush_ms=7", 'tenants={"acme": 2.5}', "model=2024"])
     assert (settings.flush_ms, settings.tenants, settings.model) == (7, {"acme": 2.5}, "2024")
