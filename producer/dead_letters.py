@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
-from headrace.broker import Broker, Entry
+from headrace.broker import Broker
 from headrace.config import Settings
+from headrace.entries import Entry
 from headrace.errors import BrokerUnavailableError, ConfigurationError, HeadraceError, ModelError
 from headrace.job import Job, SamplingParams
 from headrace.keys import LANES, Lane, child_index
@@ -133,7 +134,7 @@ def replay(client: Client, broker: Broker, requests: Sequence[DeadRequest]) -> I
     Raises:
         BrokerUnavailableError: no server answers; the rest would wait for it as long.
     """
-    revisions = {str(worker.details.get("revision")) for worker in broker.workers(broker.settings.lease_ms)}
+    revisions = {str(worker.details.get("revision")) for worker in broker.living.workers(broker.settings.lease_ms)}
     for request in reversed(requests):
         try:
             manner = _send(client, broker, request, revisions)

@@ -7,7 +7,7 @@ command. A result that ends in an error does not keep the others from being read
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from headrace.broker import Position
+from headrace.entries import Position
 from headrace.errors import BrokerUnavailableError, OverloadedError, UnknownRequestError
 from headrace.producer.reading import Look, Pause, Read, Reading, Send
 from headrace.producer.submission import Submission

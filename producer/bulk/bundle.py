@@ -7,7 +7,7 @@ come and go, and each has an end of its own, be it an error.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from headrace.broker import Position
+from headrace.entries import Position
 from headrace.errors import BrokerUnavailableError, OverloadedError
 from headrace.producer.group import Round
 from headrace.producer.reading import Look, Pause, Read, Reading, Send, Step

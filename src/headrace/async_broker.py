@@ -7,9 +7,9 @@ from typing import Any, Self, TypeVar
 import redis.asyncio
 
 from headrace.batch_log import BatchRun
-from headrace.broker import Position, decode_chunks, stream_entries
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_async_client, translated_async
+from headrace.entries import Position, decode_chunks, stream_entries
 from headrace.errors import HeadraceError
 from headrace.keys import Keys, RequestStream
 from headrace.moves import Beat, Call, HeartbeatCall, source

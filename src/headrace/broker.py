@@ -1,94 +1,25 @@
 """Every command that synchronous code sends to Redis: the scheduler, the synchronous client and the command line."""
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import redis
 
 from headrace.class_costs import ClassCosts
 from headrace.config import Settings
-from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, open_client, translated
+from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, now_ms, open_client, translated
+from headrace.entries import Entry, Position, decode_chunks, stream_entries
 from headrace.errors import HeadraceError
 from headrace.faults import fault_point
-from headrace.keys import Keys, ProcessKind, RequestStream
-from headrace.moves import Call, HeartbeatCall, Window, WindowCall, source
+from headrace.keys import Keys, RequestStream
+from headrace.leadership import Leadership
+from headrace.living import Living
+from headrace.moves import Call, Window, WindowCall, source
 from headrace.request import CONTRACT_VERSION
 from headrace.wire import Chunk, Encoding
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An entry of a stream."""
-
-    id: str
-    fields: Mapping[bytes, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a reader of a result stands.
-
-    Attributes:
-        num_tokens: tokens that it holds.
-        with_head: it wants the head, too, where it holds none.
-    """
-
-    num_tokens: int
-    with_head: bool = True
-
-    @property
-    def entry(self) -> str:
-        """The entry of the stream behind which it reads on."""
-        return f"{self.num_tokens}-{0 if self.with_head else 1}"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """A worker's last heartbeat."""
-
-    worker: str
-    seen_ms: int
-    max_rows: int
-    kv_tokens: int
-    num_rows: int
-    details: Mapping[str, Any]
-
-    @property
-    def worker_class(self) -> str:
-        """Workers of one class cost the same; "" where it says nothing."""
-        return str(self.details.get("class", ""))
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What a process last said of itself: when, by the server's clock, and what."""
-
-    name: str
-    seen_ms: int
-    details: Mapping[str, Any]
-
-
-def stream_entries(reply: Iterable[tuple[bytes, Any]] | None) -> list[Entry]:
-    """Entries of an XRANGE, those deleted meanwhile left out."""
-    return [Entry(entry.decode(), fields) for entry, fields in reply or () if fields]
-
-
-def decode_chunks(entries: Iterable[tuple[bytes, Any]]) -> list[Chunk]:
-    """Chunks of a result's entries."""
-    return [Chunk.decode(next(iter(fields.values()))) for _, fields in entries]
-
-
-def read_worker(worker: str, seen_ms: float, info: bytes) -> WorkerInfo:
-    """A heartbeat from its JSON."""
-    details = json.loads(info)
-    return WorkerInfo(
-        worker, int(seen_ms), int(details["max_rows"]), int(details["kv_tokens"]), int(details["num_rows"]), details
-    )
 
 
 class Broker:
@@ -103,6 +34,8 @@ class Broker:
         self.settings = settings
         self.keys = Keys(settings.queue_name)
         self.costs = ClassCosts(client, settings)
+        self.leadership = Leadership(client, settings)
+        self.living = Living(client, settings, self.run)
         self._scripts: dict[str, Any] = {}
 
     @classmethod
@@ -197,9 +130,7 @@ class Broker:
 
     def now_ms(self) -> int:
         """The server's clock."""
-        with translated(self.settings):
-            seconds, microseconds = self.client.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return now_ms(self.client, self.settings)
 
     # What the scheduler reads
 
@@ -232,75 +163,6 @@ class Broker:
         with translated(self.settings):
             entries = stream_entries(self.client.xrange(self.keys.batches))
         return Counter(entry.fields.get(b"class", b"").decode(errors="replace") for entry in entries)
-
-    def lead(self, scheduler: str, lease_ms: int) -> bool:
-        """Become or remain the queue's leading scheduler. For efficiency only: two leaders do no harm."""
-        with translated(self.settings):
-            leader = self.client.get(self.keys.leader)
-            fault_point("leader.read")
-            if leader is not None:
-                return bool(leader == scheduler.encode() and self.client.pexpire(self.keys.leader, lease_ms))
-            try:
-                return bool(self.client.set(self.keys.leader, scheduler, nx=True, px=lease_ms))
-            except redis.OutOfMemoryError:
-                return True  # a full server takes no name, and only requests that go on to their end make room
-
-    def leader(self) -> str:
-        """Name of the scheduler that leads, ``<host>-<pid>-<random>``; "" if there is none."""
-        with translated(self.settings):
-            name = self.client.get(self.keys.leader)
-        return name.decode() if name else ""
-
-    def resign(self, scheduler: str) -> None:
-        """Let another scheduler lead at once."""
-        with translated(self.settings):
-            leads = self.client.get(self.keys.leader) == scheduler.encode()
-            fault_point("resign.read")
-            if leads:
-                self.client.delete(self.keys.leader)
-
-    def workers(self, max_age_ms: int) -> list[WorkerInfo]:
-        """Workers whose last heartbeat is at most so old; older ones are forgotten."""
-        oldest = self.now_ms() - max_age_ms
-        fault_point("workers.timed")
-        with translated(self.settings):
-            self.client.zremrangebyscore(self.keys.workers, "-inf", oldest)
-            fault_point("workers.forgotten")
-            seen = self.client.zrange(self.keys.workers, 0, -1, withscores=True)
-            pipe = self.client.pipeline(transaction=False)
-            for worker, _ in seen:
-                pipe.hget(self.keys.worker(worker.decode()), "info")
-            infos = pipe.execute()
-        return [read_worker(w.decode(), at, info) for (w, at), info in zip(seen, infos, strict=True) if info]
-
-    def beat(self, kind: ProcessKind, name: str, details: Mapping[str, object], life_ms: int) -> None:
-        """Say that a process lives, and what it does; forget those of its kind that are silent for ``life_ms``."""
-        now_ms = self.run(HeartbeatCall(kind, name, json.dumps(details), life_ms)).now_ms
-        fault_point("beat.told")
-        with translated(self.settings):
-            self.client.zremrangebyscore(self.keys.living(kind), "-inf", now_ms - life_ms)
-
-    def leave(self, kind: ProcessKind, name: str) -> None:
-        """Take a process that ended in order off the list."""
-        with translated(self.settings):
-            self.client.delete(self.keys.process(kind, name))
-            fault_point("leave.partly")
-            self.client.zrem(self.keys.living(kind), name)
-
-    def heartbeats(self, kind: ProcessKind, max_age_ms: int) -> list[Heartbeat]:
-        """Processes whose last heartbeat is at most so old, the oldest first. Writes nothing."""
-        oldest = self.now_ms() - max_age_ms
-        with translated(self.settings):
-            seen = self.client.zrangebyscore(self.keys.living(kind), oldest, "+inf", withscores=True)
-            pipe = self.client.pipeline(transaction=False)
-            for name, _ in seen:
-                pipe.hget(self.keys.process(kind, name.decode()), "info")
-            infos = pipe.execute()
-        return [
-            Heartbeat(name.decode(), int(at), json.loads(info))
-            for (name, at), info in zip(seen, infos, strict=True)
-            if info
-        ]
 
     # What the client does without a script
 

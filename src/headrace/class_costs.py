@@ -6,7 +6,7 @@ import redis
 
 from headrace.batch_log import BatchRecord, read_batch_log
 from headrace.config import Settings
-from headrace.connection import translated
+from headrace.connection import now_ms, translated
 from headrace.errors import ConfigurationError
 from headrace.faults import fault_point
 from headrace.keys import Keys
@@ -41,12 +41,12 @@ class ClassCosts:
 
     def living(self) -> list[str]:
         """Classes of which a worker was seen within a lease, in order of their names."""
-        oldest = self._now_ms() - self._settings.lease_ms
+        oldest = now_ms(self._client, self._settings) - self._settings.lease_ms
         return sorted(name for name, seen_ms in self.classes().items() if seen_ms > oldest)
 
     def forget(self, max_age_ms: int) -> list[str]:
         """Drop classes, with their costs, of which no worker was seen for so long; return their names."""
-        oldest = self._now_ms() - max_age_ms
+        oldest = now_ms(self._client, self._settings) - max_age_ms
         with translated(self._settings):
             stale = self._client.zrangebyscore(self._keys.classes, "-inf", oldest)
             fault_point("forget.found")
@@ -77,7 +77,7 @@ class ClassCosts:
             raise ConfigurationError(f"{what}; living classes: {', '.join(alive) or 'none'}")
         with translated(self._settings):
             pipe = self._client.pipeline(transaction=False)
-            pipe.hset(self._keys.measure, worker_class or "*", self._now_ms())
+            pipe.hset(self._keys.measure, worker_class or "*", now_ms(self._client, self._settings))
             pipe.pexpire(self._keys.measure, _MEASURE_LIFE_MS)
             pipe.execute()
         return asked
@@ -88,8 +88,3 @@ class ClassCosts:
             # All of it, for a batch's two entries may stand far apart.
             entries = self._client.xrevrange(self._keys.batch_log)
         return read_batch_log([fields for _, fields in entries if fields])[:count]
-
-    def _now_ms(self) -> int:
-        with translated(self._settings):
-            seconds, microseconds = self._client.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000

@@ -114,6 +114,13 @@ def translated_async(settings: Settings) -> Iterator[None]:
             raise asyncio.CancelledError
 
 
+def now_ms(client: Any, settings: Settings) -> int:
+    """The server's clock; raises as ``translated`` does."""
+    with translated(settings):
+        seconds, microseconds = client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 def check_server(info: Mapping[str, object]) -> None:
     """See that a server can keep the contract's promises; ``info`` is what INFO says.
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.batch_log import BatchRecord
-from headrace.broker import Broker, Heartbeat, WorkerInfo
+from headrace.broker import Broker
 from headrace.connection import translated
 from headrace.keys import LANES, Lane, RequestStream
+from headrace.living import Heartbeat, WorkerInfo
 
 #: Ready requests whose lanes and times are read at most.
 SAMPLE_REQUESTS = 2_000
@@ -83,13 +84,13 @@ def look(broker: Broker, num_batches: int) -> Overview:
     return Overview(
         settings.queue_name,
         now_ms,
-        broker.leader(),
+        broker.leadership.holder(),
         load,
         lengths,
         tuple(_lane(broker, lane, streams, lengths, sample, load["ready"], now_ms) for lane in LANES),
         load["ready"] > SAMPLE_REQUESTS,
-        tuple(broker.heartbeats("scheduler", life_ms)),
-        tuple(_worker(beat) for beat in broker.heartbeats("worker", life_ms)),
+        tuple(broker.living.heartbeats("scheduler", life_ms)),
+        tuple(_worker(beat) for beat in broker.living.heartbeats("worker", life_ms)),
         tuple(broker.costs.batch_log(num_batches) if num_batches else ()),
     )
 

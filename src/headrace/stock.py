@@ -94,7 +94,7 @@ def take_stock(broker: Broker) -> Stock:
         sum(request.state == "running" for request in requests.values()),
         load["dead"],
         load["batches"],
-        len(broker.workers(settings.lease_ms * _WORKER_LIFE_LEASES)),
+        len(broker.living.workers(settings.lease_ms * _WORKER_LIFE_LEASES)),
         {name: load[name] for name in _TOTALS},
         _recount(requests),
         settled,

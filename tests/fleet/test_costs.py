@@ -26,7 +26,7 @@ def test_a_fleet_measures_once_and_then_knows_what_its_batches_cost(model: Model
             wait_until(lambda: "costs measured" in fleet.log, 60, "a first measurement")
             (kept,) = (tmp_path / "costs").iterdir()
             wait_until(lambda: bool(broker.costs.tables()), 10, "a table")
-            (worker,) = broker.workers(60_000)
+            (worker,) = broker.living.workers(60_000)
             assert list(broker.costs.tables()) == [worker.worker_class] == broker.costs.living()
             assert worker.worker_class.endswith(f"/{model.revision}/float32")
             table = published(broker)

@@ -49,7 +49,7 @@ def test_gauges_tell_what_runs_at_this_moment(fleet: Fleet) -> None:
         collector.poll(500)
     worker = scrape(fleet, 1)
     assert worker[("worker_rows",)] == worker[("worker_computing_rows",)] == 1
-    (beat, *_) = fleet.broker.workers(fleet.settings.lease_ms)
+    (beat, *_) = fleet.broker.living.workers(fleet.settings.lease_ms)
     assert 1500 < worker[("worker_kv_tokens_claimed",)] <= worker[("worker_kv_tokens",)] == beat.kv_tokens
     assert worker[("worker_engine_up",)] == 1
     assert worker[("worker_engines_total",)] >= 1

@@ -95,9 +95,9 @@ def test_a_cancelled_request_stops_running(fleet: Fleet) -> None:
     assert done is not None
     assert done.reason == "cancelled"
     end_s = time.monotonic() + 5
-    while any(worker.num_rows for worker in fleet.broker.workers(5_000)) and time.monotonic() < end_s:
+    while any(worker.num_rows for worker in fleet.broker.living.workers(5_000)) and time.monotonic() < end_s:
         time.sleep(0.1)
-    assert not any(worker.num_rows for worker in fleet.broker.workers(5_000)), "the worker goes on with it"
+    assert not any(worker.num_rows for worker in fleet.broker.living.workers(5_000)), "the worker goes on with it"
 
 
 def test_a_running_request_stops_at_its_deadline(fleet: Fleet) -> None:

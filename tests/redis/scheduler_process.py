@@ -40,4 +40,4 @@ def until(holds: Callable[[], object], timeout_s: float = 30.0) -> None:
 
 def leader_pid(broker: Broker) -> int:
     """0 where nobody leads."""
-    return int((broker.leader() or "-0-").rsplit("-", 2)[1])
+    return int((broker.leadership.holder() or "-0-").rsplit("-", 2)[1])

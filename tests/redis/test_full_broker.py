@@ -77,12 +77,12 @@ def test_an_admission_is_refused_whole_and_its_entries_stay(actors: Actors) -> N
 
 def test_the_scheduler_goes_on_leading(actors: Actors) -> None:
     # Previously SET was tried first, which a full server refuses even to the leader: nothing was dispatched any more.
-    assert actors.broker.lead("s1", 60_000)
+    assert actors.broker.leadership.take("s1", 60_000)
     fill(actors)
-    assert actors.broker.lead("s1", 60_000)
-    assert not actors.broker.lead("s2", 60_000)
-    actors.broker.resign("s1")
-    assert actors.broker.lead("s2", 60_000)
+    assert actors.broker.leadership.take("s1", 60_000)
+    assert not actors.broker.leadership.take("s2", 60_000)
+    actors.broker.leadership.resign("s1")
+    assert actors.broker.leadership.take("s2", 60_000)
 
 
 def test_workers_stay_on_the_list(actors: Actors) -> None:
@@ -94,12 +94,12 @@ def test_workers_stay_on_the_list(actors: Actors) -> None:
         await broker.close()
 
     asyncio.run(beat())
-    (worker,) = actors.broker.workers(5_000)
+    (worker,) = actors.broker.living.workers(5_000)
     assert (worker.worker, worker.max_rows, worker.kv_tokens, worker.num_rows) == ("w1", 8, 100, 1)
 
 
 def test_schedulers_stay_on_the_list(actors: Actors) -> None:
     fill(actors)
-    actors.broker.beat("scheduler", "s1", {"host": "here"}, 5_000)
-    (scheduler,) = actors.broker.heartbeats("scheduler", 5_000)
+    actors.broker.living.beat("scheduler", "s1", {"host": "here"}, 5_000)
+    (scheduler,) = actors.broker.living.heartbeats("scheduler", 5_000)
     assert (scheduler.name, scheduler.details) == ("s1", {"host": "here"})

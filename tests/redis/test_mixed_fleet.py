@@ -38,7 +38,7 @@ class StubFleet:
         broker, info = self.actors.broker, '{"max_rows": 8, "kv_tokens": 9000, "num_rows": 0, "class": "%s"}'
         for name in classes:
             broker.run(HeartbeatCall("worker", name, info % name, 60_000, name))
-        self.dispatcher.fit(broker.workers(broker.settings.lease_ms), broker.costs.tables())
+        self.dispatcher.fit(broker.living.workers(broker.settings.lease_ms), broker.costs.tables())
         self.dispatcher.dispatch()
 
     def work(self, name: str) -> int:

@@ -61,8 +61,8 @@ def test_of_a_long_queue_a_sample_stands_for_all(actors: Actors, monkeypatch: py
 def test_it_tells_who_works_and_what_batches_cost_and_writes_nothing(actors: Actors, server: Server) -> None:
     details = {"host": "here", "max_rows": 8, "kv_tokens": 100, "num_rows": 1, "tokens_per_s": 2.5}
     for name in ("w1", "w2"):
-        actors.broker.beat("worker", name, details, 60_000)
-    actors.broker.beat("scheduler", "s1", {"host": "here"}, 60_000)
+        actors.broker.living.beat("worker", name, details, 60_000)
+    actors.broker.living.beat("scheduler", "s1", {"host": "here"}, 60_000)
     actors.client.zadd(actors.broker.keys.workers, {"long gone": 1})
     actors.submit("a")
     actors.admit()

@@ -74,7 +74,7 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
     settings = scheduler.settings
     scheduler.client.info()
     scheduler.adopt_contract()
-    assert scheduler.lead("s", 10_000)
+    assert scheduler.leadership.take("s", 10_000)
     # A tenant asks by itself, and an application of the operator's through the move.
     tenant.add_request(STREAM, "t1:a", "json", b"{}")
     assert producer.run(SubmitCall("p", RequestStream("normal"), "mp", b"", 5, 1_000, "r", settings)).verdict == "ok"
@@ -82,7 +82,7 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
         scheduler.wait_for_requests([stream], "0-0", 1)
         admissions = Actors(scheduler).judged(stream)
         assert scheduler.run(AdmitCall(stream, admissions, settings)) == ["queued"]
-    scheduler.window(5).requests, scheduler.waiting_batches(), scheduler.workers(1_000), scheduler.costs.tables()
+    scheduler.window(5).requests, scheduler.waiting_batches(), scheduler.living.workers(1_000), scheduler.costs.tables()
     scheduler.load(), scheduler.stream_lengths([STREAM]), scheduler.dead_requests(5), scheduler.now_ms()
     assert scheduler.run(DispatchCall(["t1:a", "p"], settings, BatchNote("another"))).left == ()
     # A worker runs it, renews, publishes, hands back.
@@ -92,7 +92,7 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
     assert worker.run(HeartbeatCall("worker", "w", "{}", 1_000, "gpu")).measure_ms > 0
     worker.client.hset("hr:{test}:cost", "gpu", b"table")
     worker.client.xadd("hr:{test}:batchlog", {"kind": "ran"}, maxlen=10)
-    assert [beat.name for beat in worker.heartbeats("worker", 1_000)] == ["w"]
+    assert [beat.name for beat in worker.living.heartbeats("worker", 1_000)] == ["w"]
     worker.client.xread({"hr:{test}:batches": "0-0"})
     claim = ClaimCall("w", 1, 8, 100, 8, 100, 0, 1_000)
     a, p = (Holding(row, "w") for row in worker.run(claim).rows)
@@ -119,10 +119,10 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
     worker.client.delete("hr:{test}:worker:w"), worker.client.zrem("hr:{test}:workers", "w")
     scheduler.costs.batch_log(5)
     assert scheduler.costs.forget(-1) == ["gpu"]
-    scheduler.beat("scheduler", "s", {}, 1_000)
+    scheduler.living.beat("scheduler", "s", {}, 1_000)
     look(scheduler, 5)
-    scheduler.leave("scheduler", "s")
-    scheduler.resign("s")
+    scheduler.living.leave("scheduler", "s")
+    scheduler.leadership.resign("s")
 
 
 @pytest.mark.parametrize(

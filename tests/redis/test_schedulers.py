@@ -69,7 +69,7 @@ def settled(actors: Actors, worker: Worker, ids: set[str]) -> None:
 def test_a_standby_takes_over_the_window_that_a_killed_leader_had_read(valkey_server: Server, actors: Actors) -> None:
     worker = Worker(actors)
     with scheduler(valkey_server, GIVEN) as one, scheduler(valkey_server, GIVEN) as other:
-        until(lambda: len(actors.broker.heartbeats("scheduler", 60_000)) == 2)
+        until(lambda: len(actors.broker.living.heartbeats("scheduler", 60_000)) == 2)
         pids = {one.pid: one, other.pid: other}
         until(lambda: leader_pid(actors.broker))
         leader = pids[leader_pid(actors.broker)]

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from headrace.broker import Entry
 from headrace.config import Settings
+from headrace.entries import Entry
 from headrace.errors import DecodeError, InvalidRequestError
 from headrace.keys import REQUEST_ID_PATTERN, RESULT_ID_PATTERN, RequestStream
 from headrace.moves import Admission

@@ -5,9 +5,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from headrace.broker import Broker, WorkerInfo
+from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.faults import fault_point
+from headrace.living import WorkerInfo
 from headrace.moves import BatchNote, DispatchCall, ReadyRequest, Window
 from headrace.workers.scheduler.partition import Item
 from headrace.workers.scheduler.plan import Plan

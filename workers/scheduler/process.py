@@ -74,7 +74,7 @@ class Scheduler:
         self._broker.serve_tenants(self._streams)
         while not self._stopping:
             try:
-                leads = self._broker.lead(self.name, _LEADER_LEASE_MS)
+                leads = self._broker.leadership.take(self.name, _LEADER_LEASE_MS)
                 fault_point("leader.answered")
                 self._beat(leads=leads)
                 if leads:
@@ -91,9 +91,9 @@ class Scheduler:
                 time.sleep(_PAUSE_S)
         if reachable:
             if leading:
-                self._broker.resign(self.name)
+                self._broker.leadership.resign(self.name)
             fault_point("resign.done")
-            self._broker.leave("scheduler", self.name)
+            self._broker.living.leave("scheduler", self.name)
             fault_point("leave.done")
 
     def _beat(self, *, leads: bool) -> None:
@@ -104,7 +104,7 @@ class Scheduler:
             return
         self._next_beat_s = now_s + min(lease_ms / 3000, _MAX_BEAT_INTERVAL_S)
         details = {"host": socket.gethostname(), "scheduler_pid": os.getpid(), "leads": leads}
-        self._broker.beat("scheduler", self.name, details, lease_ms * _HEARTBEAT_LIFE_LEASES)
+        self._broker.living.beat("scheduler", self.name, details, lease_ms * _HEARTBEAT_LIFE_LEASES)
         fault_point("beat.done")
 
     def step(self) -> None:
@@ -116,7 +116,7 @@ class Scheduler:
         if now_s >= self._next_fit_s:
             self._next_fit_s = now_s + _FIT_INTERVAL_S
             life_ms = self._settings.lease_ms * _WORKER_LIFE_LEASES
-            workers = self._broker.workers(life_ms)
+            workers = self._broker.living.workers(life_ms)
             fault_point("workers.read")
             tables = self._broker.costs.tables()
             fault_point("costs.read")

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from headrace.broker import WorkerInfo
 from headrace.config import Settings
 from headrace.errors import DecodeError
+from headrace.living import WorkerInfo
 from headrace.workers.costs.table import GUESSED_FIXED_MS, GUESSED_TOKEN_MS, CostTable
 from headrace.workers.scheduler.partition import Limits
 

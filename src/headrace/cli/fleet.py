@@ -96,7 +96,7 @@ class WorkerWatch:
             if self._broker is None:
                 self._broker = Broker.connect(self._settings)
                 self._start_ms = self._broker.now_ms()
-            seen = self._broker.workers(self._settings.lease_ms)
+            seen = self._broker.living.workers(self._settings.lease_ms)
         except BrokerUnavailableError:
             return False
         return sum(worker.seen_ms >= self._start_ms for worker in seen) >= self._settings.workers

@@ -56,5 +56,5 @@ def _silences_ms(broker: Broker, kind: Kind, settings: Settings) -> dict[str, fl
 
         return silences_ms(settings)
     now_ms = broker.now_ms()
-    beats = broker.heartbeats(kind, settings.lease_ms)
+    beats = broker.living.heartbeats(kind, settings.lease_ms)
     return {beat.name: now_ms - beat.seen_ms for beat in beats if beat.details.get("host") == socket.gethostname()}

@@ -99,10 +99,10 @@ class Fleet:
         if part == "supervisor":
             return [self._process.pid] if self._process is not None else []
         if part == "scheduler":
-            leader = self.broker.leader()
+            leader = self.broker.leadership.holder()
             found = [int(leader.rsplit("-", 2)[1])] if leader else []
         else:
-            workers = self.broker.workers(max_age_ms=self.settings.lease_ms)
+            workers = self.broker.living.workers(max_age_ms=self.settings.lease_ms)
             found = [int(worker.details[f"{part}_pid"]) for worker in workers]
         return [pid for pid in found if _is_alive(pid)]
 

@@ -17,7 +17,7 @@ HERE = {"host": socket.gethostname()}
 
 @pytest.mark.parametrize("kind", ["worker", "scheduler"])
 def test_a_process_of_this_host_that_beats_is_healthy(headrace: Headrace, queue: Broker, kind: ProcessKind) -> None:
-    queue.beat(kind, "p1", HERE, 6 * LEASE_MS)
+    queue.living.beat(kind, "p1", HERE, 6 * LEASE_MS)
     for arguments in (["health", kind], ["health"]):
         status, out, err = headrace(*arguments)
         assert (status, err) == (0, "")
@@ -25,7 +25,7 @@ def test_a_process_of_this_host_that_beats_is_healthy(headrace: Headrace, queue:
 
 
 def test_one_that_fell_silent_for_a_lease_is_not(headrace: Headrace, queue: Broker) -> None:
-    queue.beat("worker", "p1", HERE, 6 * LEASE_MS)
+    queue.living.beat("worker", "p1", HERE, 6 * LEASE_MS)
     time.sleep(LEASE_MS / 1000 + 0.05)
     status, out, err = headrace("health", "worker")
     assert (status, out) == (1, "")
@@ -33,15 +33,15 @@ def test_one_that_fell_silent_for_a_lease_is_not(headrace: Headrace, queue: Brok
 
 
 def test_neither_another_hosts_nor_another_kinds_heartbeat_counts(headrace: Headrace, queue: Broker) -> None:
-    queue.beat("worker", "p1", {"host": "elsewhere"}, 6 * LEASE_MS)
-    queue.beat("scheduler", "p2", HERE, 6 * LEASE_MS)
+    queue.living.beat("worker", "p1", {"host": "elsewhere"}, 6 * LEASE_MS)
+    queue.living.beat("scheduler", "p2", HERE, 6 * LEASE_MS)
     assert headrace("health", "worker")[0] == 1
     assert headrace("health", "scheduler")[0] == 0
 
 
 def test_one_that_has_left_is_not_healthy(headrace: Headrace, queue: Broker) -> None:
-    queue.beat("scheduler", "p1", HERE, 6 * LEASE_MS)
-    queue.leave("scheduler", "p1")
+    queue.living.beat("scheduler", "p1", HERE, 6 * LEASE_MS)
+    queue.living.leave("scheduler", "p1")
     assert headrace("health", "scheduler")[0] == 1
 
 

@@ -19,7 +19,7 @@ def _heartbeat(queue: Broker, worker: str) -> None:
 
 def test_json_tells_totals_lanes_leader_and_workers_with_their_processes(headrace: Headrace, queue: Broker) -> None:
     headrace("submit", "hello", "--no-wait", "--max-tokens", "10", "--lane", "bulk")
-    queue.lead("scheduler-7", 60_000)
+    queue.leadership.take("scheduler-7", 60_000)
     _heartbeat(queue, "w1")
     status, out, _ = headrace("status", "--json")
     found = json.loads(out)

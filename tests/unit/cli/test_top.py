@@ -42,10 +42,10 @@ def test_once_prints_a_frame_with_lanes_batches_workers_and_schedulers(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     headrace("submit", "hello", "--no-wait", "--lane", "bulk")
-    queue.lead("s1", 60_000)
+    queue.leadership.take("s1", 60_000)
     for name in ("s1", "s2"):
-        queue.beat("scheduler", name, {"host": "here"}, 6_000)
-    queue.beat("worker", "w1", WORKER, 6_000)
+        queue.living.beat("scheduler", name, {"host": "here"}, 6_000)
+    queue.living.beat("worker", "w1", WORKER, 6_000)
     log_batch(queue, 12.5, 25.0)
     status, out, err = headrace("top", "--once")
     assert (status, err) == (0, "")
@@ -73,7 +73,7 @@ def test_no_line_is_wider_than_a_narrow_terminal(
     headrace: Headrace, queue: Broker, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    queue.beat("worker", "a-worker-with-quite-a-long-name-1234", WORKER, 6_000)
+    queue.living.beat("worker", "a-worker-with-quite-a-long-name-1234", WORKER, 6_000)
     log_batch(queue, 12.5, None)
     out = headrace("top", "--once")[1]
     assert max(len(line) for line in out.splitlines()) <= columns
@@ -86,7 +86,7 @@ def test_in_a_common_terminal_names_give_way_and_numbers_are_whole(
     # Previously a long class made every column narrower, until none could be read.
     monkeypatch.setenv("COLUMNS", "80")
     long = "a-very-long-device-name/0123456789abcdef/float32"
-    queue.beat("worker", "host-123456-abcdef", WORKER | {"class": long}, 6_000)
+    queue.living.beat("worker", "host-123456-abcdef", WORKER | {"class": long}, 6_000)
     queue.client.xadd(
         queue.keys.batch_log,
         {"kind": "cut", "batch": f"{queue.now_ms()}-0", "class": long, "rows": 16, "tokens": 123456, "longest": 4096,
@@ -172,7 +172,7 @@ def test_a_low_terminal_shows_the_busiest_workers_and_says_how_many_more(own_ser
     settings = fast_settings(redis_url=own_server.url)
     broker = Broker.connect(settings)
     for number in range(40):
-        broker.beat("worker", f"w{number:02}", WORKER | {"num_rows": number % 32}, 60_000)
+        broker.living.beat("worker", f"w{number:02}", WORKER | {"num_rows": number % 32}, 60_000)
     broker.close()
     command = [sys.executable, "-P", "-m", "headrace", "top"]
     environ = settings.to_environ() | {"TERM": "xterm"}

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from headrace.broker import Broker, Entry
+from headrace.broker import Broker
+from headrace.entries import Entry
 from headrace.errors import BrokerUnavailableError, InvalidRequestError
 from headrace.keys import RequestStream, child_index
 from headrace.moves import (

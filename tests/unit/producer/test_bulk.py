@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.broker import Broker, Position
+from headrace.broker import Broker
+from headrace.entries import Position
 from headrace.errors import (
     BrokerUnavailableError,
     CancelledError,

@@ -7,8 +7,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from headrace.broker import Entry
 from headrace.config import Settings
+from headrace.entries import Entry
 from headrace.job import Job, SamplingParams
 from headrace.keys import LANES, RequestStream
 from headrace.moves import Admission
