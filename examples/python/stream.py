@@ -20,6 +20,8 @@ RETRY = Retry(ExponentialWithJitterBackoff(cap=2), retries=5)
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     request = {"id": str(uuid.uuid4()), "prompt": sys.argv[1], "max_tokens": 32, "temperature": 0}
     out = f"{PREFIX}out:{request['id']}"
     with redis.Redis.from_url(URL, protocol=2, retry=RETRY) as client:

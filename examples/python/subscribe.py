@@ -42,6 +42,8 @@ class Reader:
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     request = {"id": str(uuid.uuid4()), "prompt": sys.argv[1], "max_tokens": 32, "temperature": 0}
     out = f"{PREFIX}out:{request['id']}"
     reader = Reader()
