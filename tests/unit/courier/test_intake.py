@@ -1,6 +1,7 @@
 """Claimed requests become rows: heads are no part of a result, and each of several results has its own seed."""
 
 import asyncio
+from dataclasses import replace
 from typing import cast
 
 from tests.unit.courier.bytes_tokenizer import byte_tokenizer
@@ -21,14 +22,20 @@ PUBLISHED = [
 class Stored:
     """Stands for the broker: what was published of any request."""
 
+    def __init__(self, published: list[Chunk]) -> None:
+        self._published = published
+
     async def published_chunks(self, request_id: str) -> list[Chunk]:
-        return PUBLISHED
+        return self._published
 
 
-def start(request_id: str, num_tokens: int) -> Start:
-    intake = Intake(cast(AsyncBroker, Stored()), byte_tokenizer(), "w", "r1")
-    job = Job((104, 105), PARAMS, "r1").encode()
-    return asyncio.run(intake.start(ClaimedRow(request_id, 2, num_tokens, num_tokens, "mp", job, 0, "")))
+def start(
+    request_id: str, num_tokens: int, params: SamplingParams = PARAMS, published: list[Chunk] = PUBLISHED
+) -> Start:
+    intake = Intake(cast(AsyncBroker, Stored(published)), byte_tokenizer(), "w", "r1")
+    job = Job((104, 105), params, "r1").encode()
+    num_chars = sum(len(chunk.text) for chunk in published) if num_tokens else 0
+    return asyncio.run(intake.start(ClaimedRow(request_id, 2, num_tokens, num_chars, "mp", job, 0, "")))
 
 
 def test_a_row_goes_on_behind_its_tokens_and_not_behind_its_echo() -> None:
@@ -43,6 +50,21 @@ def test_a_row_goes_on_behind_its_tokens_and_not_behind_its_echo() -> None:
     assert (chunk.i, chunk.text, emit.entry) == (2, "c", "3-0")
     assert chunk.done is not None
     assert chunk.done.cumulative_logprob == -0.1 + -0.2 + -0.5
+
+
+def test_a_stop_string_ends_a_row_also_where_another_worker_held_its_beginning_back() -> None:
+    params = replace(PARAMS, stop=("bc",), logprobs=None)
+    held_back = [Chunk(0, 0, (97, 98), "a")]
+    for num_tokens, tokens, text in ((0, b"abcd", "a"), (2, b"cd", "")):
+        row = start("a", num_tokens, params, held_back).row
+        for token_id in tokens:
+            row.push(token_id)
+        emit = row.next_emit(0.0, renew_after_s=100.0)
+        assert emit is not None
+        chunk = Chunk.decode(emit.chunk)
+        assert (chunk.text, chunk.num_tokens_after) == (text, 3)
+        assert chunk.done is not None
+        assert chunk.done.reason == "stop"
 
 
 def test_each_of_several_results_draws_numbers_of_its_own_and_the_first_those_of_the_seed() -> None:
