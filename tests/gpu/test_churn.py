@@ -19,30 +19,15 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedModel
 
-from headrace.job import SamplingParams
 from headrace.producer.client import Client
 from headrace.testing.fleet import Fleet
 from headrace.testing.gpu_memory import watch_torch
+from headrace.testing.plain_params import plain_params
 from headrace.testing.servers import Server
 from headrace.workers.channel import Add
 
 #: A soak takes more: 5,000 take some minutes.
 NUM_REQUESTS = int(os.environ.get("HEADRACE_SOAK_REQUESTS", "500"))
-
-
-def params(max_tokens: int = 12, **fields: Any) -> SamplingParams:
-    defaults: dict[str, Any] = {
-        "min_tokens": 0,
-        "temperature": 0.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "seed": 0,
-        "stop": (),
-        "stop_token_ids": (),
-        "ignore_eos": True,
-    }
-    return SamplingParams(max_tokens=max_tokens, **(defaults | fields))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +40,7 @@ def test_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_back(
     oracle: tuple[PreTrainedModel, Path],
 ) -> None:
     rng = random.Random(0)
-    families = requests(params, rng, NUM_REQUESTS)
+    families = requests(plain_params, rng, NUM_REQUESTS)
     adds = [add for family in families for add in family]
     # A memory for about three of the longest rows: growing rows push younger ones out again and again.
     engine = engine_of(oracle[1], torch.float32, max_rows=12, kv_tokens=320, step_tokens=40, row_tokens=110).engine
@@ -73,7 +58,7 @@ def test_replayed_steps_bring_the_tokens_of_launched_ones(oracle: tuple[PreTrain
     found = []
     for cuda_graphs in (True, False):
         rng = random.Random(3)
-        families = requests(params, rng, 80)
+        families = requests(plain_params, rng, 80)
         made = engine_of(
             oracle[1],
             torch.float32,
@@ -96,7 +81,7 @@ def test_a_step_allocates_nothing_once_its_lengths_have_been_seen(
 
     def wave(first_row: int) -> None:
         for row in range(first_row, first_row + 8):
-            engine.add(Add(row, tuple(range(3, 3 + 5 * (row % 8))) or (3,), (), params(40, **kinds[row % 3])))
+            engine.add(Add(row, tuple(range(3, 3 + 5 * (row % 8))) or (3,), (), plain_params(40, **kinds[row % 3])))
         while engine.has_rows:
             engine.step()
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from headrace.job import SamplingParams
 from headrace.kernels.build import CUDA_DIR
+from headrace.testing.plain_params import plain_params
 from headrace.workers.channel import Add
 from headrace.workers.engine.device_engine import DeviceEngine
 
@@ -60,7 +60,7 @@ def profile_steps(made: DeviceEngine, num_rows: int) -> Iterator[tuple[str, list
 
     def add(row: int, length: int) -> None:
         prompt = tuple((7 * row + i) % 300 for i in range(length))
-        engine.add(Add(row, prompt, (), _params(**kinds[row % len(kinds)])))
+        engine.add(Add(row, prompt, (), plain_params(64, **kinds[row % len(kinds)])))
 
     for attempt in range(2):
         for row in range(num_rows):
@@ -97,18 +97,3 @@ def _origin(name: str, own: frozenset[str]) -> Origin:
     if _COPY.match(name):
         return "copy"
     return "product" if _PRODUCT.search(name) else "other"
-
-
-def _params(**fields: Any) -> SamplingParams:
-    defaults: dict[str, Any] = {
-        "min_tokens": 0,
-        "temperature": 0.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "seed": 0,
-        "stop": (),
-        "stop_token_ids": (),
-        "ignore_eos": True,
-    }
-    return SamplingParams(max_tokens=64, **(defaults | fields))

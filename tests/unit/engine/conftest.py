@@ -13,6 +13,7 @@ from headrace.kernels.ragged import Ragged
 from headrace.kernels.reference import ReferenceOperations
 from headrace.kernels.table import Table
 from headrace.memory.budget import CHUNK_BYTES
+from headrace.testing.plain_params import plain_params
 from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import LoadedModel, load
@@ -107,18 +108,4 @@ def make_engine(loaded: LoadedModel, operations: Table[Ragged]) -> Callable[...,
 
 @pytest.fixture
 def params() -> Callable[..., SamplingParams]:
-    def make(max_tokens: int = 12, **fields: Any) -> SamplingParams:
-        defaults: dict[str, Any] = {
-            "min_tokens": 0,
-            "temperature": 0.0,
-            "top_k": 0,
-            "top_p": 1.0,
-            "min_p": 0.0,
-            "seed": 0,
-            "stop": (),
-            "stop_token_ids": (),
-            "ignore_eos": True,
-        }
-        return SamplingParams(max_tokens=max_tokens, **(defaults | fields))
-
-    return make
+    return plain_params
