@@ -6,19 +6,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rq import Queue
 from rq.job import Job
+from rq.serializers import JSONSerializer
 from tests.fleet.traces import until
 from tests.unit.producer.stub_fleet import StubFleet, text_of
 
 from headrace.broker import Broker
 from headrace.config import Settings
+from headrace.keys import RequestStream
 from headrace.producer.bulk.names import seed_of
+from headrace.testing.servers import Server
 
 GENERATE = "headrace.producer.jobs.generate"
 GENERATE_MANY = "headrace.producer.jobs.generate_many"
@@ -95,6 +99,20 @@ class RqBench:
                 process.kill()
             process.wait()
         shutil.rmtree(self.folder)
+
+
+@contextmanager
+def open_bench(settings: Settings, server: Server) -> Iterator[RqBench]:
+    """A bench on a server's queues, whose jobs are JSON."""
+    broker = Broker.connect(settings)
+    lanes = (RequestStream("normal"), RequestStream("bulk"))
+    with StubFleet(broker, streams=lanes) as fleet, server.client() as client:
+        bench = RqBench(settings, broker, fleet, Queue("headrace", connection=client, serializer=JSONSerializer))
+        try:
+            yield bench
+        finally:
+            bench.close()
+    broker.close()
 
 
 def text_for(job: Job, num_tokens: int) -> str:

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rq import Queue, Retry
+from rq import Retry
 from rq.command import send_stop_job_command
 from rq.serializers import JSONSerializer
 from tests.conftest import fast_settings
-from tests.fleet.rq_workers import GENERATE, GENERATE_MANY, RqBench, horse_of, kill, text_for
+from tests.fleet.rq_workers import GENERATE, GENERATE_MANY, RqBench, horse_of, kill, open_bench, text_for
 from tests.fleet.traces import until
-from tests.unit.producer.stub_fleet import StubFleet, text_of
+from tests.unit.producer.stub_fleet import text_of
 
-from headrace.broker import Broker
 from headrace.job import Job, SamplingParams
-from headrace.keys import RequestStream
 from headrace.producer.bulk.names import seed_of
 from headrace.testing.servers import Server
 
@@ -31,15 +29,8 @@ def bench(valkey_server: Server) -> Iterator[RqBench]:
     settings = fast_settings(
         redis_url=valkey_server.url, rq_lease_ms=3_000, rq_progress_ms=50, rq_in_flight=2, max_rq_job_bytes=10_000
     )
-    broker = Broker.connect(settings)
-    lanes = (RequestStream("normal"), RequestStream("bulk"))
-    with StubFleet(broker, streams=lanes) as fleet, valkey_server.client() as client:
-        bench = RqBench(settings, broker, fleet, Queue("headrace", connection=client, serializer=JSONSerializer))
-        try:
-            yield bench
-        finally:
-            bench.close()
-    broker.close()
+    with open_bench(settings, valkey_server) as bench:
+        yield bench
 
 
 _PLAIN_USER = """

@@ -14,12 +14,9 @@ from rq import Callback, Queue, Retry, Webhook
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from tests.conftest import fast_settings
-from tests.fleet.rq_workers import GENERATE, GENERATE_MANY, RqBench, text_for
+from tests.fleet.rq_workers import GENERATE, GENERATE_MANY, RqBench, open_bench, text_for
 from tests.redis.test_roles import SCHEDULER
-from tests.unit.producer.stub_fleet import StubFleet
 
-from headrace.broker import Broker
-from headrace.keys import RequestStream
 from headrace.testing.servers import Server
 
 MAX_BYTES = 10_000
@@ -33,15 +30,8 @@ RQ_WORKER = SCHEDULER + (
 @pytest.fixture
 def bench(valkey_server: Server) -> Iterator[RqBench]:
     settings = fast_settings(redis_url=valkey_server.url, rq_lease_ms=3_000, max_rq_job_bytes=MAX_BYTES)
-    broker = Broker.connect(settings)
-    lanes = (RequestStream("normal"), RequestStream("bulk"))
-    with StubFleet(broker, streams=lanes) as fleet, valkey_server.client() as client:
-        bench = RqBench(settings, broker, fleet, Queue("headrace", connection=client, serializer=JSONSerializer))
-        try:
-            yield bench
-        finally:
-            bench.close()
-    broker.close()
+    with open_bench(settings, valkey_server) as bench:
+        yield bench
 
 
 class Trap:
