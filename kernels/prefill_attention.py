@@ -141,15 +141,10 @@ class PrefillAttention:
         )
 
     def _choose(self, num_tokens: int) -> Block:
-        """Take smaller blocks where larger ones would leave multiprocessors without any.
-
-        A group of warps has its own 64 rows in blocks of either size. Halves of blocks that every second multiprocessor
-        has already would read keys twice as often, and nothing would be done sooner.
-        """
+        """Take smaller blocks where larger ones would leave multiprocessors without any."""
         shape, large = self.shape, self._large
         num_blocks = -(-num_tokens * shape.group // large.rows) * shape.num_kv_heads
-        enough = self._num_sms // 2 if large.warpgroups else self._num_sms
-        return self._small if self._small is not None and num_blocks < enough else large
+        return self._small if self._small is not None and num_blocks < self._num_sms else large
 
     def _check_tokens(self, out: Tensor, query: Tensor) -> None:
         shape = self.shape

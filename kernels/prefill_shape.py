@@ -136,8 +136,11 @@ def choose_block(shape: PrefillShape, shared_bytes: int, arch: str) -> Block:
 def _candidates(shape: PrefillShape, arch: str) -> list[Block]:
     if shape.dtype == torch.float32:
         return [Block(64, 32), Block(32, 32)] if shape.head_dim <= 128 else [Block(32, 16), Block(16, 16)]
-    if arch == "sm_90a" and shape.head_dim in (64, 128):
-        return [Block(128, 64, warpgroups=True)]
+    if arch == "sm_90a" and shape.head_dim == 64:
+        return [Block(64, 64, 5, warpgroups=True)]
+    if arch == "sm_90a":
+        # Tiles of heads of 256 leave room for one block; its threads have all registers for their sums.
+        return [Block(128, 64, 2 if shape.head_dim <= 128 else 1, warpgroups=True)]
     # Sums of 32 rows of 256 numbers would not fit a warp's registers.
     rows = 128 if shape.head_dim <= 128 else 64
     # A warp copies a quarter of a tile, 16 bytes a lane: half tiles of heads of 80 and 96 do not divide.

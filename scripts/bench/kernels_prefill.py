@@ -75,16 +75,11 @@ def cases() -> Iterator[Case]:
         yield Case("64x1024_32on8x64_single_warps", prompts, replace(L8B, head_dim=64), block=block, beside_torch=False)
         for heads, group, head_dim in ((32, 1, 80), (8, 3, 96), (4, 4, 256)):
             shape = replace(L8B, num_kv_heads=heads, group=group, head_dim=head_dim)
-            block = Block(128, 64, 2 if head_dim <= 128 else 1, warpgroups=True)
-            name = f"64x1024_{heads * group}on{heads}x{head_dim}_warpgroups"
+            block = Block(128, 64) if head_dim <= 128 else Block(64, 32)
+            name = f"64x1024_{heads * group}on{heads}x{head_dim}_single_warps"
             yield Case(name, prompts, shape, block=block, beside_torch=False)
-        # Heads of 64 leave registers for a fifth group of warps.
-        block, shape = Block(64, 64, 5, warpgroups=True), replace(L8B, head_dim=64)
-        yield Case("64x1024_32on8x64_blocks_of_64", prompts, shape, block=block, beside_torch=False)
-        # Steps that bring large blocks for half of the multiprocessors or more, but not for all.
-        block = Block(64, 64, warpgroups=True)
-        yield Case("1x512_blocks_of_64", [(512, 512)], block=block, beside_torch=False)
-        yield Case("1x512on4096_blocks_of_64", [(512, 4608)], block=block, beside_torch=False)
+        block, shape = Block(128, 64, warpgroups=True), replace(L8B, head_dim=64)
+        yield Case("64x1024_32on8x64_blocks_of_128", prompts, shape, block=block, beside_torch=False)
     for heads, group, head_dim in ((8, 2, 128), (32, 1, 128), (8, 4, 64), (32, 1, 80), (8, 3, 96), (4, 4, 256)):
         shape = replace(L8B, num_kv_heads=heads, group=group, head_dim=head_dim)
         yield Case(f"64x1024_{heads * group}on{heads}x{head_dim}", prompts, shape)

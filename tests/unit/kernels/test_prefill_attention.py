@@ -144,10 +144,11 @@ SPECIALISATIONS = [
     ("sm_80", torch.float16, 128, None),
     ("sm_90a", torch.bfloat16, 128, None),
     ("sm_90a", torch.bfloat16, 128, Block(128, 64)),
-    ("sm_90a", torch.float16, 80, Block(128, 64, warpgroups=True)),
-    ("sm_90a", torch.bfloat16, 96, Block(128, 64, warpgroups=True)),
-    ("sm_90a", torch.bfloat16, 256, Block(128, 64, 1, warpgroups=True)),
+    ("sm_90a", torch.float16, 64, None),
+    ("sm_90a", torch.float16, 80, None),
+    ("sm_90a", torch.bfloat16, 96, None),
     ("sm_90a", torch.bfloat16, 256, None),
+    ("sm_80", torch.bfloat16, 256, None),
     ("sm_90a", torch.float32, 128, None),
 ]
 
