@@ -21,6 +21,7 @@ Argument = Tensor | int | float | None
 Extent = tuple[int] | tuple[int, int] | tuple[int, int, int]
 
 _LETTERS = frozenset("PiIqQf")
+_entries: set[str] = set()
 
 
 class Kernel:
@@ -128,8 +129,14 @@ def load(
         raise KernelError(
             f"{entry} wants {shared_bytes} bytes of shared memory a block; there are {opened.shared_bytes}"
         )
+    _entries.add(entry)
     module = opened.load(cubin(Target.of(source, opened.arch, defines)))
     return _prepared(module, opened, entry, params, shared_bytes)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a kernel of that name has been loaded from ``cuda/``; all of these wait for the kernel before them."""
+    return name in _entries
 
 
 def _prepared(module: Any, device: Device, entry: str, params: str, shared_bytes: int) -> Kernel:

@@ -9,7 +9,6 @@
 //
 // Nothing depends on other rows or on their number.
 #include "choice.cuh"
-#include "drawn.cuh"
 
 using namespace headrace;
 
@@ -95,8 +94,8 @@ __device__ __forceinline__ uint64_t draw_plainly(const Row& row, const Sums& sum
 }
 
 // Draw from the sorted list; false if the list is too short to tell. ``whole`` is the mass of all tokens, in units.
-__device__ __forceinline__ bool draw_listed(const Filters& filters, const Row& row, const Mass& mass, double whole,
-                                            Ranking& list, uint64_t& key) {
+__device__ __forceinline__ bool draw_listed(const Filters& filters, const Parameters& of, int64_t place, const Row& row,
+                                            const Mass& mass, double whole, Ranking& list, uint64_t& key) {
     const bool all = filters.top_k >= row.vocab;
     const int n = min(list.count, filters.top_k);
     const uint64_t least = least_units(filters.min_p);
@@ -107,7 +106,7 @@ __device__ __forceinline__ bool draw_listed(const Filters& filters, const Row& r
                              return before < wanted && list.cumulative[i] - before >= least;
                          }));
     if (all && kept == n && n < row.vocab) return false;
-    const uint64_t target = share_of(list.cumulative[kept - 1], filters.uniform);
+    const uint64_t target = share_of(list.cumulative[kept - 1], of.uniform(place));
     __syncthreads();
     // By id: the smaller one's complement is the greater.
     for (int i = threadIdx.x; i < kept; i += THREADS) list.keys[i] = list.keys[i] << 32 | list.keys[i] >> 32;
@@ -151,17 +150,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const bool all = filters.top_k >= vocab;
         bool drawn = false;
         if (all && filters.top_p >= 1.f && filters.min_p <= 0.f) {
-            key = draw_plainly(row, sums, filters.uniform, temperature);
+            key = draw_plainly(row, sums, of.uniform(place), temperature);
             drawn = true;
         } else if (all || filters.top_k <= LONGEST_TOP_K) {
             uint32_t own[GROUPS_A_THREAD], least = 1;  // all tokens
             take_groups(space, own);
             if (vocab > CAPACITY) least = bound(own, all ? NUM_CANDIDATES : filters.top_k);
             const double whole = static_cast<double>(sums.total) * (double(uint64_t(1) << UNIT_BITS) / PARTS);
-            drawn = list_above(row, least, own, list) && draw_listed(filters, row, mass, whole, list, key);
+            drawn = list_above(row, least, own, list) && draw_listed(filters, of, place, row, mass, whole, list, key);
         }
         if (!drawn && is_searched && all) return leave_open(filters, space, best);
-        if (!drawn) key = draw_exactly(row.logits, vocab, workspace, index, place, best, of, list);
+        if (!drawn) return draw_exactly(token_ids, valid, row.logits, vocab, workspace, index, place, best, of, list);
     }
     if (threadIdx.x == 0) finish(token_ids, valid, index, place, key, sound, of);
 }

@@ -11,8 +11,9 @@ from headrace.kernels import reference_attention as reference
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape, Ring
 from headrace.kernels.device import open_device
+from headrace.kernels.launch import is_ours
+from headrace.kernels.programmatic import make_programmatic
 from headrace.kernels.rotary_kv import KVPages, rotary_kv
-from headrace.testing.graph_timing import make_programmatic
 
 NUM_KV_HEADS = 2
 # One key, page borders, padding, long rows beside short ones; more rows than a share has.
@@ -163,7 +164,7 @@ def test_old_keys_are_read_early_and_new_ones_in_time(device: torch.device) -> N
     with torch.cuda.graph(graph, stream=open_device(device.index).new_stream()):
         for qkv, out in zip(steps, early, strict=True):
             write_and_attend(qkv, out, old_is_settled=True)
-    make_programmatic(graph.raw_cuda_graph())
+    make_programmatic(graph.raw_cuda_graph(), is_ours)
     graph.instantiate()
     # When it runs, again and again
     for _ in range(10):

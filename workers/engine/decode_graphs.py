@@ -2,7 +2,7 @@
 
 A graph is for a number of places, rounded up, so that few serve all; it is captured when such a step comes first. What
 differs from step to step is read from where the step's numbers are staged, and from the tensors of rows: both stay
-where they are.
+where they are. A kernel of ours begins before the one before it has ended (``kernels/programmatic.py``).
 """
 
 from collections.abc import Callable
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.cuda_operations import PagedBatch
+from headrace.kernels.launch import is_ours
+from headrace.kernels.programmatic import make_programmatic
 
 _FEW = (1, 2, 4, 8, 16, 24, 32, 48)
 _STEP = 32
@@ -66,9 +68,11 @@ class DecodeGraphs:
         # Launched one by one first: this compiles, and takes the memory that the graph is to keep.
         self._forward(batch)
         self._keep((batch.token_ids.shape[0], batch.sampled.shape[0]))
-        graph = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph(keep_graph=True)
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             logits = self._forward(batch)
         if logits is None:
             raise ValueError("a step in which every row decodes has logits")
+        make_programmatic(graph.raw_cuda_graph(), is_ours)
+        graph.instantiate()
         return _Captured(graph, logits)

@@ -10,7 +10,7 @@ are exact below 2**53, which a vocabulary of half a million cannot reach. So no 
 and every way to find the token finds the same one, on any number of threads and in any batch.
 
 Rows without filters are drawn from by sums over blocks of the vocabulary. Filters nearly always keep a few of the most
-probable tokens, which are found without sorting the vocabulary; where they keep more, ``kept_mass`` finds their end by
+probable tokens, which are found without sorting the vocabulary; where they keep more, ``filter_row`` finds their end by
 sorting only the narrow ranges of logits that matter.
 """
 
@@ -75,15 +75,13 @@ class Drawer:
         if not len(others):
             return token_ids
         for row in (~keeps_all[:, 0] & ~decided).nonzero()[:, 0].tolist():
-            own = mass[row, : scaled.shape[1]]
-            kept = kept_mass(
+            filter_row(
                 scaled[row],
-                own,
+                mass[row, : scaled.shape[1]],
                 top_k=int(filters.top_k[row]),
                 top_p=float(filters.top_p[row]),
                 min_p=float(filters.min_p[row]),
             )
-            own.copy_(kept)
             sums[row] = self._block_sums(mass[row : row + 1])[0]
         return token_ids.index_copy_(0, others, _by_id(mass[others], sums[others], uniform[others]))
 
@@ -172,8 +170,8 @@ def _count(mask: Tensor) -> Tensor:
     return mask.sum(dim=-1, keepdim=True)
 
 
-def kept_mass(values: Tensor, mass: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor:
-    """Filter one row, wherever its filters end: the masses of tokens that are kept, 0 of others, float64 ``[vocab]``.
+def filter_row(values: Tensor, mass: Tensor, *, top_k: int, top_p: float, min_p: float) -> None:
+    """Take their masses from the tokens of a row that its filters do not keep, wherever the filters end.
 
     Args:
         values: fp32 ``[vocab]``, scaled logits less the greatest.
@@ -183,21 +181,34 @@ def kept_mass(values: Tensor, mass: Tensor, *, top_k: int, top_p: float, min_p: 
         min_p: see ``Filters``.
     """
     order = _Buckets(values, mass)
-    keeps = order.mass >= min_p * ONE
     base = order.total
     if top_k < len(values):
-        base, last = order.at(top_k)
-        keeps &= _up_to(values, last)
+        cut = order.after(top_k)
+        base = cut.mass
+        cut.apply(values, mass)
     if top_p < 1:
-        keeps &= _up_to(values, order.reach(top_p * base))
-    return order.mass.where(keeps, 0.0)
+        order.at(top_p * base).apply(values, mass)
+    if min_p > 0:
+        mass.masked_fill_(order.mass < min_p * ONE, 0.0)
 
 
-def _up_to(values: Tensor, last: int) -> Tensor:
-    """Whether tokens come no later than one of them, in falling order, equal ones by id: bool ``[vocab]``."""
-    come = values > values[last]
-    come[: last + 1] |= values[: last + 1] == values[last]
-    return come
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where the falling order is cut.
+
+    Attributes:
+        mass: of the tokens before the cut.
+        least: the value of the last of them.
+        later: ids behind the cut, int64; all that are of this value, and others.
+    """
+
+    mass: float
+    least: float
+    later: Tensor
+
+    def apply(self, values: Tensor, mass: Tensor) -> None:
+        mass.masked_fill_(values < self.least, 0.0)
+        mass[self.later] = 0.0
 
 
 class _Buckets:
@@ -215,19 +226,21 @@ class _Buckets:
         self._cumulative = self._masses.cumsum(0)
         self.total = float(self._cumulative[-1])
 
-    def reach(self, mass: float) -> int:
-        """Find the first token with which the cumulative mass is at least ``mass``: its id."""
+    def at(self, mass: float) -> _Cut:
+        """Cut behind the first token with which the cumulative mass is at least ``mass``."""
         bucket = int(torch.searchsorted(self._cumulative, mass))
         cumulative, ids = self._sorted(bucket)
-        return int(ids[int(torch.searchsorted(cumulative, mass))])
+        return self._cut(cumulative, ids, int(torch.searchsorted(cumulative, mass)))
 
-    def at(self, num_tokens: int) -> tuple[float, int]:
-        """Mass of the ``num_tokens`` most probable tokens, and the id of the last of them."""
+    def after(self, num_tokens: int) -> _Cut:
+        """Cut behind the ``num_tokens`` most probable tokens."""
         counts = torch.bincount(self._bucket, minlength=_NUM_BUCKETS).cumsum(0)
         bucket = int(torch.searchsorted(counts, num_tokens))
         num_before = int(counts[bucket - 1]) if bucket else 0
-        cumulative, ids = self._sorted(bucket)
-        return float(cumulative[num_tokens - num_before - 1]), int(ids[num_tokens - num_before - 1])
+        return self._cut(*self._sorted(bucket), num_tokens - num_before - 1)
+
+    def _cut(self, cumulative: Tensor, ids: Tensor, place: int) -> _Cut:
+        return _Cut(float(cumulative[place]), float(self._values[ids[place]]), ids[place + 1 :])
 
     def _sorted(self, bucket: int) -> tuple[Tensor, Tensor]:
         """A bucket's cumulative masses, counted from the very first token, and its ids, in order."""

@@ -4,16 +4,14 @@ For what a step runs a hundred times: unlike ``gpu_timing`` it counts the gap to
 launches dependent in the way in which an engine's graph does.
 """
 
-import ctypes
 import statistics
 from collections.abc import Callable, Sequence
 
 import torch
 
 from headrace.kernels.device import open_device
+from headrace.kernels.programmatic import make_programmatic
 
-_KERNEL_NODE_PORT_PROGRAMMATIC = 1
-_DEPENDENCY_TYPE_PROGRAMMATIC = 1
 _LEAST_US = 3000.0
 
 Operation = Callable[[], object]
@@ -64,7 +62,7 @@ class GraphTimer:
             for index in range(count):
                 copies[index % len(copies)]()
         if programmatic:
-            make_programmatic(graph.raw_cuda_graph())
+            make_programmatic(graph.raw_cuda_graph(), lambda _: True)
         graph.instantiate()
         return graph, count
 
@@ -76,43 +74,6 @@ class GraphTimer:
             end.record(self._stream)
         torch.cuda.synchronize()
         return float(begin.elapsed_time(end)) * 1e3
-
-
-class _EdgeData(ctypes.Structure):
-    _fields_ = (
-        ("from_port", ctypes.c_ubyte),
-        ("to_port", ctypes.c_ubyte),
-        ("type", ctypes.c_ubyte),
-        ("reserved", ctypes.c_ubyte * 5),
-    )
-
-
-def make_programmatic(raw_graph: int) -> None:
-    """Turn every edge of a graph of kernels into a programmatic one, before the graph is instantiated.
-
-    Args:
-        raw_graph: ``torch.cuda.CUDAGraph.raw_cuda_graph()``; each node is a kernel that waits for the one before it.
-
-    Raises:
-        RuntimeError: the driver refused.
-    """
-    driver, graph, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p(raw_graph), ctypes.c_size_t(0)
-    _call(driver, "cuGraphGetEdges_v2", graph, None, None, None, ctypes.byref(count))
-    if count.value == 0:
-        return
-    nodes = ctypes.c_void_p * count.value
-    sources, targets, edges = nodes(), nodes(), (_EdgeData * count.value)()
-    _call(driver, "cuGraphGetEdges_v2", graph, sources, targets, edges, ctypes.byref(count))
-    _call(driver, "cuGraphRemoveDependencies_v2", graph, sources, targets, edges, count)
-    for edge in edges:
-        edge.from_port, edge.type = _KERNEL_NODE_PORT_PROGRAMMATIC, _DEPENDENCY_TYPE_PROGRAMMATIC
-    _call(driver, "cuGraphAddDependencies_v2", graph, sources, targets, edges, count)
-
-
-def _call(driver: ctypes.CDLL, name: str, *arguments: object) -> None:
-    status = getattr(driver, name)(*arguments)
-    if status:
-        raise RuntimeError(f"{name} failed with CUDA error {status}")
 
 
 def _event() -> torch.cuda.Event:

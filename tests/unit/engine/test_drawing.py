@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace.workers.engine import drawing
-from headrace.workers.engine.drawing import ONE, Drawer, Filters, kept_mass
+from headrace.workers.engine.drawing import ONE, Drawer, Filters, filter_row
 
 LEAST = torch.finfo(torch.float32).tiny
 
@@ -79,9 +79,54 @@ def test_both_ways_find_the_token_of_the_definition(
     assert Drawer().draw(shifted[None].clone(), filters, column(uniform)).tolist() == [expected]
     scaled = shifted / torch.tensor(temperature, dtype=torch.float32)
     mass = (scaled.exp() * ONE).floor()
-    kept = [int(mass) for mass in kept_mass(scaled, mass, top_k=top_k, top_p=top_p, min_p=min_p).tolist()]
+    filter_row(scaled, mass, top_k=top_k, top_p=top_p, min_p=min_p)
+    kept = [int(one) for one in mass.tolist()]
     target = min(int(uniform * sum(kept)), sum(kept) - 1)
     assert next(token_id for token_id, sum_to in enumerate(accumulate(kept)) if sum_to > target) == expected
+
+
+def all_of(num_rows: int, vocab_size: int, top_p: float = 1.0) -> Filters:
+    ones = torch.ones(num_rows, 1, dtype=torch.float64)
+    return Filters(ones.float(), (ones * vocab_size).to(torch.int64), ones * top_p, ones * 0.0)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_numbers_that_are_spread_evenly_draw_each_kept_token_as_often_as_its_share_says(top_p: float) -> None:
+    num_draws = 5000
+    probabilities = torch.tensor([0.3, 0.0, 0.1, 0.25, 0.05, 0.3], dtype=torch.float64)
+    shifted = (probabilities / 0.3).log().float().repeat(num_draws, 1)
+    numbers = (torch.arange(num_draws, dtype=torch.float64)[:, None] + 0.5) / num_draws
+    token_ids = Drawer().draw(shifted, all_of(num_draws, 6, top_p), numbers)
+    assert (token_ids.diff() >= 0).all()
+    # A share of 0.8 is reached by the first three of 0.3, 0.3, 0.25.
+    kept = probabilities if top_p == 1 else probabilities.where(probabilities >= 0.25, 0.0)
+    expected = num_draws * kept / kept.sum()
+    assert (torch.bincount(token_ids, minlength=6) - expected).abs().max() <= 1
+
+
+def test_the_ends_of_the_numbers_draw_the_first_and_the_last_token_that_has_a_mass() -> None:
+    shifted = torch.full((2, 1000), -math.inf)
+    shifted[:, [7, 400, 990]] = torch.tensor([-1.0, 0.0, -3.0])
+    numbers = torch.tensor([[0.0], [1 - 2**-53]], dtype=torch.float64)
+    assert Drawer().draw(shifted.clone(), all_of(2, 1000), numbers).tolist() == [7, 990]
+    assert Drawer().draw(shifted.clone(), all_of(2, 1000, 0.9), numbers).tolist() == [7, 400]
+
+
+def test_rows_of_all_kinds_draw_in_a_batch_what_they_draw_alone() -> None:
+    num_rows, vocab_size = 12, 3000
+    generator = torch.Generator().manual_seed(0)
+    shifted = torch.randn(num_rows, vocab_size, generator=generator) * torch.tensor([[0.1], [1.0], [8.0]]).repeat(4, 1)
+    shifted -= shifted.amax(-1, keepdim=True)
+    filters = all_of(num_rows, vocab_size)
+    filters.top_p[3:9] = 0.9
+    filters.top_k[6:] = torch.tensor([[2000], [50], [1], [2000], [50], [1]])
+    numbers = torch.rand(num_rows, 1, dtype=torch.float64, generator=generator)
+    drawer = Drawer()
+    together = drawer.draw(shifted.clone(), filters, numbers).tolist()
+    for row in range(num_rows):
+        own = slice(row, row + 1)
+        alone = Filters(filters.temperature[own], filters.top_k[own], filters.top_p[own], filters.min_p[own])
+        assert drawer.draw(shifted[own].clone(), alone, numbers[own]).tolist() == together[own]
 
 
 def test_a_peaked_distribution_is_drawn_from_without_looking_at_the_whole_vocabulary(
@@ -90,7 +135,7 @@ def test_a_peaked_distribution_is_drawn_from_without_looking_at_the_whole_vocabu
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the whole vocabulary was searched")
 
-    monkeypatch.setattr(drawing, "kept_mass", refuse)
+    monkeypatch.setattr(drawing, "filter_row", refuse)
     logits = torch.randn(20, 50_257, generator=torch.Generator().manual_seed(0))
     logits[:, ::1000] += 12
     shifted = logits - logits.amax(-1, keepdim=True)
