@@ -4,6 +4,7 @@ Each request's work is its prompt: it ends with its first token. The fleet measu
 """
 
 import asyncio
+import math
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,8 @@ _DRAIN_TIMEOUT_S = 60.0
 _FIRST_GUESS, _WARM_UP_LOAD = 0.85, 0.4
 #: Tokens of a full step, by which a machine's own rate is reckoned.
 _STEP_TOKENS = 256
+#: Of a trial, however short: of fewer a p99 says little.
+_MIN_REQUESTS = 20
 #: A size of every table, by whose cost a guess is told from a measurement.
 _GUESSED_TOKENS = 8
 
@@ -33,7 +36,7 @@ class FleetRates:
         settings: of the fleet; ``measure_ms`` says for how long costs are measured where none are on file.
         lengths: of prompts in tokens, uniform between two.
         goal_ms: what 99 of 100 requests must keep to.
-        trial_s: for how long requests arrive in one trial.
+        trial_s: for how long requests arrive in one trial, longer where so few would come that a p99 says nothing.
         prompts: from which each trial draws.
     """
 
@@ -53,7 +56,7 @@ class FleetRates:
         with ExitStack() as stack:
             stack.enter_context(self._fleet)
             wait_until(self._has_costs, _MEASURE_TIMEOUT_S, "the costs to be measured")
-            self._run(_WARM_UP_LOAD * self.own_rate_per_s, self._trial_s / 4, seed=-1)
+            self._run(_WARM_UP_LOAD * self.own_rate_per_s, self._trial_s / 4, -1, math.inf)
             self._stack = stack.pop_all()
         return self
 
@@ -82,13 +85,13 @@ class FleetRates:
         return sum(sizes) / len(sizes) if sizes else 0.0
 
     def latencies_ms(self, rate_per_s: float, seed: int) -> list[float]:
-        """Of one trial, and infinite for requests that it gave up because the goal was missed; the fleet then rests.
+        """Of one trial, whether it keeps to the goal or not; the fleet then rests.
 
         Raises:
             FleetError: it does not come to rest.
             HeadraceError: a request failed.
         """
-        return self._run(rate_per_s, self._trial_s, seed)
+        return self._run(rate_per_s, self._trial_s, seed, math.inf)
 
     def critical_rate(self, seed: int, guess: float | None, *, stride: float, precision: float) -> float:
         """The largest rate, in requests/s, at which p99 keeps to the goal.
@@ -101,18 +104,20 @@ class FleetRates:
         """
 
         def holds(rate_per_s: float) -> bool:
-            return percentile(self.latencies_ms(rate_per_s, seed), SHARE) <= self._goal_ms
+            taken = self._run(rate_per_s, self._trial_s, seed, self._goal_ms)
+            return percentile(taken, SHARE) <= self._goal_ms
 
         return critical_rate(holds, guess or _FIRST_GUESS * self.own_rate_per_s, stride=stride, precision=precision)
 
-    def _run(self, rate_per_s: float, duration_s: float, seed: int) -> list[float]:
-        count = max(1, round(rate_per_s * duration_s))
+    def _run(self, rate_per_s: float, duration_s: float, seed: int, goal_ms: float) -> list[float]:
+        """One trial, which ends early where it cannot keep to the goal any more."""
+        count = max(_MIN_REQUESTS, round(rate_per_s * duration_s))
         arrivals = poisson_arrivals(count, rate_per_s, *self._lengths, seed)
         self._since_ms = self._fleet.broker.now_ms()
 
         async def trial() -> list[float]:
             async with AsyncClient(self._settings) as client:
-                return await ArrivalTrial(client, arrivals, self._prompts, self._goal_ms).run()
+                return await ArrivalTrial(client, arrivals, self._prompts, goal_ms).run()
 
         latencies_ms = asyncio.run(trial())
         wait_until(self._is_idle, _DRAIN_TIMEOUT_S, "the fleet to rest")
