@@ -67,8 +67,7 @@ def edit_logits(logits: Tensor, places: Tensor, edits: Edits) -> None:
     columns = (edits.bias_ids, edits.biases, edits.num_biases, edits.forbidden, edits.num_forbidden, edits.unbiased)
     kernel = _kernel(logits.device, element_type(logits, "logits"))
     sizes = edits.bias_ids.shape[1], edits.forbidden.shape[1]
-    grid = -(-num_words(vocab) // _THREADS), num_rows
-    kernel(grid, (_THREADS,), logits, logits.stride(0), vocab, places, *columns, *sizes)
+    kernel((num_rows,), (_THREADS,), logits, logits.stride(0), vocab, places, *columns, *sizes)
 
 
 @functools.cache

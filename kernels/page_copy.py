@@ -10,8 +10,7 @@ from headrace.errors import KernelError
 from headrace.kernels.checks import require
 from headrace.kernels.launch import Kernel, load
 
-_WARP, _THREADS, _MOST_THREADS = 32, 256, 1024
-# Vectors of a thread; with them a block copies a page of 64 KiB, or a stretch of a longer one.
+_THREADS = 256
 _VECS = 4
 _VECTOR_BYTES = 16
 
@@ -37,13 +36,12 @@ def copy_pages(pages: Tensor, moves: Tensor) -> None:
     if any(count % _VECTOR_BYTES for count in (page_bytes, *strides, pages.data_ptr())):
         raise KernelError(f"pages do not begin and end at multiples of {_VECTOR_BYTES} bytes")
     num_vecs = page_bytes // _VECTOR_BYTES
-    threads = max(_WARP, min(_MOST_THREADS, -(-num_vecs // (_VECS * _WARP)) * _WARP))
-    num_stretches = -(-num_vecs // (_VECS * threads))
-    kernel = _kernel(pages.device, "page_copy", "PPqqi", threads)
+    num_stretches = -(-num_vecs // (_VECS * _THREADS))
+    kernel = _kernel(pages.device, "page_copy", "PPqqi")
     for first in range(0, moves.shape[0], 65535):
         part = moves[first : first + 65535]
         grid = (num_stretches, part.shape[0], pages.shape[0])
-        kernel(grid, (threads,), pages, part, *strides, num_vecs)
+        kernel(grid, (_THREADS,), pages, part, *strides, num_vecs)
 
 
 def renumber_pages(page_table: Tensor, new_numbers: Tensor) -> None:
@@ -59,10 +57,10 @@ def renumber_pages(page_table: Tensor, new_numbers: Tensor) -> None:
     require(page_table, "page_table", page_table.shape, torch.int32, alignment=4)
     require(new_numbers, "new_numbers", (new_numbers.numel(),), torch.int32, alignment=4)
     count = page_table.numel()
-    kernel = _kernel(page_table.device, "renumber", "PPq", _THREADS)
+    kernel = _kernel(page_table.device, "renumber", "PPq")
     kernel((-(-count // _THREADS),), (_THREADS,), page_table, new_numbers, count)
 
 
 @functools.cache
-def _kernel(device: torch.device, entry: str, params: str, threads: int) -> Kernel:
-    return load("page_copy", entry, params, device, THREADS=threads, VECS=_VECS)
+def _kernel(device: torch.device, entry: str, params: str) -> Kernel:
+    return load("page_copy", entry, params, device, THREADS=_THREADS, VECS=_VECS)

@@ -13,8 +13,6 @@ from headrace.kernels.rows import RowPlan, divisor, plan_rows, round_rows
 
 # The values are held in fp32: half as many vectors fit as of 16-bit values held as they are.
 _MAX_VECS = 2
-# A warp has no barrier to wait at, which is worth more than the registers of twice as many.
-_WARP_VECS = 4
 
 
 def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, out: Tensor | None = None) -> Tensor:
@@ -50,7 +48,7 @@ def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, o
         kind = 1 if mask.dtype == torch.bool else 2
         strides = (spread.stride(0), spread.stride(1), spread.stride(2))
     num_sms = open_device(scores.get_device()).num_sms
-    plan = plan_rows(length, round_rows(num_rows), scores.element_size(), num_sms, _MAX_VECS, _WARP_VECS)
+    plan = plan_rows(length, round_rows(num_rows), scores.element_size(), num_sms, _MAX_VECS)
     if mask is not None:
         places = (*strides, mask.data_ptr() // mask.element_size())
         aligned = all(place % plan.vec == 0 for place in places)

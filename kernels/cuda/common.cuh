@@ -16,6 +16,13 @@
 
 #include <type_traits>
 
+#ifndef HINT_LOAD
+#define HINT_LOAD 1
+#endif
+#ifndef HINT_STORE
+#define HINT_STORE 1
+#endif
+
 namespace headrace {
 
 constexpr int WARP = 32;
@@ -118,13 +125,37 @@ __device__ __forceinline__ Vec<T, N> load(const T* address) {
 template <typename T, int N>
 __device__ __forceinline__ Vec<T, N> load_once(const T* address) {
     using W = typename Word<sizeof(T) * N>::type;
+#if HINT_LOAD == 1
+    return load<T, N>(address);
+#elif HINT_LOAD == 2
+    if constexpr (sizeof(T) * N == 16) {
+        uint4 word;
+        asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                     : "l"(address));
+        return reinterpret_cast<const Vec<T, N>&>(word);
+    } else {
+        return load<T, N>(address);
+    }
+#else
     const W word = __ldcs(reinterpret_cast<const W*>(address));
     return reinterpret_cast<const Vec<T, N>&>(word);
+#endif
 }
 
 template <typename T, int N>
 __device__ __forceinline__ void store(T* address, const Vec<T, N>& value) {
     *reinterpret_cast<Vec<T, N>*>(address) = value;
+}
+
+template <typename T, int N>
+__device__ __forceinline__ void store_once(T* address, const Vec<T, N>& value) {
+    using W = typename Word<sizeof(T) * N>::type;
+#if HINT_STORE == 1
+    store<T, N>(address, value);
+#else
+    __stcs(reinterpret_cast<W*>(address), reinterpret_cast<const W&>(value));
+#endif
 }
 
 // ---- the hardware's own approximations ---------------------------------------------------------------------------

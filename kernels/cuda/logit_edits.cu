@@ -1,7 +1,6 @@
 // What requests change in their own logits before all else: biases are added, forbidden tokens become -inf.
 //
-// A block for every THREADS words of forbidden tokens: it adds the biases of their tokens, then forbids, so that no two blocks
-// touch one token. Those of rows that change nothing end at once.
+// One block a row; those of rows that change nothing end at once.
 #include "common.cuh"
 
 using namespace headrace;
@@ -20,25 +19,24 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     edit_logits(DTYPE* logits, int64_t stride, int vocab, const int64_t* places, Edits edits) {
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const int64_t place = places[blockIdx.y];
+    const int64_t place = places[blockIdx.x];
     if (place < 0) return;
-    DTYPE* row = logits + blockIdx.y * stride;
+    DTYPE* row = logits + blockIdx.x * stride;
     const int64_t base = place * edits.most_biases;
-    const int num_biases = edits.num_biases[place], num_forbidden = edits.num_forbidden[place];
-    const int word = blockIdx.x * THREADS + threadIdx.x, first = blockIdx.x * THREADS * 32;
-    // Read before it is needed: latency is all that this kernel costs.
-    unsigned bits = num_forbidden && word < edits.num_words ? edits.forbidden[place * edits.num_words + word] : 0;
+    const int num_biases = edits.num_biases[place];
     for (int i = threadIdx.x; i < num_biases; i += THREADS) {
         const int id = edits.bias_ids[base + i];
-        if (id < first || id >= min(first + THREADS * 32, vocab)) continue;
+        if (id < 0 || id >= vocab) continue;
         const float logit = to_float(row[id]);
         edits.unbiased[base + i] = logit;
         row[id] = from_float<DTYPE>(logit + edits.biases[base + i]);
     }
-    if (num_forbidden == 0) return;
+    if (edits.num_forbidden[place] == 0) return;
     __syncthreads();
-    for (; bits; bits &= bits - 1) {
-        const int id = word * 32 + __ffs(bits) - 1;
-        if (id < vocab) row[id] = from_float<DTYPE>(-INFINITY);
+    for (int i = threadIdx.x; i < edits.num_words; i += THREADS) {
+        for (unsigned bits = edits.forbidden[place * edits.num_words + i]; bits; bits &= bits - 1) {
+            const int id = i * 32 + __ffs(bits) - 1;
+            if (id < vocab) row[id] = from_float<DTYPE>(-INFINITY);
+        }
     }
 }

@@ -4,7 +4,7 @@
 // stream, as it would if the addition were an operation of its own.
 //
 // Macros: those of rows.cuh; RESIDUAL (0: none, 1: updated in place, 2: only read), BIASED (0 or 1: x + input_bias).
-// VECS = 0: a row too long for registers, read once more per pass.
+// VECS = 0: a row too long for registers, read once more per pass. STAGES is for rows without residual and bias.
 #pragma once
 
 #include "rows.cuh"

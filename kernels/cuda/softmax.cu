@@ -3,7 +3,7 @@
 // A row belongs to a warp or to a block and stays in registers; ROWS rows share one batch reduction. A longer row
 // (VECS = 0) is read twice, its maximum and sum found together in one pass [1]. A row that sees nothing becomes zeros.
 //
-// Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW, THREADS as in rows.cuh; MASK (0: none, 1: bytes, nonzero sees, 2: DTYPE,
+// Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW, THREADS as in norm.cuh; MASK (0: none, 1: bytes, nonzero sees, 2: DTYPE,
 // added), MASK_ALIGNED (0 or 1: its rows let VEC elements move together). The mask's rows are found by strides, so that
 // it may be broadcast.
 //
@@ -11,6 +11,14 @@
 #include "rows.cuh"
 
 using namespace headrace;
+
+#ifndef MIN_BLOCKS
+#define MIN_BLOCKS 1
+#endif
+#ifndef MAGIC
+#define MAGIC 1
+#endif
+
 
 #if MASK == 1
 using MaskType = uint8_t;
@@ -35,8 +43,12 @@ struct Mask {
     Divisor by_queries, by_heads;
 
     __device__ __forceinline__ const MaskType* row(int64_t row) const {
+#if MAGIC
         const int above = by_queries.of(static_cast<int>(row)), batch = by_heads.of(above);
         const int query = static_cast<int>(row) - above * queries, head = above - batch * heads;
+#else
+        const int64_t query = row % queries, head = row / queries % heads, batch = row / queries / heads;
+#endif
         return base + batch * batch_stride + head * head_stride + query * query_stride;
     }
 };
@@ -58,6 +70,10 @@ struct MaskPart {
         const MaskType* from = row + int64_t(vec) * VEC;
 #if MASK_ALIGNED
         at = load<MaskType, VEC>(from);
+        if (sizeof(at) == 8) {  // as it came: else each byte takes a register until it is used
+            uint2& word = reinterpret_cast<uint2&>(at);
+            asm volatile("" : "+r"(word.x), "+r"(word.y));
+        }
 #else
 #pragma unroll
         for (int e = 0; e < VEC; e++) at.at[e] = from[e];
@@ -123,54 +139,82 @@ __device__ __forceinline__ void merge_warps(float (&factor)[ROWS], const float (
 template <typename T>
 __device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask& mask, int64_t num_rows, int length,
                                              float scale) {
-    __shared__ float scratch[2 * ROWS][WARP];
-    const Place place(length);
-    float value[ROWS][VECS][VEC], max[ROWS], sum[ROWS] = {}, factor[ROWS];
+    // Two by turns: with one barrier a turn, no warp overwrites what another one still reads.
+    __shared__ float scratch[STAGES ? 2 : 1][2 * ROWS][WARP];
+    Place place(length);
+#if STAGES
+    extern __shared__ __align__(16) char stages[];
+    Ahead<T> ahead(stages, place, scores, num_rows, length);
+#endif
+    int turn = 0;
+    do {
+        float value[ROWS][VECS][VEC], max[ROWS], sum[ROWS] = {}, factor[ROWS];
+#if STAGES
+        Vec<T, VEC> raw[ROWS][VECS];
+        MaskPart part[ROWS][VECS];
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        const int64_t row = place.row + r;
-        const MaskType* mask_row = MASK && row < num_rows ? mask.row(row) : nullptr;
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t row = place.row + r;
+            const MaskType* mask_row = MASK && row < num_rows ? mask.row(row) : nullptr;
 #pragma unroll
-        for (int i = 0; i < VECS; i++) {
+            for (int i = 0; i < VECS; i++)
+                if (row < num_rows && place.holds(i)) part[r][i].read(mask_row, place.vec(i));
+        }
+        ahead.next(raw, place);
+#endif
 #pragma unroll
-            for (int e = 0; e < VEC; e++) value[r][i][e] = -INFINITY;
-            if (row < num_rows && place.holds(i)) {
-                MaskPart part;
-                part.read(mask_row, place.vec(i));
-                masked<T>(value[r][i], load_once<T, VEC>(scores + row * length + int64_t(place.vec(i)) * VEC), part, scale);
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t row = place.row + r;
+#if !STAGES
+            const MaskType* mask_row = MASK && row < num_rows ? mask.row(row) : nullptr;
+#endif
+#pragma unroll
+            for (int i = 0; i < VECS; i++) {
+#pragma unroll
+                for (int e = 0; e < VEC; e++) value[r][i][e] = -INFINITY;
+                if (row < num_rows && place.holds(i)) {
+#if STAGES
+                    masked<T>(value[r][i], raw[r][i], part[r][i], scale);
+#else
+                    MaskPart part;
+                    part.read(mask_row, place.vec(i));
+                    masked<T>(value[r][i], load_once<T, VEC>(scores + row * length + int64_t(place.vec(i)) * VEC), part, scale);
+#endif
+                }
             }
         }
-    }
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        max[r] = -INFINITY;
+        for (int r = 0; r < ROWS; r++) {
+            max[r] = -INFINITY;
 #pragma unroll
-        for (int i = 0; i < VECS; i++)
+            for (int i = 0; i < VECS; i++)
 #pragma unroll
-            for (int e = 0; e < VEC; e++) max[r] = fmaxf(max[r], value[r][i][e]);
-    }
-    warp_reduce<Max, ROWS>(max);
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        const float base = shift(max[r]);
-#pragma unroll
-        for (int i = 0; i < VECS; i++)
-#pragma unroll
-            for (int e = 0; e < VEC; e++) sum[r] += value[r][i][e] = power(value[r][i][e] - base);
-    }
-    warp_reduce<Sum, ROWS>(sum);
-    merge_warps(factor, max, sum, scratch);
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        if (place.row + r >= num_rows) break;
-#pragma unroll
-        for (int i = 0; i < VECS; i++) {
-            if (!place.holds(i)) break;
-#pragma unroll
-            for (int e = 0; e < VEC; e++) value[r][i][e] *= factor[r];
-            store<T, VEC>(out + (place.row + r) * length + int64_t(place.vec(i)) * VEC, pack<T, VEC>(value[r][i]));
+                for (int e = 0; e < VEC; e++) max[r] = fmaxf(max[r], value[r][i][e]);
         }
-    }
+        warp_reduce<Max, ROWS>(max);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const float base = shift(max[r]);
+#pragma unroll
+            for (int i = 0; i < VECS; i++)
+#pragma unroll
+                for (int e = 0; e < VEC; e++) sum[r] += value[r][i][e] = power(value[r][i][e] - base);
+        }
+        warp_reduce<Sum, ROWS>(sum);
+        merge_warps(factor, max, sum, scratch[STAGES ? turn : 0]);
+        turn ^= 1;
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            if (place.row + r >= num_rows) break;
+#pragma unroll
+            for (int i = 0; i < VECS; i++) {
+                if (!place.holds(i)) break;
+#pragma unroll
+                for (int e = 0; e < VEC; e++) value[r][i][e] *= factor[r];
+                store_once<T, VEC>(out + (place.row + r) * length + int64_t(place.vec(i)) * VEC, pack<T, VEC>(value[r][i]));
+            }
+        }
+    } while (STAGES && (place.row += place.step) < num_rows);
 }
 #else
 template <typename T>
@@ -206,12 +250,12 @@ __device__ __forceinline__ void in_passes(T* out, const T* scores, const Mask& m
         read(value, vec);
 #pragma unroll
         for (int e = 0; e < VEC; e++) value[e] = power(value[e] - shift(max[0])) * share;
-        store<T, VEC>(out + row * length + int64_t(vec) * VEC, pack<T, VEC>(value));
+        store_once<T, VEC>(out + row * length + int64_t(vec) * VEC, pack<T, VEC>(value));
     }
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     softmax(DTYPE* out, const DTYPE* scores, const MaskType* mask_base, int64_t num_rows, int length, float scale,
             int heads, int queries, int64_t batch_stride, int64_t head_stride, int64_t query_stride,
             uint32_t queries_factor, int queries_shift, uint32_t heads_factor, int heads_shift) {
