@@ -1,6 +1,7 @@
 """A server whose memory is full: what runs goes on to its end, what is new is refused by name, nothing is lost."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,11 @@ from tests.unit.contract.audit import check
 from headrace.async_broker import AsyncBroker
 from headrace.broker import Broker
 from headrace.errors import OverloadedError
+from headrace.testing.fleet import wait_until
 from headrace.testing.servers import Server
+from headrace.testing.words import word_tokenizer
+from headrace.workers.scheduler.admission import Admitter
+from headrace.workers.scheduler.process import Scheduler
 
 
 @pytest.fixture
@@ -103,3 +108,21 @@ def test_schedulers_stay_on_the_list(actors: Actors) -> None:
     actors.broker.living.beat("scheduler", "s1", {"host": "here"}, 5_000)
     (scheduler,) = actors.broker.living.heartbeats("scheduler", 5_000)
     assert (scheduler.name, scheduler.details) == ("s1", {"host": "here"})
+
+
+def test_a_scheduler_with_a_new_tenant_starts_and_serves_it_once_there_is_room(actors: Actors) -> None:
+    fill(actors)
+    settings = actors.broker.settings.model_copy(update={"tenants": {"new": 1.0}})
+    broker = Broker.connect(settings)
+    scheduler = Scheduler(broker, Admitter(word_tokenizer(64), "r1", settings), settings)
+    running = threading.Thread(target=scheduler.run)
+    running.start()
+    try:
+        wait_until(lambda: scheduler.tally.leads, 10, "it to lead")
+        assert not actors.client.hexists(broker.keys.tenants, "bulk:new")
+        actors.client.config_set("maxmemory", 0)
+        wait_until(lambda: actors.client.hexists(broker.keys.tenants, "bulk:new"), 10, "the tenant to be served")
+    finally:
+        scheduler.stop()
+        running.join(10)
+        broker.close()

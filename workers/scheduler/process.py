@@ -61,6 +61,7 @@ class Scheduler:
         self._next_fit_s = 0.0
         self._next_beat_s = 0.0
         self.tally = Tally()
+        self._tenants_wait = False
         self._stopping = False
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="admit")
 
@@ -71,9 +72,10 @@ class Scheduler:
     def run(self) -> None:
         """Schedule until ``stop``; the broker may come and go."""
         leading, reachable = False, True
-        self._broker.serve_tenants(self._streams)
+        served = self._serve_tenants()
         while not self._stopping:
             try:
+                served = served or self._serve_tenants()
                 leads = self._broker.leadership.take(self.name, _LEADER_LEASE_MS)
                 fault_point("leader.answered")
                 self._beat(leads=leads)
@@ -95,6 +97,17 @@ class Scheduler:
             fault_point("resign.done")
             self._broker.living.leave("scheduler", self.name)
             fault_point("leave.done")
+
+    def _serve_tenants(self) -> bool:
+        """Enter this scheduler's tenants; False where a full server has no room for a new one's name."""
+        try:
+            self._broker.serve_tenants(self._streams)
+        except OverloadedError as error:
+            if not self._tenants_wait:
+                log.warning("new tenants have to wait: %s", error)
+            self._tenants_wait = True
+            return False
+        return True
 
     def _beat(self, *, leads: bool) -> None:
         """Several times a lease, say that this scheduler lives: one that stands by is healthy, too."""
