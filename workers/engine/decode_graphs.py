@@ -2,7 +2,8 @@
 
 A graph is for a number of places, rounded up, so that few serve all; it is captured when such a step comes first. What
 differs from step to step is read from where the step's numbers are staged, and from the tensors of rows: both stay
-where they are. A kernel of ours begins before the one before it has ended (``kernels/programmatic.py``).
+where they are. On Hopper and later, a kernel of ours begins before the one before it has ended
+(``kernels/programmatic.py``).
 """
 
 from collections.abc import Callable
@@ -49,6 +50,8 @@ class DecodeGraphs:
         self._forward = forward
         self._keep = keep
         self._stream = stream
+        # Kernels for older GPUs have no instruction to wait by.
+        self._starts_early = torch.cuda.get_device_capability(stream.device) >= (9, 0)
         self._captured: dict[int, _Captured] = {}
 
     def run(self, batch: PagedBatch) -> Tensor:
@@ -73,6 +76,7 @@ class DecodeGraphs:
             logits = self._forward(batch)
         if logits is None:
             raise ValueError("a step in which every row decodes has logits")
-        make_programmatic(graph.raw_cuda_graph(), is_ours)
+        if self._starts_early:
+            make_programmatic(graph.raw_cuda_graph(), is_ours)
         graph.instantiate()
         return _Captured(graph, logits)
