@@ -61,12 +61,8 @@ class Linear:
     writes_out: bool = True
 
 
-class Operations(Protocol):
-    """The table. Activations and weights have one dtype, fp32 or bf16, unless said otherwise.
-
-    Every operation with a result takes ``out``, of the result's shape and contiguous: the result is written there and
-    returned. Without it, it is a tensor of its own.
-    """
+class Packer(Protocol):
+    """What loading asks of a table."""
 
     def hold(self, weight: Tensor) -> Tensor:
         """Bring a weight to where the operations read it, once, at loading; it may be there already."""
@@ -78,6 +74,14 @@ class Operations(Protocol):
             weight: ``[out_features, in_features]``.
             bias: ``[out_features]``, or None.
         """
+
+
+class Operations(Packer, Protocol):
+    """The table. Activations and weights have one dtype, fp32 or bf16, unless said otherwise.
+
+    Every operation with a result takes ``out``, of the result's shape and contiguous: the result is written there and
+    returned. Without it, it is a tensor of its own.
+    """
 
     def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
         """Multiply ``x [num_tokens, in_features]`` by a weight: ``[num_tokens, out_features]``, contiguous."""

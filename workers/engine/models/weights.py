@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headrace.kernels.table import Linear, Operations
+from headrace.kernels.table import Linear, Packer
 from headrace.workers.engine.checkpoint import Tensors
 
 
@@ -28,7 +28,7 @@ class Weights:
         prefix: of all names, with its dot.
     """
 
-    def __init__(self, checkpoint: Tensors, operations: Operations, dtype: torch.dtype, prefix: str = "") -> None:
+    def __init__(self, checkpoint: Tensors, operations: Packer, dtype: torch.dtype, prefix: str = "") -> None:
         self._checkpoint = checkpoint
         self._operations = operations
         self._dtype = dtype

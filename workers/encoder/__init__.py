@@ -1,0 +1,1 @@
+"""Encoders: models that read a text at once and give vectors, labels, scores or missing words."""
