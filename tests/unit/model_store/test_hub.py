@@ -135,6 +135,17 @@ def test_a_model_comes_with_the_files_that_serving_needs_and_its_size_is_told_fi
     assert f"from the Hugging Face hub, commit {COMMIT}: {size_bytes / 1000:.1f} kB to download" in pulled.stdout
 
 
+def test_what_stands_on_an_encoder_comes_with_it_and_other_folders_do_not(hub: Hub, tmp_path: Path) -> None:
+    below = {"1_Pooling/config.json": b"{}", "2_Dense/config.json": b"{}", "2_Dense/model.safetensors": b"x"}
+    hub.files |= {"modules.json": b"[]"} | below | {"1_Pooling/a/config.json": b"{}", "openvino/config.json": b"{}"}
+    hub.files["2_Dense/model.safetensors"] = hub.files["model.safetensors"]
+    pulled = run_pull(hub.url, tmp_path / "cache")
+    assert pulled.returncode == 0, pulled.stderr
+    folder = tmp_path / "cache" / "hub" / "complete" / "some-org--model"
+    assert {str(path.relative_to(folder)) for path in folder.glob("*/**/*") if path.is_file()} == set(below)
+    assert (folder / "modules.json").is_file()
+
+
 def test_an_interrupted_pull_is_not_taken_for_finished_and_goes_on_later(hub: Hub, tmp_path: Path) -> None:
     hub.breaks.add("model.safetensors")
     broken = run_pull(hub.url, tmp_path / "cache")

