@@ -4,4 +4,40 @@ This package holds what both ends of the queue agree on. Producers live in ``hea
 ``headrace.workers``, the numerical code in ``headrace.kernels`` and ``headrace.memory``.
 """
 
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    M = TypeVar("M", bound=Module)
+else:
+    M = TypeVar("M")
+
 __version__ = "0.1.0"
+
+
+def accelerate(model: M) -> M:
+    """Make a transformers encoder faster: ``model = headrace.accelerate(model)``, and call it as before.
+
+    Same inputs, same output classes, several threads at once. Tokens that the attention mask hides are not computed:
+    rows are packed behind each other, and what belongs to padding is 0 in all outputs. Where a row begins with padding,
+    poolers and classifiers read its first token that is none (transformers' read the padding).
+
+    The original stays as it is, and keeps its own memory; the accelerated model holds its weights once more, as they
+    are now, laid out for its device.
+
+    Args:
+        model: BERT (MiniLM is one), RoBERTa, XLM-RoBERTa, DistilBERT or ALBERT, in evaluation mode: transformers' base
+            model, or its class ForSequenceClassification, ForTokenClassification, ForQuestionAnswering or ForMaskedLM.
+
+    Returns:
+        A model of the same class.
+
+    Raises:
+        ConfigurationError: it is of another class, in training mode, or in a precision that is not computed here.
+        ModelError: its configuration asks for something that would be computed wrongly.
+    """
+    # Not before: whoever talks to a queue needs no torch.
+    from headrace.workers.encoder.plug_in import accelerate_module
+
+    return accelerate_module(model)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ class Encoder:
         model: encodes.
         heads: what makes answers of hidden states.
         operations: the table that all of it was loaded for.
+        family: what kind of encoder it is.
         task: what the architecture is for.
     """
 
     model: EncoderModel
     heads: Heads
     operations: EncoderOperations
+    family: Family
     task: Task
 
 
@@ -110,18 +112,20 @@ def build_encoder(
         task == "ForSequenceClassification" and family.classes.dense is None
     ):
         pooler = load_pooler(family, top.under(prefix), shape.hidden_size)
-    heads = _load_heads(Encoder(model, Heads(pooler), operations, task), family, top, tensors)
+    headless = Encoder(model, Heads(pooler), operations, family, task)
+    heads = _load_heads(headless, top, tensors)
     unread = [name for name in tensors.unread(names) if not _PASSED_OVER.match(name)]
     if unread:
         more = f" and {len(unread) - _NUM_NAMED} more" if len(unread) > _NUM_NAMED else ""
         raise ModelError(
             f"the weights hold tensors that no {family.class_name}{task} has: {', '.join(unread[:_NUM_NAMED])}{more}"
         )
-    return Encoder(model, heads, operations, task)
+    return replace(headless, heads=heads)
 
 
-def _load_heads(headless: Encoder, family: Family, top: Weights, tensors: ReadTensors) -> Heads:
-    shape, pooler, task = headless.model.config, headless.heads.pooler, headless.task
+def _load_heads(headless: Encoder, top: Weights, tensors: ReadTensors) -> Heads:
+    shape, pooler = headless.model.config, headless.heads.pooler
+    family, task = headless.family, headless.task
     match task:
         case "ForSequenceClassification":
             return Heads(pooler, classes=load_classes(shape, family, top, pooler))

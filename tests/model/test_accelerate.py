@@ -1,0 +1,215 @@
+"""``headrace.accelerate``: somebody's transformers model, called as before."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from tests.model.tiny_encoders import CLASSES, VOCAB, make_encoder
+from torch import Tensor
+from transformers import BertConfig, BertForPreTraining, BertModel, LlamaConfig, LlamaModel, PreTrainedModel
+
+import headrace
+from headrace.errors import ConfigurationError, ModelError
+
+TOLERANCE = 1e-4
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "albert")
+
+
+def inputs(
+    model: PreTrainedModel, lengths: tuple[int, ...] = (5, 30, 1, 17), *, left: bool = False
+) -> dict[str, Tensor]:
+    """Rows padded to the longest, on the right or on the left, as a tokenizer gives them."""
+    generator = torch.Generator().manual_seed(2)
+    longest = max(lengths)
+    mask = torch.tensor([[1] * n + [0] * (longest - n) for n in lengths])
+    mask = mask.flip(1) if left else mask
+    ids = torch.randint(6, VOCAB, mask.shape, generator=generator)
+    given = {"input_ids": ids.where(mask.bool(), torch.tensor(model.config.pad_token_id)), "attention_mask": mask}
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        given["token_type_ids"] = torch.randint(0, 2, mask.shape, generator=generator)
+    return given
+
+
+def assert_alike(ours: Any, theirs: Any, mask: Tensor) -> None:
+    """The same class and fields; the same numbers where there is no padding, and zeros where there is."""
+    assert type(ours) is type(theirs)
+    assert list(ours) == list(theirs)
+    for name, expected in theirs.items():
+        for mine, their in zip(
+            *((value if isinstance(value, tuple) else (value,)) for value in (ours[name], expected)), strict=True
+        ):
+            assert mine.shape == their.shape, name
+            assert mine.dtype == their.dtype
+            kept = mask.bool()
+            if mine.dim() == 4:
+                pairs = (kept[:, None, :, None] & kept[:, None, None, :]).expand(mine.shape)
+                assert (mine - their)[pairs].abs().max() < TOLERANCE, name
+                assert not mine[~pairs].any()
+            elif mine.shape[:2] == mask.shape:
+                assert (mine - their)[kept].abs().max() < TOLERANCE, name
+                assert not mine[~kept].any()
+            else:
+                assert (mine - their).abs().max() < TOLERANCE, name
+
+
+@pytest.mark.parametrize("task", list(CLASSES))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_head_of_every_family_gives_what_transformers_gives(name: str, task: str) -> None:
+    torch.set_num_threads(1)
+    labels: dict[str, Any] = {} if task == "ForQuestionAnswering" else {"num_labels": 3}
+    model = make_encoder(name, task, attn_implementation="eager", **labels)
+    accelerated = headrace.accelerate(model)
+    assert isinstance(accelerated, type(model))
+    given = inputs(model)
+    ours = accelerated(**given, output_attentions=True, output_hidden_states=True)
+    with torch.inference_mode():
+        theirs = model(**given, output_attentions=True, output_hidden_states=True)
+    assert len(theirs.attentions) == len(theirs.hidden_states) - 1 > 2
+    assert_alike(ours, theirs, given["attention_mask"])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_padding_on_the_left_holes_and_own_positions_are_honoured(name: str) -> None:
+    model = make_encoder(name)
+    accelerated = headrace.accelerate(model)
+    left = inputs(model, left=True)
+    holes = inputs(model, (9, 9))
+    holes["attention_mask"][0, 3:5] = 0
+    placed = {"input_ids": holes["input_ids"], "position_ids": torch.arange(40, 49)[None].flip(1)}
+    for given in (left, holes, placed):
+        mask = given.get("attention_mask", torch.ones_like(given["input_ids"]))
+        with torch.inference_mode():
+            theirs = model(**given).last_hidden_state
+        assert (accelerated(**given).last_hidden_state - theirs)[mask.bool()].abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta"])
+def test_tokens_of_padding_inside_a_text_count_as_they_do_in_transformers(name: str) -> None:
+    model = make_encoder(name)
+    ids = inputs(model, (12,))["input_ids"]
+    ids[0, [0, 4, 5]] = model.config.pad_token_id
+    with torch.inference_mode():
+        theirs = model(ids).last_hidden_state
+    assert (headrace.accelerate(model)(ids).last_hidden_state - theirs).abs().max() < TOLERANCE
+
+
+def test_a_row_that_is_all_padding_gives_zeros_and_disturbs_nobody() -> None:
+    model = make_encoder("bert", "ForSequenceClassification")
+    given = inputs(model, (7, 4, 7))
+    given["attention_mask"][1] = 0
+    logits = headrace.accelerate(model)(**given).logits
+    with torch.inference_mode():
+        theirs = model(**given).logits
+    assert (logits - theirs)[[0, 2]].abs().max() < TOLERANCE
+    assert not logits[1].any()
+
+
+def test_nothing_of_the_padding_is_computed() -> None:
+    model = make_encoder("bert")
+    accelerated: Any = headrace.accelerate(model)
+    given = inputs(model, (1, 1, 1, 60))
+    seen: list[int] = []
+    forward = accelerated._headrace.model.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accelerated._headrace.model, "forward", lambda batch, trace: _count(seen, forward(batch, trace)))
+        accelerated(**given)
+    assert seen == [63]
+
+
+def _count(seen: list[int], hidden: Tensor) -> Tensor:
+    seen.append(hidden.shape[0])
+    return hidden
+
+
+def test_tuples_come_where_they_are_asked_for() -> None:
+    model = make_encoder("albert")
+    given = inputs(model)
+    ours = headrace.accelerate(model)(**given, return_dict=False)
+    with torch.inference_mode():
+        theirs = model(**given, return_dict=False)
+    assert isinstance(ours, tuple)
+    assert len(ours) == len(theirs)
+
+
+def test_threads_that_share_a_model_get_what_each_gets_alone() -> None:
+    model = make_encoder("bert", "ForMaskedLM")
+    accelerated = headrace.accelerate(model)
+    batches = [inputs(model, lengths) for lengths in ((3, 40), (60,), (11, 11, 2), (25, 1, 9, 30))]
+    alone = [accelerated(**batch).logits for batch in batches]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda batch: accelerated(**batch).logits, batches * 12))
+    assert all(torch.equal(mine, alone[number % len(batches)]) for number, mine in enumerate(together))
+
+
+def test_the_original_stays_as_it_is_and_the_accelerated_one_stays_where_it_is() -> None:
+    model = make_encoder("roberta")
+    accelerated = headrace.accelerate(model)
+    assert headrace.accelerate(accelerated) is accelerated
+    assert accelerated.eval() is accelerated
+    assert accelerated.to("cpu") is accelerated
+    assert accelerated.float() is accelerated
+    for change in (accelerated.train, accelerated.half, accelerated.double):
+        with pytest.raises(ConfigurationError, match="original model"):
+            change()
+    before = accelerated(**inputs(model)).last_hidden_state
+    model.train().double()
+    assert torch.equal(accelerated(**inputs(model)).last_hidden_state, before)
+
+
+def test_bf16_errs_at_most_twice_as_much_as_transformers_does() -> None:
+    exact, model = make_encoder("bert"), make_encoder("bert").to(torch.bfloat16)
+    given = inputs(model)
+    mask = given["attention_mask"].bool()
+    with torch.inference_mode():
+        truth = exact(**given).last_hidden_state[mask]
+        theirs = model(**given).last_hidden_state[mask].float()
+    ours = headrace.accelerate(model)(**given).last_hidden_state
+    assert ours.dtype == torch.bfloat16
+    assert (ours[mask] - truth).abs().max() <= 2 * (theirs - truth).abs().max()
+
+
+def test_models_of_other_kinds_are_refused_by_name() -> None:
+    small = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    llama = LlamaModel(LlamaConfig(**small)).eval()
+    pretraining = BertForPreTraining(BertConfig(**small)).eval()
+    for model in (llama, pretraining, torch.nn.Linear(2, 2)):
+        with pytest.raises(
+            ConfigurationError, match=rf"{type(model).__name__}; it takes .*Albert, Bert, DistilBert, Roberta"
+        ):
+            headrace.accelerate(model)
+    with pytest.raises(ConfigurationError, match=r"model\.eval\(\)"):
+        headrace.accelerate(BertModel(BertConfig(**small)).train())
+    with pytest.raises(ModelError, match="is_decoder True"):
+        headrace.accelerate(BertModel(BertConfig(**small, is_decoder=True)).eval())
+    with pytest.raises(ConfigurationError, match=r"float16 on cpu"):
+        headrace.accelerate(BertModel(BertConfig(**small)).eval().half())
+
+
+def test_what_a_call_may_not_ask_for_is_named() -> None:
+    accelerated = headrace.accelerate(make_encoder("bert"))
+    ids = torch.ones(2, 9, dtype=torch.int64)
+    for more, told in (({"inputs_embeds": torch.ones(2, 9, 48)}, "inputs_embeds"), ({"labels": ids}, "labels")):
+        with pytest.raises(TypeError, match=f"does not take {told}"):
+            accelerated(ids, **more)
+    with pytest.raises(TypeError, match="needs input_ids"):
+        accelerated()
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(2, 9, 9\); it must be \(2, 9\)"):
+        accelerated(ids, attention_mask=torch.ones(2, 9, 9))
+    with pytest.raises(ValueError, match="rows have 521 tokens; the model has positions for 520"):
+        accelerated(torch.ones(1, 521, dtype=torch.int64))
+    with pytest.raises(ValueError, match="hides every token"):
+        accelerated(ids, attention_mask=torch.zeros(2, 9))
+
+
+def test_importing_headrace_brings_no_torch() -> None:
+    code = "import sys, headrace; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

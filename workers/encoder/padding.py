@@ -1,0 +1,109 @@
+"""From rows that are padded to one length to a packed batch, and back."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.encoder_table import EncoderBatch
+from headrace.workers.encoder.loading import Encoder
+from headrace.workers.encoder.runner import row_positions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Padded:
+    """A packed batch, and where its tokens stood.
+
+    Attributes:
+        batch: the rows that have tokens; None where none has.
+        shape: rows and length of what was given.
+        kept: int64 ``[num_tokens]``, which tokens are computed, counted through all rows; None where all are.
+        rows: int64 ``[num_rows]``, which rows have tokens; None where all have.
+    """
+
+    batch: EncoderBatch | None
+    shape: tuple[int, int]
+    kept: Tensor | None
+    rows: Tensor | None
+
+    def spread_tokens(self, x: Tensor) -> Tensor:
+        """Put tokens back, ``[num_tokens, width]`` to ``[batch, length, width]``; 0 where there was padding."""
+        if self.kept is not None:
+            x = x.new_zeros(self.shape[0] * self.shape[1], x.shape[1]).index_copy_(0, self.kept, x)
+        return x.view(*self.shape, x.shape[1])
+
+    def spread_rows(self, x: Tensor) -> Tensor:
+        """Put rows back, ``[num_rows, width]`` to ``[batch, width]``; 0 where a row was all padding."""
+        return x if self.rows is None else x.new_zeros(self.shape[0], x.shape[1]).index_copy_(0, self.rows, x)
+
+    def spread_weights(self, weights: list[Tensor]) -> Tensor:
+        """Put attention back, ``[num_heads, length, length]`` a row, to ``[batch, num_heads, length, length]``."""
+        num_rows, length = self.shape
+        if self.kept is None:
+            return torch.stack(weights)
+        spread = weights[0].new_zeros(num_rows, weights[0].shape[0], length, length)
+        assert self.batch is not None, "a row whose attention is known has tokens"
+        first = 0
+        for weight, count in zip(weights, self.batch.lengths, strict=True):
+            places = self.kept[first : first + count]
+            columns = places % length
+            spread[int(places[0]) // length][:, columns[:, None], columns] = weight
+            first += count
+        return spread
+
+
+def pack_padded(
+    encoder: Encoder,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    position_ids: Tensor | None,
+) -> Padded:
+    """Leave padding out.
+
+    Args:
+        encoder: whose table packs.
+        input_ids: integers ``[batch, length]``.
+        attention_mask: ``[batch, length]``, 0 for padding; None where there is none.
+        token_type_ids: integers ``[batch, length]``; None where all are 0.
+        position_ids: integers ``[batch, length]`` or ``[1, length]``; None: as transformers counts, which is from the
+            first column on, padding or not, except in RoBERTa, which counts whatever is no token of padding.
+
+    Raises:
+        ValueError: a shape does not fit, or rows are longer than the model has positions for.
+    """
+    config = encoder.model.config
+    if input_ids.dim() != 2:
+        raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; it must be [batch, length]")
+    shape = (input_ids.shape[0], input_ids.shape[1])
+    for name, given in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+        if given is not None and tuple(given.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(given.shape)}; it must be {shape}, as input_ids is")
+    if position_ids is None:
+        if shape[1] > config.max_tokens:
+            raise ValueError(f"rows have {shape[1]} tokens; the model has positions for {config.max_tokens}")
+        position_ids = row_positions(input_ids, config.first_position, config.pad_id)
+    elif tuple(position_ids.shape) not in (shape, (1, shape[1])):
+        raise ValueError(f"position_ids has shape {tuple(position_ids.shape)}; it must be {shape}, as input_ids is")
+    has_types = bool(config.num_types) and token_type_ids is not None
+    streams = [input_ids, position_ids.expand(shape), *([token_type_ids] if has_types else [])]
+    lengths, kept, rows = _keep(attention_mask, shape)
+    flat = [stream.flatten() if kept is None else stream.flatten()[kept] for stream in streams if stream is not None]
+    if not lengths:
+        return Padded(None, shape, kept, rows)
+    batch = encoder.operations.pack(flat[0], flat[1], flat[2] if has_types else None, lengths)
+    return Padded(batch, shape, kept, rows)
+
+
+def _keep(mask: Tensor | None, shape: tuple[int, int]) -> tuple[list[int], Tensor | None, Tensor | None]:
+    """Say which tokens count: lengths of rows that have any, places of the tokens, and which rows these are."""
+    num_rows, length = shape
+    if mask is None:
+        return ([length] * num_rows if length else []), None, None
+    seen = mask != 0
+    counts: list[int] = seen.sum(dim=1).tolist()
+    if min(counts, default=0) == length and length:
+        return counts, None, None
+    lengths = [count for count in counts if count]
+    rows = torch.tensor([row for row, count in enumerate(counts) if count], device=mask.device)
+    return lengths, seen.flatten().nonzero().flatten(), None if len(lengths) == num_rows else rows
