@@ -37,16 +37,19 @@ class RowPages:
     Attributes:
         page_ids: the pages.
         max_tokens: tokens that the row can ever come to hold.
+        generation: changes whenever pages that were there do not stay where they were; more may come without a change.
+        num_recorded: full pages that the index has been told of.
     """
 
-    __slots__ = ("keys", "max_tokens", "num_recorded", "page_ids", "stretch")
+    __slots__ = ("generation", "keys", "max_tokens", "num_recorded", "page_ids", "stretch")
 
     def __init__(self, max_tokens: int) -> None:
         self.page_ids: list[int] = []
         self.max_tokens = max_tokens
         self.stretch = Stretch(0, 0)
         self.keys = [ROOT]  # of what stands before each page, as far as it was asked for
-        self.num_recorded = 0  # full pages that the index has been told of
+        self.num_recorded = 0
+        self.generation = 0
 
 
 class Pages:
@@ -117,6 +120,7 @@ class Pages:
         self._index.renumber(new)
         for row in self._rows:
             row.page_ids[:] = [new.get(page, page) for page in row.page_ids]
+            row.generation += 1
         return moves
 
     def pages_for(self, num_tokens: int) -> int:
@@ -206,6 +210,12 @@ class Pages:
             parent = self._key(row, token_ids, num_full)
             self._index.insert(row.page_ids[num_full], parent, token_ids[num_full * size : num_computed], None)
 
+    def forget(self, row: RowPages) -> None:
+        """Let no later row find what only this one has."""
+        for page in row.page_ids:
+            if self._pool.references(page) == 1:
+                self._index.forget(page)
+
     def end(self, row: RowPages) -> None:
         """Give a row's pages back; those that the index knows are kept until somebody needs the room."""
         self._pool.let_go(row.stretch)
@@ -213,6 +223,7 @@ class Pages:
         for page in reversed(row.page_ids):
             self._pool.release(page, keep=page in self._index)
         row.page_ids.clear()
+        row.generation += 1
         row.num_recorded = 0
         self._rows.discard(row)
 

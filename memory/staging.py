@@ -1,6 +1,7 @@
 """Numbers on their way from the host to a device: what a step needs travels by one copy."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -14,21 +15,33 @@ _ALIGNMENT = 16
 class Staging:
     """Page-locked memory, and its image on a device.
 
-    ``begin``, ``put`` as often as needed, ``send``; what ``put`` gave holds until the next ``send``.
+    ``begin``, ``put`` as often as needed, ``send``; what ``put`` gave holds until the next ``send``. The host waits for
+    a copy only where as many as there are ``turns`` have not arrived.
 
     Args:
         num_bytes: room for one step's numbers, each ``put`` rounded up to 16 bytes.
         device: a GPU; on a CPU there is nothing to lock, and all else is the same.
+        turns: pieces of page-locked memory.
     """
 
-    def __init__(self, num_bytes: int, device: torch.device) -> None:
-        self._host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    def __init__(self, num_bytes: int, device: torch.device, turns: int = 1) -> None:
+        on_gpu = device.type == "cuda"
+        self._turns = cycle(
+            [
+                (
+                    torch.empty(num_bytes, dtype=torch.uint8, pin_memory=on_gpu),
+                    torch.cuda.Event() if on_gpu else None,  # type: ignore[no-untyped-call]
+                )
+                for _ in range(turns)
+            ]
+        )
         self._image = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         self._num_bytes = 0
-        self._sent = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._host, self._sent = next(self._turns)
 
     def begin(self) -> None:
-        """Forget what has been sent, once it has arrived."""
+        """Forget what has been put, and take the next turn, once what it sent has arrived."""
+        self._host, self._sent = next(self._turns)
         if self._sent is not None:
             self._sent.synchronize()
         self._num_bytes = 0

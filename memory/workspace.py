@@ -179,12 +179,13 @@ class Workspace:
         self._release()
 
     def keep(self, key: Hashable) -> None:
-        """Keep a layout's memory for good, as a captured graph wants it.
+        """Keep a layout's memory for good, as a captured graph wants it; once more is no error.
 
         Args:
             key: as given to ``place`` before.
         """
-        self._kept[key] = self._placed.pop(key)
+        if key not in self._kept:
+            self._kept[key] = self._placed.pop(key)
 
     def _place(self, key: Hashable, activations: Sequence[Activation]) -> _Placed:
         buffers = _buffers(activations)

@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 
 from headrace.job import SamplingParams
@@ -42,16 +41,15 @@ def logits_in_chunks(made: DeviceEngine, prompt: tuple[int, ...], lengths: list[
     sequence = Row(1 << 40, prompt, (), GREEDY, frozenset())
     pages = made.pool.pages
     seen: list[torch.Tensor] = []
-    with pytest.MonkeyPatch.context() as patch, torch.cuda.stream(made.steps.stream):
-        patch.setattr(Chunk, "samples", True)
+    with torch.cuda.stream(made.steps.stream):
+        start = 0
         for length in lengths:
-            assert pages.reserve(sequence.pages, sequence.num_computed_tokens + length) > sequence.num_computed_tokens
-            batch, _ = made.steps.pack([Chunk(sequence, length)])
-            with made.operations.step(batch):
-                logits = made.loaded.model.forward(batch)
+            assert pages.reserve(sequence.pages, start + length) >= start + length
+            made.steps.rows.forget()  # tokens are given, not drawn
+            logits, _ = made.steps.compute([Chunk(sequence, start, length, samples=True, is_prefill=True)])
             assert logits is not None
-            seen.append(logits.clone())
-            sequence.num_computed_tokens += length
+            seen.append(logits[:1].clone())
+            start += length
     torch.cuda.synchronize()
     pages.end(sequence.pages)
     return torch.cat(seen)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headrace.job import SamplingParams
 from headrace.kernels.sampling import SamplingParameters
-from headrace.testing.sampling import computed
+from headrace.testing.sampling import compute, computed
 from headrace.workers.engine.device_sampling import DeviceSampler
 from headrace.workers.engine.row_rules import RowRules
 from headrace.workers.engine.row_state import RowState
@@ -60,12 +60,6 @@ def row(number: int, rng: random.Random, vocab: int, **given: Any) -> Sequence:
     return Sequence(number, prompt, output, params(seed=rng.randrange(1 << 63), **given), frozenset())
 
 
-def enter(state: RowState, rows: list[Sequence]) -> None:
-    """Make a step of each row's uncomputed tokens, single ones first."""
-    state.enter(rows)
-    state.advance(rows, [one.num_tokens_left for one in rows])
-
-
 def assert_told(ours: Sampled, theirs: Sampled, logits: Tensor) -> None:
     assert ours.logprobs.keys() == theirs.logprobs.keys()
     raw = logits.double().log_softmax(-1)
@@ -105,7 +99,7 @@ def test_rows_that_come_and_go_get_the_tokens_of_the_cpu(device: torch.device, v
         batch = [one for one in rows if rng.random() < 0.9] or rows[:1]
         logits = torch.randn(len(batch), vocab, generator=generator) * 3
         for state in (on_gpu, on_cpu):
-            enter(state, batch)
+            compute(state, batch)
         drawn = ours.sample(logits.to(device, copy=True), batch)
         expected = theirs.sample(logits.clone(), batch)
         assert drawn.valid == expected.valid
@@ -115,13 +109,12 @@ def test_rows_that_come_and_go_get_the_tokens_of_the_cpu(device: torch.device, v
             assert_on_a_border(batch[i], logits[i], drawn.token_ids[i])
         assert_told(drawn, expected, logits)
         num_drawn, num_off = num_drawn + len(batch), num_off + len(off)
-        assert on_gpu.last_token[on_gpu.places_of(batch)].tolist() == drawn.token_ids
+        assert on_gpu.last_token[[on_gpu.place_of(one) for one in batch]].tolist() == drawn.token_ids
         for one, token_id in zip(batch, drawn.token_ids, strict=True):
             one.num_computed_tokens = len(one.token_ids)
             one.token_ids.append(token_id)
             for state in (on_gpu, on_cpu):
-                state.last_token[state.places_of([one])] = token_id
-                state.draw([one], [token_id])
+                state.last_token[state.place_of(one)] = token_id
         rows = [one for one in rows if one.num_output_tokens < one.params.max_tokens and rng.random() < 0.97]
     assert num_drawn > 500
     # A ten-millionth to both sides of every border.
@@ -138,20 +131,19 @@ def test_a_row_that_lost_its_place_is_counted_again(device: torch.device) -> Non
         one = rows[step % 3]
         logits = torch.randn(1, vocab, generator=torch.Generator().manual_seed(step))
         one.num_computed_tokens = 0
-        enter(state, [one])
+        compute(state, [one])
         drawn = sampler.sample(logits.to(device, copy=True), [one]).token_ids
         alone = Sequence(0, tuple(one.token_ids[: one.num_prompt_tokens]),
                          tuple(one.token_ids[one.num_prompt_tokens :]), one.params, frozenset())  # fmt: skip
         assert drawn == Sampler(computed([alone])).sample(logits, [alone]).token_ids
         one.token_ids += drawn
-        state.draw([one], drawn)
 
 
 def test_rows_without_a_number_among_their_logits_fail_alone(device: torch.device) -> None:
     rng, vocab = random.Random(4), 1000
     rows = [row(number, rng, vocab, **KINDS[number]) for number in range(8)]
     state = RowState(8, 1, device)
-    enter(state, rows)
+    compute(state, rows)
     logits = torch.randn(8, vocab)
     logits[2, 7] = torch.nan
     logits[5] = -torch.inf
@@ -169,9 +161,8 @@ def test_after_the_first_steps_no_memory_is_taken_and_nothing_runs_but_our_kerne
     logits = torch.randn(len(rows), vocab, device=device)
 
     def step() -> None:
-        enter(state, rows)
+        compute(state, rows)
         drawn = sampler.sample(logits, rows).token_ids
-        state.draw(rows, drawn)
         for one, token_id in zip(rows, drawn, strict=True):
             one.num_computed_tokens = len(one.token_ids)
             one.token_ids.append(token_id)
@@ -186,7 +177,7 @@ def test_after_the_first_steps_no_memory_is_taken_and_nothing_runs_but_our_kerne
         torch.cuda.synchronize()
     assert torch.cuda.memory_stats(device)["allocation.all.allocated"] == before
     ours = {"logprob_scan", "logprob_top", "logprob_chosen", "edit_logits", "sample_scan", "sample_pick",
-            "search_bins", "search_sums", "search_pick", "change_words", "advance", "count_tokens"}  # fmt: skip
+            "search_bins", "search_sums", "search_pick", "change_words", "next_tokens", "count_tokens"}  # fmt: skip
     ran = {event.key for event in profile.key_averages() if event.device_type.name == "CUDA"}
     assert {name for name in ran if not name.startswith("Memcpy")} <= ours
     assert {"sample_pick", "search_pick", "edit_logits", "logprob_top"} <= ran

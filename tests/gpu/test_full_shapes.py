@@ -67,20 +67,20 @@ def teacher_forced(made: DeviceEngine, ids: torch.Tensor) -> torch.Tensor:
     """Compute two rows whose next token is given and not drawn: fp32 ``[2, 2 + NUM_ANSWER, vocab]``."""
     rows = [Sequence(row, tuple(ids[row].tolist()), (), GREEDY, frozenset()) for row in range(2)]
     seen: list[list[torch.Tensor]] = [[], []]
-    with pytest.MonkeyPatch.context() as patch, torch.cuda.stream(made.steps.stream):
-        patch.setattr(Chunk, "samples", True)
+    with torch.cuda.stream(made.steps.stream):
+        starts = [0, 0]
         for step in range(2 + NUM_ANSWER):
-            chunks = [Chunk(row, CUTS[index][step] if step < 2 else 1) for index, row in enumerate(rows)]
+            lengths = [CUTS[row][step] if step < 2 else 1 for row in range(2)]
+            chunks = [
+                Chunk(*each, samples=True, is_prefill=step < 2) for each in zip(rows, starts, lengths, strict=True)
+            ]
             for chunk in chunks:
-                end = chunk.sequence.num_computed_tokens + chunk.num_tokens
-                assert made.pool.pages.reserve(chunk.sequence.pages, end) >= end
-            batch, order = made.steps.pack(chunks)
-            with made.operations.step(batch):
-                logits = made.loaded.model.forward(batch)
+                assert made.pool.pages.reserve(chunk.sequence.pages, chunk.end) >= chunk.end
+            made.steps.rows.forget()  # tokens are given, not drawn: rows take their places anew, in this order
+            logits, _ = made.steps.compute(chunks)
             assert logits is not None
-            for line, sequence in zip(logits.float(), order, strict=True):
-                seen[sequence.row].append(line)
-            for chunk in chunks:
-                chunk.sequence.num_computed_tokens += chunk.num_tokens
+            for row, line in enumerate(logits.float()):
+                seen[row].append(line)
+            starts = [chunk.end for chunk in chunks]
     torch.cuda.synchronize()
     return torch.stack([torch.stack(lines) for lines in seen])

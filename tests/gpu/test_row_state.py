@@ -6,7 +6,7 @@ import torch
 
 from headrace.job import SamplingParams
 from headrace.kernels import reference_state as reference
-from headrace.kernels.row_state import advance, change_words
+from headrace.kernels.row_state import NextTokens, change_words, next_tokens
 from headrace.memory.pages import Pages
 from headrace.workers.engine.fusion import Fusion
 from headrace.workers.engine.row_state import RowState
@@ -33,14 +33,17 @@ def test_words_are_changed(device: torch.device) -> None:
     assert torch.equal(words, expected)
 
 
-def test_positions_move_on(device: torch.device) -> None:
-    position = torch.randint(0, 9, (700,), device=device)
-    places = torch.randperm(700, device=device)[:600]
-    expected = position.clone()
-    reference.advance(expected, places)
-    places = torch.cat([places, torch.full((5,), -1, device=device)])
-    advance(position, places)
-    assert torch.equal(position, expected)
+def test_rows_that_decode_go_on_by_one_token(device: torch.device) -> None:
+    for num_places in (1, 31, 256, 600):
+        position, last_token = torch.randint(0, 9999, (2, 700), device=device)
+        decodes = torch.randint(0, 2, (700,), dtype=torch.int32, device=device)
+        ours, theirs = NextTokens.empty(num_places, device), NextTokens.empty(num_places, device)
+        expected = position.clone()
+        reference.next_tokens(theirs, expected, last_token, decodes)
+        next_tokens(ours, position, last_token, decodes)
+        for name in ("token_ids", "positions", "lengths", "places"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name))
+        assert torch.equal(position, expected)
 
 
 def test_values_of_every_type_arrive_and_the_last_one_counts(device: torch.device) -> None:
@@ -74,21 +77,20 @@ def test_the_gpu_knows_what_the_cpu_knows(device: torch.device) -> None:
         if not fusion.has_rows:
             continue
         plan = fusion.plan()
-        rows, counts = [chunk.sequence for chunk in plan.chunks], [chunk.num_tokens for chunk in plan.chunks]
         sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
-        for state in states:
-            state.enter(rows)
-            state.advance(rows, counts)
-            state.last_token[state.places_of(sampling)] = number
-            state.draw(sampling, [number] * len(sampling))
         on_gpu, on_cpu = states
-        for name in ("last_token", "position", "page_table"):
+        assert on_gpu.enter(plan.chunks) == on_cpu.enter(plan.chunks)
+        for state in states:
+            state.next_tokens(NextTokens.empty(4, state.position.device))
+            for row in sampling:
+                state.last_token[state.place_of(row)] = number
+        for name in ("last_token", "position", "decodes", "page_table"):
             assert torch.equal(getattr(on_gpu, name).cpu(), getattr(on_cpu, name))
         for name in SamplingState.columns(0):
             assert torch.equal(getattr(on_gpu.sampling, name).cpu(), getattr(on_cpu.sampling, name))
-        assert on_gpu.places_of(sampling).tolist() == on_cpu.places_of(sampling).tolist()
         fusion.advance(plan)
         for row in sampling:
+            row.num_pending -= 1
             row.token_ids.append(number)
         fusion.remove(row.row for row in sampling if row.num_output_tokens == row.params.max_tokens)
     assert fusion.num_preemptions > 5

@@ -54,15 +54,16 @@ def logits_in_chunks(loaded: LoadedModel, prompt: tuple[int, ...], lengths: list
     # Two runs and a single page, so that chunks cross borders.
     sequence.pages.page_ids = [20, 3, 4, 5, 6, 7, 8, 22, 23, 24, 25, 26, 27, 28, 29]
     seen: list[torch.Tensor] = []
-    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(Chunk, "samples", True)
+    start = 0
+    with torch.inference_mode():
         for length in lengths:
-            batch = HostSteps(model, cache, REFERENCE, RowState(1, 32)).pack([Chunk(sequence, length)])
+            chunk = Chunk(sequence, start, length, samples=True, is_prefill=True)
+            batch = HostSteps(model, cache, REFERENCE, RowState(1, 32)).pack([chunk])
             with REFERENCE.step(batch):
                 logits = model.forward(batch)
             assert logits is not None
             seen.append(logits)
-            sequence.num_computed_tokens += length
+            start = chunk.end
     return torch.cat(seen)
 
 

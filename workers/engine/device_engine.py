@@ -20,7 +20,7 @@ from headrace.memory.pages import Pages
 from headrace.memory.pool import Pool
 from headrace.memory.workspace import bytes_of
 from headrace.workers.engine.device_sampling import DeviceSampler
-from headrace.workers.engine.device_steps import DeviceSteps
+from headrace.workers.engine.device_steps import NUM_AHEAD, DeviceSteps
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import LoadedModel
 from headrace.workers.engine.room import Room
@@ -153,7 +153,8 @@ class DeviceEngine:
     ) -> DeviceSteps:
         sizes, vocab_size = self._sizes, self.loaded.model.config.vocab_size
         rows = RowState(sizes.max_rows, sizes.max_pages, self.device)
-        sampler = DeviceSampler(rows, vocab_size, sizes.max_pages * self._limits.page_size, memory)
+        max_tokens = sizes.max_pages * self._limits.page_size
+        sampler = DeviceSampler(rows, vocab_size, max_tokens, memory, NUM_AHEAD + 1)
         return DeviceSteps(
             self.loaded.model,
             kv_cache,

@@ -33,11 +33,15 @@ class _Known:
         num_counted: tokens that the row's counts hold.
     """
 
-    row: "ref[Sequence]"
+    row: Callable[[], Sequence | None]
     forbidden: Forbidden | None
     bits: dict[int, int]
     token_ids: list[int] = field(default_factory=list)
     num_counted: int = 0
+
+
+def _nobody() -> None:
+    return None
 
 
 def counts_bytes(max_rows: int, vocab_size: int) -> int:
@@ -128,6 +132,12 @@ class DeviceRules:
             known = self._known[place]
             if known is not None:
                 known.num_counted += 1
+
+    def forget(self) -> None:
+        """Write every row anew that is met from here on."""
+        for known in self._known:
+            if known is not None:
+                known.row = _nobody
 
     def _enter(self, row: Sequence, place: int, bits: dict[int, int]) -> _Known:
         params, write = row.params, self._memory.write

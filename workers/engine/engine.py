@@ -1,15 +1,24 @@
-"""The engine: plan, run, settle, one step after the other."""
+"""The engine: plan, start, finish, settle; a step is started before the tokens of the one before it are known."""
+
+from collections import deque
+from dataclasses import dataclass, replace
 
 from headrace.errors import InvalidRequestError
 from headrace.memory.pages import Pages
 from headrace.workers.channel import Add, Drop, Tokens
-from headrace.workers.engine.fusion import Fusion
+from headrace.workers.engine.fusion import Fusion, Plan
 from headrace.workers.engine.loading import LoadedModel
 from headrace.workers.engine.room import Room
-from headrace.workers.engine.runner import Runner
+from headrace.workers.engine.runner import Drawn, Runner, StartedStep
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.settle import settle
 from headrace.workers.engine.step_work import StepWork
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    started: StartedStep
+    work: StepWork
 
 
 class Engine:
@@ -28,7 +37,7 @@ class Engine:
     Attributes:
         kv_tokens: as given.
         room: as given.
-        work: what the last step computed.
+        work: what the step computed whose tokens ``step`` gave last.
     """
 
     def __init__(
@@ -51,12 +60,14 @@ class Engine:
         self._max_tokens = row_tokens
         self._fusion = Fusion(pages, max_rows=max_rows, step_tokens=step_tokens)
         self._runner = runner
+        self._in_flight: deque[_InFlight] = deque()
+        self._failed: Plan | None = None  # could not be started; what is in flight comes first
         self.work = StepWork()
 
     @property
     def has_rows(self) -> bool:
-        """Whether a step would do anything."""
-        return self._fusion.has_rows
+        """Whether a step would do anything: there are rows, or steps at work."""
+        return self._fusion.has_rows or bool(self._in_flight)
 
     @property
     def num_used_pages(self) -> int:
@@ -93,23 +104,58 @@ class Engine:
         token_ids = (*add.prompt_ids, *add.output_ids)
         if not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size:
             raise InvalidRequestError(f"a token id is not within 0..{self._vocab_size - 1}", field="prompt")
-        self._fusion.add(Sequence(add.row, add.prompt_ids, add.output_ids, add.params, self._eos_ids))
+        sequence = Sequence(add.row, add.prompt_ids, add.output_ids, add.params, self._eos_ids)
+        sequence.reads_tokens = self._runner.steps.reads_tokens(sequence)
+        self._fusion.add(sequence)
 
     def drop(self, drop: Drop) -> None:
         """Forget rows; unknown and ended ones are no error."""
         self._fusion.remove(drop.rows)
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Forget all rows, once the steps at work are done."""
         self._fusion.clear()
+        self._failed = None
+        while self._in_flight:
+            self._in_flight.popleft().started.finish()
 
     def step(self) -> Tokens:
-        """Compute one step.
+        """Finish the oldest step at work, after starting as many behind it as the device takes.
 
         Returns:
-            The tokens drawn; none where the step only computed parts of prompts.
+            The tokens drawn; none where the step only computed parts of prompts, or for rows that have ended.
+
+        Raises:
+            DeviceLostError: no row can be computed any more.
         """
-        plan = self._fusion.plan() if self.room is None else self.room.plan(self._fusion)
-        self.work = StepWork.of(plan)
-        draws = self._runner.run(plan)
-        return settle(plan, draws, self._fusion)
+        while self._failed is None and len(self._in_flight) <= self._runner.steps.num_ahead:
+            plan = self._fusion.plan() if self.room is None else self.room.plan(self._fusion)
+            if not plan.chunks:
+                break
+            self._start(plan)
+        drawn = self._finish()
+        tokens, work = settle(drawn.draws, self._fusion), self.work
+        return replace(tokens, step_ms=drawn.step_ms, num_tokens=work.num_tokens, prompts=work.prompts)
+
+    def _start(self, plan: Plan) -> None:
+        started = self._runner.start(plan)
+        if started is None:
+            self._failed = plan
+            return
+        self._in_flight.append(_InFlight(started, StepWork.of(plan)))
+        self._fusion.advance(plan)
+
+    def _finish(self) -> Drawn:
+        if self._in_flight:
+            oldest = self._in_flight.popleft()
+            self.work = oldest.work
+            return oldest.started.finish()
+        self.work = StepWork()
+        if self._failed is None:
+            return Drawn((), 0.0)
+        # Not planned anew: a row that raises must end, and only the plan that raised says which one may have.
+        failed, self._failed = self._failed, None
+        computed, drawn = self._runner.alone(failed)
+        self.work = StepWork.of(computed)
+        self._fusion.advance(computed)
+        return drawn

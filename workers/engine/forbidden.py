@@ -24,6 +24,11 @@ class Forbidden:
         """Whether anything is ever forbidden to the row."""
         return bool(sequence.params.bad_words) or sequence.params.min_tokens > 0
 
+    @staticmethod
+    def reads_tokens(sequence: Sequence) -> bool:
+        """Whether that follows from the row's tokens, and not from their number alone."""
+        return any(len(word) > 1 for word in sequence.params.bad_words)
+
     def behind(self, sequence: Sequence) -> list[int]:
         """Token ids, some perhaps twice, that may not come behind those that the row holds now."""
         forbidden = self._bad_words.forbidden_behind(sequence.token_ids)

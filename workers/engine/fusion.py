@@ -10,35 +10,58 @@ Pure Python: no torch, no Redis, no clock.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace.errors import ConfigurationError
 from headrace.memory.pages import PageCopy, Pages
 from headrace.workers.engine.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The next ``num_tokens`` uncomputed tokens of a row."""
+class Chunk(NamedTuple):
+    """The next uncomputed tokens of a row, as they were when they were planned: the row itself moves on meanwhile.
+
+    Attributes:
+        sequence: the row.
+        start: position of the first of them.
+        num_tokens: how many.
+        samples: whether the row's last token is among them, so that the next one is drawn.
+        is_prefill: whether it is of a prompt, or of what another worker generated, and not the token drawn last.
+    """
 
     sequence: Sequence
+    start: int
     num_tokens: int
+    samples: bool
+    is_prefill: bool
+
+    @classmethod
+    def next_of(cls, sequence: Sequence, num_tokens: int) -> "Chunk":
+        """The next ``num_tokens`` of a row."""
+        num_left = sequence.num_tokens_left
+        is_prefill = num_left > 1 or not sequence.num_output_tokens
+        return cls(sequence, sequence.num_computed_tokens, num_tokens, num_tokens == num_left, is_prefill)
 
     @property
-    def samples(self) -> bool:
-        """Whether the row's last token is among them, so that the next one is drawn."""
-        return self.num_tokens == self.sequence.num_tokens_left
+    def end(self) -> int:
+        """Position behind its last token."""
+        return self.start + self.num_tokens
 
     @property
-    def is_prefill(self) -> bool:
-        """Whether it is of a prompt, or of what another worker generated, and not the token drawn last."""
-        return self.sequence.num_tokens_left > 1 or not self.sequence.num_output_tokens
+    def decodes(self) -> bool:
+        """Whether it is a row's last token alone."""
+        return self.samples and self.num_tokens == 1
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: the chunks to compute together, a row at most once, and what must be copied before."""
+    """One step: the chunks to compute together, a row at most once, and what must be copied before.
+
+    Attributes:
+        chunks: those that decode come first.
+        copies: of pages.
+    """
 
     chunks: tuple[Chunk, ...]
     copies: tuple[PageCopy, ...] = ()
@@ -49,6 +72,18 @@ class Fusion:
 
     Rows are admitted in the order of arrival, and a row for which there is no room holds back those behind it: it
     would starve if shorter ones could overtake it for ever. (The scheduler, not the engine, orders requests.)
+
+    A plan is made while the one before it is still being computed. Of a token that is being drawn it must know only
+    that there will be one: a row that ends with it, and that is planned once more, computes a token that nobody wants.
+    What makes this safe is one rule: steps, copies and moves of pages run in the order in which they were planned.
+
+    - Pages that a row gives back may be given to whoever is planned next, though a step at work still writes there:
+      that step comes first.
+    - What a started step computes may be shared at once, as far as its token ids are known: whoever reads it comes
+      later. A plan that could not be started has not happened (``advance`` is not called), so nothing is shared that
+      nobody writes.
+    - What others may share of a page is never written again: a step at work writes behind it, or, for a row that has
+      ended, the very token that the row says is there.
 
     Pages are taken as rows grow. When there are none left, the row that was admitted last gives its own back, waits at
     the front, and is computed again: the oldest row always goes on, hence every row ends.
@@ -81,8 +116,13 @@ class Fusion:
         return bool(self._waiting or self._running)
 
     @property
+    def awaits_tokens(self) -> bool:
+        """Whether a token is being drawn for any row: then a plan may well be empty."""
+        return any(sequence.num_pending for rows in (self._running.values(), self._waiting) for sequence in rows)
+
+    @property
     def num_decoding(self) -> int:
-        """Rows that are admitted and have one token left to compute."""
+        """Rows that are admitted and have one token left to compute, perhaps one that is not drawn yet."""
         return sum(sequence.num_tokens_left == 1 for sequence in self._running.values())
 
     @property
@@ -98,13 +138,22 @@ class Fusion:
         """Queue a row whose ``num_slots`` the memory can hold at all."""
         self._waiting.append(sequence)
 
-    def remove(self, rows: Iterable[int]) -> None:
-        """Forget rows, running or waiting; their memory is free for the next plan. Unknown ones are no error."""
+    def remove(self, rows: Iterable[int], *, spoilt: bool = False) -> None:
+        """Forget rows, running or waiting; their memory is free for the next plan. Unknown ones are no error.
+
+        Args:
+            rows: their numbers.
+            spoilt: what they have computed is nothing for others.
+        """
         gone = set(rows)
         for row in gone & self._running.keys():
-            self._give_back(self._running.pop(row))
+            sequence = self._running.pop(row)
+            sequence.has_ended = True
+            self._give_back(sequence, spoilt=spoilt)
         if any(sequence.row in gone for sequence in self._waiting):
-            self._waiting = deque(sequence for sequence in self._waiting if sequence.row not in gone)
+            for sequence in self._waiting:
+                sequence.has_ended |= sequence.row in gone
+            self._waiting = deque(sequence for sequence in self._waiting if not sequence.has_ended)
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -135,7 +184,8 @@ class Fusion:
     def plan(self, max_tokens: int | None = None) -> Plan:
         """Admit whom there is room for, then take every decoding row and fill the budget with prompts, oldest first.
 
-        A plan must be computed and settled (or its rows removed) before the next one is made.
+        A plan must be started (``advance``), or its rows removed, before the next one is made. Rows that cannot go on
+        before a token is known are left out; if all of them are, the plan is empty.
 
         Args:
             max_tokens: of this step, at least one for each decoding row, after ``greatest_lengths``; None: as ever.
@@ -151,33 +201,30 @@ class Fusion:
             if sequence.row not in self._running:
                 continue  # preempted by an older one
             if sequence.num_tokens_left == 1:
-                if self._make_room(sequence, 1):
-                    decoding.append(Chunk(sequence, 1))
+                if not sequence.must_wait and self._make_room(sequence, 1):
+                    decoding.append(Chunk.next_of(sequence, 1))
                 continue
             if not budget or self._adopt(sequence, copies, heads):
                 continue
             num_tokens = self._make_room(sequence, min(sequence.num_tokens_left, budget))
             if num_tokens:
                 heads |= self._heads(sequence, num_tokens)
-                prefilling.append(Chunk(sequence, num_tokens))
+                chunk = Chunk.next_of(sequence, num_tokens)
+                (decoding if chunk.decodes else prefilling).append(chunk)
                 budget -= num_tokens
         return Plan((*decoding, *prefilling), tuple(copies))
 
-    def advance(self, plan: Plan, failed: Collection[int] = ()) -> None:
-        """Note that a plan has been computed, so that rows to come may share what it computed.
-
-        Args:
-            plan: the last one made.
-            failed: rows of it that could not be computed.
-        """
-        for chunk in plan.chunks:
-            sequence, samples, prefills = chunk.sequence, chunk.samples, chunk.is_prefill
-            if sequence.row in failed:
-                continue
-            sequence.num_computed_tokens += chunk.num_tokens
-            self.num_prefilled_tokens += chunk.num_tokens * prefills
-            computed = sequence.num_computed_tokens
-            self._pages.record(sequence.pages, sequence.token_ids, computed, with_last=samples and prefills)
+    def advance(self, plan: Plan) -> None:
+        """Note that a plan has been started, so that rows to come may share what it computes."""
+        size = self._pages.page_size
+        for sequence, start, num_tokens, samples, is_prefill in plan.chunks:
+            sequence.num_computed_tokens = start + num_tokens
+            sequence.num_pending += samples
+            self.num_prefilled_tokens += num_tokens * is_prefill
+            with_last = samples and is_prefill
+            num_known = sequence.num_known_computed_tokens
+            if with_last or num_known // size > sequence.pages.num_recorded:
+                self._pages.record(sequence.pages, sequence.token_ids, num_known, with_last=with_last)
 
     def _admit(self) -> None:
         if not self._waiting or len(self._running) >= self._max_rows:
@@ -188,6 +235,8 @@ class Fusion:
         )
         while self._waiting and len(self._running) < self._max_rows:
             sequence = self._waiting[0]
+            if sequence.num_pending:
+                return  # it gave way while a token was being drawn
             num_free -= self._pages.num_missing(sequence.pages, sequence.token_ids)
             if num_free < 0 and self._running:
                 return
@@ -214,8 +263,8 @@ class Fusion:
         Returns:
             For how many tokens there is room, at most ``num_tokens``; 0 if the row itself had to give way.
         """
+        start = sequence.num_computed_tokens
         while True:
-            start = sequence.num_computed_tokens
             room = self._pages.reserve(sequence.pages, start + num_tokens) - start
             if room > 0:
                 return room
@@ -230,8 +279,12 @@ class Fusion:
         self.num_preemptions += 1
         return youngest
 
-    def _give_back(self, sequence: Sequence) -> None:
-        self._pages.record(sequence.pages, sequence.token_ids, sequence.num_computed_tokens, with_last=True)
+    def _give_back(self, sequence: Sequence, *, spoilt: bool = False) -> None:
+        if spoilt:
+            self._pages.forget(sequence.pages)
+        else:
+            known = sequence.num_known_computed_tokens
+            self._pages.record(sequence.pages, sequence.token_ids, known, with_last=True)
         self._pages.end(sequence.pages)
         sequence.num_computed_tokens = 0
 

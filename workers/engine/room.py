@@ -61,7 +61,8 @@ class Room:
     def plan(self, fusion: Fusion) -> Plan:
         """Plan the next step, after making room for it.
 
-        Where steps' results have taken so much that no row finds a page, they give it back and the step is shorter.
+        Where steps' results have taken so much that no row finds a page, they give it back and the step is shorter;
+        but not while tokens are being drawn, for the rows that these end give theirs back.
         """
         with self._launching():
             # A model, and its table, may serve several engines by turns.
@@ -70,7 +71,7 @@ class Room:
             while True:
                 num_tokens = self._make(fusion, max_tokens)
                 plan = fusion.plan(num_tokens)
-                if plan.chunks or num_tokens <= 1:
+                if plan.chunks or num_tokens <= 1 or fusion.awaits_tokens:
                     return plan
                 self.pool.workspace.release()
                 max_tokens = num_tokens // 2

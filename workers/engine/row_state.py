@@ -1,19 +1,19 @@
-"""What a device must know of the rows in flight, in tensors that stay: last token, position, pages, how they draw.
+"""What a device knows of the rows in flight, a place each: their pages, how far they are, how they draw.
 
-The tensors are brought up to date by differences: in a step in which rows only decode, the host writes nothing but the
-number of a page that a row has just taken. Positions move on and drawn tokens arrive on the device itself, so that
-the next step can be made from them before the host has seen them.
+Each row has a place as long as others do not need it, and its place in all tensors says the same. Once a row decodes,
+the host writes nothing but its new pages: positions move on and drawn tokens arrive on the device itself, so that
+the next step can be started before the host has seen them.
 """
 
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass
+from weakref import ref
 
 import torch
-from torch import Tensor
 
-from headrace.job import SamplingParams
 from headrace.kernels import reference_state, row_state
+from headrace.kernels.row_state import NextTokens
+from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.sampling_state import SamplingState
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.state_memory import StateMemory
@@ -21,14 +21,21 @@ from headrace.workers.engine.state_memory import StateMemory
 
 @dataclass(slots=True)
 class _Known:
-    """What the tensors say of one row."""
+    """What the tensors say of one row, once the steps that were started are done.
 
-    row: int
-    position: int = 0
-    last_token: int | None = None
-    page_ids: list[int] = field(default_factory=list)
-    params: SamplingParams | None = None
-    num_prompt_tokens: int = 0
+    Attributes:
+        row: whose place it is.
+        position: of the next token to compute.
+        num_tokens: of the row, up to the one in ``last_token``; 0 where that is another row's, or none.
+        num_pages: in the page table.
+        generation: of the row's pages, when they were written.
+    """
+
+    row: "ref[Sequence]"
+    position: int = -1
+    num_tokens: int = 0
+    num_pages: int = 0
+    generation: int = -1
 
 
 class RowState:
@@ -42,6 +49,7 @@ class RowState:
     Attributes:
         last_token: int64 ``[max_rows]``, the token that a decoding row computes next.
         position: int64 ``[max_rows]``, tokens of a row that are computed.
+        decodes: int32 ``[max_rows]``, 1 where a row decodes in the step at hand, else 0.
         page_table: int32 ``[max_rows, max_pages]``, a row's pages in order; what is behind the last one means nothing.
         sampling: how the rows draw.
     """
@@ -52,111 +60,98 @@ class RowState:
             {
                 "last_token": one_each,
                 "position": one_each,
+                "decodes": (torch.int32, (max_rows,)),
                 "page_table": (torch.int32, (max_rows, max_pages)),
                 **SamplingState.columns(max_rows),
             },
             device,
         )
-        self._lists = StateMemory({"entered": one_each, "sampled": one_each}, device)
         self.last_token, self.position = self._memory["last_token"], self._memory["position"]
-        self.page_table = self._memory["page_table"]
+        self.decodes, self.page_table = self._memory["decodes"], self._memory["page_table"]
         self.sampling = SamplingState.of(self._memory)
         self._max_pages = max_pages
-        self._count_on = (row_state if self.position.is_cuda else reference_state).advance
+        self._next_tokens = (row_state if self.position.is_cuda else reference_state).next_tokens
         self._known: list[_Known | None] = [None] * max_rows
         self._places: dict[int, int] = {}  # by row
-        self._listed: dict[str, list[int]] = {"entered": [], "sampled": []}
+        self._decoding: set[int] = set()  # places
 
     @property
     def num_writes(self) -> int:
         """Values written so far because of what the host alone knows."""
         return self._memory.num_writes
 
-    def enter(self, sequences: Rows[Sequence]) -> Tensor:
-        """Bring the tensors up to date for the rows of a step.
+    def enter(self, chunks: Rows[Chunk]) -> list[int]:
+        """Bring the tensors up to date for a step, which is computed next.
+
+        Positions of rows that do not decode are those behind the step from here on; the others move on in
+        ``next_tokens``.
 
         Returns:
-            Their places, int64 ``[num_rows]``, until other rows enter.
+            The rows' places.
         """
-        planned = {sequence.row for sequence in sequences}
-        places = []
-        for sequence in sequences:
-            place = self._places.get(sequence.row)
-            if place is None:
-                place = self._free_place(planned)
-                self._places[sequence.row] = place
-                self._known[place] = _Known(sequence.row)
-                self._memory.write("position", place, [0])
-            self._update(place, sequence)
+        places: list[int] = []
+        decoding: set[int] = set()
+        for chunk in chunks:
+            sequence = chunk.sequence
+            place = self._places.get(sequence.row, -1)
+            known = self._known[place] if place >= 0 else None
+            if known is None or known.row() is not sequence:
+                place, known = self._settle_in(sequence, place, chunks)
             places.append(place)
+            if chunk.samples and chunk.num_tokens == 1:
+                decoding.add(place)
+                if known.position != chunk.start or known.num_tokens != chunk.end:
+                    self._memory.write("position", place, [chunk.start])
+                    self._memory.write("last_token", place, [sequence.token_ids[chunk.start]])
+            else:
+                self._memory.write("position", place, [chunk.end])
+            known.position = chunk.end
+            known.num_tokens = chunk.end + 1 if chunk.samples else 0
+            pages = sequence.pages
+            if known.num_pages != len(pages.page_ids) or known.generation != pages.generation:
+                first = known.num_pages if known.generation == pages.generation else 0
+                self._memory.write("page_table", place * self._max_pages + first, pages.page_ids[first:])
+                known.num_pages, known.generation = len(pages.page_ids), pages.generation
+        for place in decoding ^ self._decoding:
+            self._memory.write("decodes", place, [int(place in decoding)])
+        self._decoding = decoding
         self._memory.send()
-        return self._list("entered", places)
+        return places
 
-    def advance(self, sequences: Rows[Sequence], num_tokens: Rows[int]) -> None:
-        """Note how many tokens of each row a step has computed, for the rows that entered last.
+    def next_tokens(self, out: NextTokens) -> None:
+        """Tell what the rows that decode compute, and count it as computed; once a step in which any does."""
+        self._next_tokens(out, self.position, self.last_token, self.decodes)
 
-        Rows with one token come first: they move on where they are, and the host writes nothing.
+    def place_of(self, sequence: Sequence) -> int:
+        """Tell the place of a row that entered last."""
+        return self._places[sequence.row]
+
+    def forget(self) -> None:
+        """Trust the tensors no more: a step was begun and not ended."""
+        self._known = [None] * len(self._known)
+        self._places.clear()
+        self._memory.write("decodes", 0, [0] * len(self._known))
+        self._decoding = set()
+
+    def _settle_in(self, sequence: Sequence, place: int, chunks: Rows[Chunk]) -> tuple[int, _Known]:
+        """Give a row a place, and write there how it draws."""
+        if place < 0:
+            place = self._free_place(chunks)
+        self._places[sequence.row] = place
+        known = self._known[place] = _Known(ref(sequence))
+        for name, value in self.sampling.values_of(sequence).items():
+            self._memory.write(name, place, [value])
+        return place, known
+
+    def _free_place(self, chunks: Rows[Chunk]) -> int:
+        """Find the first place; of one whose row takes no part, for such a row can always enter again.
+
+        Low places first: a step computes all places up to its last one.
         """
-        for sequence, num in zip(sequences, num_tokens, strict=True):
-            self._of(sequence).position += num
-        num_single = sum(1 for _ in takewhile(lambda num: num == 1, num_tokens))
-        self._count_on(self.position, self._lists["entered"][:num_single])
-        for sequence in sequences[num_single:]:
-            self._memory.write("position", self._places[sequence.row], [self._of(sequence).position])
-        self._memory.send()
-
-    def index_of(self, sequences: Rows[Sequence]) -> list[int]:
-        """Tell the places of some of the rows that entered last."""
-        return [self._places[sequence.row] for sequence in sequences]
-
-    def places_of(self, sequences: Rows[Sequence]) -> Tensor:
-        """Tell the places of some of the rows that entered last, int64 ``[num_rows]``, until it is asked again."""
-        places = self.index_of(sequences)
-        return self._list("entered" if places == self._listed["entered"] else "sampled", places)
-
-    def draw(self, sequences: Rows[Sequence], token_ids: Rows[int]) -> None:
-        """Note the tokens that a step has drawn, and that the sampler has written into ``last_token``."""
-        for sequence, token_id in zip(sequences, token_ids, strict=True):
-            self._of(sequence).last_token = token_id
-
-    def _list(self, name: str, places: list[int]) -> Tensor:
-        if places != self._listed[name]:
-            self._listed[name] = places
-            self._lists.write(name, 0, places)
-            self._lists.send()
-        return self._lists[name][: len(places)]
-
-    def _of(self, sequence: Sequence) -> _Known:
-        known = self._known[self._places[sequence.row]]
-        if known is None:
-            raise ValueError(f"row {sequence.row} has not entered")
-        return known
-
-    def _update(self, place: int, sequence: Sequence) -> None:
-        known, write = self._of(sequence), self._memory.write
-        if known.position != sequence.num_computed_tokens:
-            known.position = sequence.num_computed_tokens
-            write("position", place, [known.position])
-        if sequence.num_tokens_left == 1 and known.last_token != sequence.token_ids[-1]:
-            known.last_token = sequence.token_ids[-1]
-            write("last_token", place, [known.last_token])
-        if known.params is not sequence.params or known.num_prompt_tokens != sequence.num_prompt_tokens:
-            known.params, known.num_prompt_tokens = sequence.params, sequence.num_prompt_tokens
-            for name, value in self.sampling.values_of(sequence).items():
-                write(name, place, [value])
-        page_ids, num_known = sequence.pages.page_ids, len(known.page_ids)
-        if known.page_ids != page_ids[:num_known]:
-            known.page_ids, num_known = [], 0
-        if num_known < len(page_ids):
-            new = page_ids[num_known:]
-            write("page_table", place * self._max_pages + num_known, new)
-            known.page_ids += new
-
-    def _free_place(self, planned: set[int]) -> int:
-        """Find a place; that of a row which takes no part will do, for rows can always enter again."""
-        for place, known in enumerate(self._known):
-            if known is None:
-                return place
-        place, known = next((p, k) for p, k in enumerate(self._known) if k is not None and k.row not in planned)
-        del self._places[known.row]
+        rows = [None if known is None else known.row() for known in self._known]
+        place = next((place for place, row in enumerate(rows) if row is None or row.has_ended), None)
+        if place is None:
+            planned = {chunk.sequence.row for chunk in chunks}
+            place = next(place for place, row in enumerate(rows) if row is not None and row.row not in planned)
+        self._places = {row: where for row, where in self._places.items() if where != place}
         return place

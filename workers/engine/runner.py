@@ -1,9 +1,9 @@
-"""Computes a plan on a device, and sees to it that a row that cannot be computed ends alone."""
+"""Computes plans on a device, and sees to it that a row that cannot be computed ends alone."""
 
 import logging
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -16,8 +16,7 @@ from headrace.workers.engine.sequence import Sequence
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """What a step brought a row.
 
     Attributes:
@@ -33,20 +32,54 @@ class Draw:
     logprobs: Logprobs | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a step brought.
+
+    Attributes:
+        draws: a row each, for the rows that sampled or failed.
+        step_ms: what it took the device.
+    """
+
+    draws: tuple[Draw, ...]
+    step_ms: float
+
+
+class StartedStep(Protocol):
+    """A step at work."""
+
+    def finish(self) -> Drawn:
+        """Wait for its tokens. Steps are finished in the order in which they were started, each once.
+
+        Raises:
+            DeviceLostError: no row can be computed any more.
+        """
+
+
 class Steps(Protocol):
-    """A device with a model and its memory."""
+    """A device with a model and its memory; what it is asked for, it does in that order.
+
+    Attributes:
+        num_ahead: steps that may be started before an earlier one is finished.
+    """
+
+    @property
+    def num_ahead(self) -> int: ...  # noqa: D102
+
+    def reads_tokens(self, sequence: Sequence) -> bool:
+        """Whether a row's next token cannot be drawn before the host knows all of those before it."""
 
     def copy(self, copies: Rows[PageCopy]) -> None:
         """Copy pages; no page is a target twice, or both source and target."""
 
-    def compute(self, chunks: Rows[Chunk]) -> tuple[Draw, ...]:
+    def start(self, chunks: Rows[Chunk]) -> StartedStep:
         """Compute chunks together, and draw the next token of each row that is complete.
 
         Computing a chunk again brings the same: keys and values are written where they were written before, and random
         numbers do not remember the first attempt.
 
-        Returns:
-            A row each, for the rows that sampled.
+        Args:
+            chunks: a row at most once, those that decode first.
         """
 
 
@@ -55,38 +88,59 @@ class Runner:
 
     Args:
         steps: where.
+
+    Attributes:
+        steps: as given.
     """
 
     def __init__(self, steps: Steps) -> None:
-        self._steps = steps
+        self.steps = steps
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> tuple[Draw, ...]:
-        """Compute a plan's tokens and draw the next one of each row that is complete.
-
-        If the batch raises, its chunks are computed one by one, so that only a row that raises alone ends.
+    def start(self, plan: Plan) -> StartedStep | None:
+        """Start a plan.
 
         Returns:
-            A row each, for the rows that sampled and the rows that failed.
+            None if that raised: finish what was started before, then compute the plan's rows ``alone``.
 
         Raises:
             DeviceLostError: no row can be computed any more.
         """
         if plan.copies:
-            self._steps.copy(plan.copies)
+            self.steps.copy(plan.copies)
         try:
-            return self._steps.compute(plan.chunks)
+            return self.steps.start(plan.chunks)
         except DeviceLostError:
             raise
         except Exception:
             logger.exception("a step of %d rows failed, trying them alone", len(plan.chunks))
+            return None
+
+    @torch.inference_mode()
+    def alone(self, plan: Plan) -> tuple[Plan, Drawn]:
+        """Compute the chunks of a plan one by one, so that only a row that raises alone ends.
+
+        Returns:
+            What of the plan was computed, and what that and the failures brought.
+
+        Raises:
+            DeviceLostError: no row can be computed any more.
+        """
+        computed: list[Chunk] = []
         draws: list[Draw] = []
+        step_ms = 0.0
         for chunk in plan.chunks:
+            if chunk.sequence.has_ended:
+                continue
             try:
-                draws += self._steps.compute((chunk,))
+                drawn = self.steps.start((chunk,)).finish()
             except DeviceLostError:
                 raise
             except Exception as error:
                 logger.exception("row %d failed", chunk.sequence.row)
                 draws.append(Draw(chunk.sequence, 0, f"{type(error).__name__}: {error}"))
-        return tuple(draws)
+                continue
+            computed.append(chunk)
+            draws += drawn.draws
+            step_ms += drawn.step_ms
+        return Plan(tuple(computed)), Drawn(tuple(draws), step_ms)

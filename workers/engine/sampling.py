@@ -60,7 +60,7 @@ class Sampler:
 
     def sample(self, logits: Tensor, rows: Rows[Sequence]) -> Sampled:
         """Choose one token a row; see ``TokenSampler``. Logits are fp32."""
-        places = self._state.places_of(rows)
+        places = torch.tensor([self._state.place_of(row) for row in rows], dtype=torch.int64)
         group = self._group_of(tuple(rows), places, logits.shape[1])
         self._logprobs.take(logits, rows)
         for index, rules in group.ruled:

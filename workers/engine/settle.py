@@ -3,39 +3,47 @@
 from collections.abc import Sequence as Rows
 
 from headrace.workers.channel import Finish, Tokens
-from headrace.workers.engine.fusion import Fusion, Plan
+from headrace.workers.engine.fusion import Fusion
 from headrace.workers.engine.runner import Draw
 from headrace.workers.engine.sequence import Sequence
 
 
-def settle(plan: Plan, draws: Rows[Draw], fusion: Fusion) -> Tokens:
-    """Move the plan's rows on, and take the finished ones out of the fusion in the same step.
+def settle(draws: Rows[Draw], fusion: Fusion) -> Tokens:
+    """Tell rows the tokens that a started step has drawn, and take the finished ones out of the fusion.
+
+    What was drawn for a row that has ended meanwhile is nobody's.
 
     Args:
-        plan: what was computed.
         draws: a row each, for those that sampled or failed.
         fusion: holds the rows.
 
     Returns:
         What the courier is told; no tokens if no row sampled.
     """
-    fusion.advance(plan, {draw.sequence.row for draw in draws if draw.error})
     tokens: list[tuple[int, int, Finish]] = []
-    for draw in draws:
-        finish: Finish = "error"
-        if not draw.error:
-            draw.sequence.token_ids.append(draw.token_id)
-            finish = finish_of(draw.sequence)
-        tokens.append((draw.sequence.row, draw.token_id, finish))
+    logprobs = []
+    errors: dict[int, str] = {}
+    for sequence, token_id, error, told in draws:
+        if sequence.has_ended:
+            continue
+        if error:
+            errors[sequence.row] = error
+            tokens.append((sequence.row, token_id, "error"))
+            continue
+        sequence.num_pending -= 1
+        sequence.token_ids.append(token_id)
+        tokens.append((sequence.row, token_id, finish_of(sequence)))
+        if told is not None:
+            logprobs.append((sequence.row, *told))
+    fusion.remove(errors, spoilt=True)
     fusion.remove(row for row, _, finish in tokens if finish)
-    logprobs = [(draw.sequence.row, *draw.logprobs) for draw in draws if draw.logprobs is not None and not draw.error]
-    return Tokens(tuple(tokens), "; ".join(sorted({draw.error for draw in draws if draw.error})), tuple(logprobs))
+    return Tokens(tuple(tokens), "; ".join(sorted(set(errors.values()))), tuple(logprobs))
 
 
 def finish_of(sequence: Sequence) -> Finish:
-    """Say whether the row's last token ends it, and why; a stop id goes before the length."""
+    """Say whether the last token that is known ends the row, and why; a stop id goes before the length."""
     if sequence.token_ids[-1] in sequence.stop_ids:
         return "stop"
-    if sequence.num_output_tokens >= sequence.params.max_tokens:
+    if len(sequence.token_ids) - sequence.num_prompt_tokens >= sequence.params.max_tokens:
         return "length"
     return ""

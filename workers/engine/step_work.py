@@ -38,7 +38,7 @@ class StepWork:
         chunks = plan.chunks
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         prompts = tuple((c.sequence.row, c.num_tokens) for c in chunks if c.is_prefill)
-        fresh = [chunk for chunk in chunks if not chunk.sequence.num_computed_tokens]
+        fresh = [chunk for chunk in chunks if not chunk.start]
         shape = None
         if chunks and len(fresh) == len(chunks) and all(chunk.samples for chunk in chunks):
             longest = max(chunk.num_tokens for chunk in chunks)

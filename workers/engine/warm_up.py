@@ -25,10 +25,10 @@ def warm_up(steps: Steps) -> None:
         for row, length, params in ((0, 5, _GREEDY), (1, 3, _DRAWN))
     )
     first.pages.page_ids, second.pages.page_ids = [0], [1]
-    steps.compute((Chunk(first, 4),))
+    steps.start((Chunk.next_of(first, 4),)).finish()
     first.num_computed_tokens = 4
-    steps.compute((Chunk(first, 1), Chunk(second, 3)))
+    steps.start((Chunk.next_of(first, 1), Chunk.next_of(second, 3))).finish()
     for row, params in enumerate((_GREEDY, _RULED, replace(_RULED, temperature=0.0)), start=2):
         other = Sequence(row, (0,) * 3, (), params, frozenset())
         other.pages.page_ids = [1]
-        steps.compute((Chunk(other, 3),))
+        steps.start((Chunk.next_of(other, 3),)).finish()

@@ -5,6 +5,8 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
+from headrace.kernels.row_state import NextTokens
+from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sampled import Sampled
 from headrace.workers.engine.sampling import Sampler
@@ -16,9 +18,14 @@ def computed(rows: Rows[Sequence], device: torch.device | None = None) -> RowSta
     state = RowState(len(rows), 1, device)
     for number, row in enumerate(rows):
         row.row = number
-    state.enter(rows)
-    state.advance(rows, [row.num_tokens_left for row in rows])
+    compute(state, rows)
     return state
+
+
+def compute(state: RowState, rows: Rows[Sequence]) -> None:
+    """Bring a state to where a step of all uncomputed tokens of each row leaves it."""
+    state.enter([Chunk.next_of(row, row.num_tokens_left) for row in rows])
+    state.next_tokens(NextTokens.empty(len(state.position), state.position.device))
 
 
 def sample(logits: Tensor, rows: Rows[Sequence]) -> Sampled:

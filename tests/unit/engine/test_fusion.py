@@ -29,6 +29,7 @@ def settle(plan: Plan, fusion: Fusion) -> None:
     sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
     fusion.advance(plan)
     for row in sampling:
+        row.num_pending -= 1
         row.token_ids.append(1)
     fusion.remove(row.row for row in sampling if row.num_output_tokens == row.params.max_tokens)
 

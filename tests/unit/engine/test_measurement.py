@@ -122,6 +122,6 @@ def test_a_step_that_fails_ends_the_measurement_with_its_reason(
     def failing(*_: object) -> Iterator[None]:
         raise ArithmeticError("planted")
 
-    monkeypatch.setattr(engine._runner._steps, "compute", failing)
+    monkeypatch.setattr(engine._runner.steps, "_compute", failing)
     with pytest.raises(MeasurementError, match="planted"):
         measurement.advance()

@@ -54,6 +54,7 @@ class Engine:
         sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
         self.fusion.advance(plan)
         for sequence in sampling:
+            sequence.num_pending -= 1
             sequence.token_ids.append(7)
         self.fusion.remove(s.row for s in sampling if s.num_output_tokens >= s.params.max_tokens)
         return num_tokens

@@ -1,8 +1,9 @@
 import random
 
 from headrace.job import SamplingParams
+from headrace.kernels.row_state import NextTokens
 from headrace.memory.pages import Pages
-from headrace.workers.engine.fusion import Fusion
+from headrace.workers.engine.fusion import Chunk, Fusion
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sequence import Sequence
 
@@ -17,22 +18,30 @@ def sequence(row: int, num_prompt: int, max_tokens: int) -> Sequence:
 def step(fusion: Fusion, state: RowState, token_id: int) -> None:
     """One step as the runner and settle make it, and a check of what the device would have read."""
     plan = fusion.plan()
-    sequences = [chunk.sequence for chunk in plan.chunks]
-    places = state.enter(sequences).tolist()
+    places = state.enter(plan.chunks)
     assert len(set(places)) == len(places)
-    for row, place in zip(sequences, places, strict=True):
-        assert state.position[place] == row.num_computed_tokens
+    given = NextTokens.empty(len(state.position))
+    state.next_tokens(given)
+    decoding = {place for place, chunk in zip(places, plan.chunks, strict=True) if chunk.decodes}
+    assert {place for place in range(len(state.position)) if given.positions[place] >= 0} == decoding
+    assert given.places is not None
+    assert {place for place in given.places.tolist() if place >= 0} == decoding
+    for chunk, place in zip(plan.chunks, places, strict=True):
+        row = chunk.sequence
+        assert state.position[place] == chunk.end, "where the next draw is counted from"
         assert state.page_table[place, : len(row.pages.page_ids)].tolist() == row.pages.page_ids
         for name, value in state.sampling.values_of(row).items():
             assert getattr(state.sampling, name)[place] == value
-        if row.num_tokens_left == 1:
-            assert state.last_token[place] == row.token_ids[-1]
+        if chunk.decodes:
+            assert given.token_ids[place] == row.token_ids[-1]
+            assert given.positions[place] == row.num_computed_tokens
+            assert given.lengths[place] == row.num_computed_tokens + 1
     sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
-    state.advance(sequences, [chunk.num_tokens for chunk in plan.chunks])
-    state.last_token[state.places_of(sampling)] = token_id
-    state.draw(sampling, [token_id] * len(sampling))
+    for row in sampling:
+        state.last_token[state.place_of(row)] = token_id
     fusion.advance(plan)
     for row in sampling:
+        row.num_pending -= 1
         row.token_ids.append(token_id)
     fusion.remove(row.row for row in sampling if row.num_output_tokens == row.params.max_tokens)
 
@@ -56,7 +65,7 @@ def test_a_row_that_takes_a_number_used_before_draws_by_its_own_parameters() -> 
     for given in (4, 8):
         row = sequence(given, 3, 5)
         row.row = 1
-        (place,) = state.enter([row]).tolist()
+        (place,) = state.enter([Chunk.next_of(row, 3)])
         assert state.sampling.seed[place] == row.params.seed
         assert state.sampling.top_k[place] == row.params.top_k
 
@@ -65,7 +74,7 @@ def test_a_row_that_ends_in_token_0_does_not_go_on_from_the_token_of_whoever_had
     state = RowState(1, 1)
     for row, token_id in ((0, 7), (1, 0)):
         params = SamplingParams(1, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
-        (place,) = state.enter([Sequence(row, (token_id,), (), params, frozenset())]).tolist()
+        (place,) = state.enter([Chunk.next_of(Sequence(row, (token_id,), (), params, frozenset()), 1)])
         assert state.last_token[place] == token_id
 
 
@@ -75,6 +84,7 @@ def test_while_rows_decode_the_host_writes_nothing_but_new_pages() -> None:
     for row in range(4):
         fusion.add(sequence(row, 8, 40))
     step(fusion, state, 1)
+    step(fusion, state, 2)  # from here on they are known to decode
     before = state.num_writes
     for number in range(16):
         step(fusion, state, number)

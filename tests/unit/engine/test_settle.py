@@ -32,7 +32,8 @@ def test_a_row_ends_by_stop_id_or_by_length(
     sampling = params(max_tokens=5, ignore_eos=ignore_eos, stop_token_ids=(STOP,))
     sequence = Sequence(3, (1, 1), (PLAIN,) * num_output, sampling, frozenset({EOS}))
     fusion.add(sequence)
-    assert settle(fusion.plan(), [Draw(sequence, token_id)], fusion) == Tokens(((3, token_id, finish),))
+    fusion.advance(fusion.plan())
+    assert settle([Draw(sequence, token_id)], fusion) == Tokens(((3, token_id, finish),))
     assert fusion.has_rows == (finish == "")
     assert sequence.token_ids[-1] == token_id
     assert finish or sequence.num_tokens_left == 1
@@ -44,7 +45,8 @@ def test_a_row_that_failed_ends_alone_and_its_memory_is_free(params: Callable[..
     rows = [Sequence(row, (1,), (), params(max_tokens=16), frozenset()) for row in (1, 2)]
     for row in rows:
         fusion.add(row)
-    tokens = settle(fusion.plan(), [Draw(rows[0], PLAIN), Draw(rows[1], 0, "broken")], fusion)
+    fusion.advance(fusion.plan())
+    tokens = settle([Draw(rows[0], PLAIN), Draw(rows[1], 0, "broken")], fusion)
     assert tokens == Tokens(((1, PLAIN, ""), (2, 0, "error")), "broken")
     assert not fusion.knows(2)
     assert pages.num_used == 1

@@ -1,0 +1,112 @@
+"""A step's numbers on a GPU: those of rows that decode are made there, those of prompts brought by one copy."""
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.cuda_operations import PagedBatch, Queries
+from headrace.kernels.rotary_kv import KVPages
+from headrace.kernels.row_state import NextTokens
+from headrace.memory.kv_cache import KVCache
+from headrace.memory.staging import Staging
+from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.row_state import RowState
+from headrace.workers.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A step that is ready to be computed.
+
+    Attributes:
+        batch: what the model computes.
+        next_tokens: the part of it that rows which decode fill in on the device; None where none decodes.
+        sampling: the rows whose next token its logits are for, in their order; nobody's logits may come in between.
+        places: int64 ``[num_sampled]``, of the logits' rows; -1 where they are nobody's.
+    """
+
+    batch: PagedBatch
+    next_tokens: NextTokens | None
+    sampling: tuple[Sequence, ...]
+    places: Tensor
+
+
+class Packer:
+    """Makes batches.
+
+    Args:
+        rows: what the device knows of the rows.
+        kv_cache: where their pages lie.
+        num_layers: of the model.
+        max_tokens: tokens of a step at most, one of every place among them.
+        num_steps: that may be at work at once.
+    """
+
+    def __init__(self, rows: RowState, kv_cache: KVCache, num_layers: int, max_tokens: int, num_steps: int) -> None:
+        self._page_table = rows.page_table
+        max_rows, device = len(rows.position), rows.position.device
+        # Token ids, positions, rows; lengths, query starts, what is sampled and for whom; and what rounding up takes.
+        num_bytes = 16 * (max_rows + max_tokens) + 24 * (max_rows + 1) + 256
+        self._staging = Staging(num_bytes, device, turns=num_steps)
+        self._next_tokens = NextTokens.empty(max_rows, device)
+        self._each = torch.arange(max_rows, dtype=torch.int32, device=device)
+        self._layers = [kv_cache.paged(layer) for layer in range(num_layers)]
+        self._pages: dict[int, tuple[KVPages, ...]] = {}
+
+    def decoding(self, num_places: int) -> Packed:
+        """The step in which a number of places compute a token each, whoever has them; the host sends nothing."""
+        own, each = self._next_tokens[:num_places], self._each[:num_places]
+        batch = PagedBatch(own.token_ids, own.positions, each, each, own.lengths, None, self._paged(num_places))
+        if own.places is None:
+            raise ValueError("every place of a device asks for its number")
+        return Packed(batch, own, (), own.places)
+
+    def mixed(self, chunks: Rows[Chunk], places: Rows[int]) -> Packed:
+        """A step with tokens of prompts, behind a token of every place if any row decodes.
+
+        Args:
+            chunks: those that decode first; not all of them.
+            places: of their rows.
+        """
+        put, num_places = self._staging.put, 1 + max(places)
+        num_decoding = sum(chunk.decodes for chunk in chunks)
+        num_first = num_places if num_decoding else 0
+        # In the order of their places, as query starts want it.
+        prompts = sorted(range(num_decoding, len(chunks)), key=places.__getitem__)
+        sampling = [*range(num_decoding), *(index for index in prompts if chunks[index].samples)]
+        token_ids: list[int] = []
+        positions, owners, sampled = [0] * num_first, list(range(num_first)), list(places[:num_decoding])
+        chunk_lengths, num_queries = [0] * num_places, [0] * num_places
+        for index in prompts:
+            place, chunk = places[index], chunks[index]
+            token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
+            positions += range(chunk.start, chunk.end)
+            owners += [place] * chunk.num_tokens
+            chunk_lengths[place], num_queries[place] = chunk.end, chunk.num_tokens
+            if chunk.samples:
+                sampled.append(num_first + len(token_ids) - 1)
+        self._staging.begin()
+        ids, at = put([0] * num_first + token_ids, torch.int64), put(positions, torch.int32)
+        of, wanted = put(owners, torch.int32), put(sampled, torch.int32)
+        drawn_for = put([places[index] for index in sampling], torch.int64)
+        starts, lengths = put([0, *accumulate(num_queries)], torch.int32), put(chunk_lengths, torch.int32)
+        self._staging.send()
+        own = None
+        if num_decoding:
+            own = NextTokens(ids[:num_first], at[:num_first], self._next_tokens.lengths[:num_first])
+        batch = PagedBatch(
+            *(ids, at, wanted, of, None if own is None else own.lengths),
+            Queries(len(token_ids), starts, lengths, len(prompts)),
+            self._paged(num_places),
+        )
+        return Packed(batch, own, tuple(chunks[index].sequence for index in sampling), drawn_for)
+
+    def _paged(self, num_places: int) -> tuple[KVPages, ...]:
+        """Every layer's pages, with a page table of so many rows."""
+        if num_places not in self._pages:
+            page_table = self._page_table[:num_places]
+            self._pages[num_places] = tuple(KVPages(*paged, page_table) for paged in self._layers)
+        return self._pages[num_places]
