@@ -14,8 +14,11 @@ from headrace.kernels.reference import ReferenceOperations
 from headrace.kernels.table import Table
 from headrace.memory.budget import CHUNK_BYTES
 from headrace.testing.plain_params import plain_params
+from headrace.testing.steps_ahead import StepsAhead
+from headrace.workers.engine import assembly
 from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.host_steps import HostSteps
 from headrace.workers.engine.loading import LoadedModel, load
 
 REFERENCE = ReferenceOperations()
@@ -104,6 +107,16 @@ def make_engine(loaded: LoadedModel, operations: Table[Ragged]) -> Callable[...,
         )
 
     return make
+
+
+@pytest.fixture(params=["at once", "a step later"])
+def make_any_engine(
+    request: pytest.FixtureRequest, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Engine]:
+    """Engines whose tokens are known as soon as their step is started, and ones that run a step ahead."""
+    if request.param == "a step later":
+        monkeypatch.setattr(assembly, "HostSteps", lambda *args: StepsAhead(HostSteps(*args)))
+    return make_engine
 
 
 @pytest.fixture

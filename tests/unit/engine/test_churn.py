@@ -28,6 +28,11 @@ KINDS: tuple[dict[str, Any], ...] = (
 MOST_CHILDREN = 5
 
 
+@pytest.fixture
+def make_engine(make_any_engine: Callable[..., Engine]) -> Callable[..., Engine]:
+    return make_any_engine
+
+
 def requests(
     params: Callable[..., SamplingParams], rng: random.Random, num_requests: int = NUM_REQUESTS
 ) -> list[list[Add]]:

@@ -19,6 +19,11 @@ MakeEngine = Callable[..., Engine]
 Results = dict[int, tuple[list[int], str]]
 
 
+@pytest.fixture
+def make_engine(make_any_engine: Callable[..., Engine]) -> Callable[..., Engine]:
+    return make_any_engine
+
+
 def prompt(row: int, num_tokens: int) -> tuple[int, ...]:
     return tuple(torch.randint(3, 97, (num_tokens,), generator=torch.Generator().manual_seed(row)).tolist())
 
@@ -112,7 +117,8 @@ def test_dropped_rows_say_nothing_more_and_leave_room(make_engine: MakeEngine, p
         engine.add(Add(row, prompt(row, 4), (), params(max_tokens=30)))
     assert [row for row, _, _ in engine.step().tokens] == [1]
     engine.drop(Drop((1, 2, 77)))
-    assert [row for row, _, _ in engine.step().tokens] == [3]
+    # A step for row 1 may have been at work; nobody hears of it.
+    assert {row for _ in range(2) for row, _, _ in engine.step().tokens} == {3}
     engine.clear()
     assert not engine.has_rows
 
