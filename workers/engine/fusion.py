@@ -264,6 +264,8 @@ class Fusion:
             For how many tokens there is room, at most ``num_tokens``; 0 if the row itself had to give way.
         """
         start = sequence.num_computed_tokens
+        if start + num_tokens <= len(sequence.pages.page_ids) * self._pages.page_size:
+            return num_tokens
         while True:
             room = self._pages.reserve(sequence.pages, start + num_tokens) - start
             if room > 0:
