@@ -21,7 +21,6 @@ from headrace.workers.engine.device_rules import DeviceRules, counts_bytes
 from headrace.workers.engine.forbidden import Forbidden
 from headrace.workers.engine.penalties import Penalties
 from headrace.workers.engine.row_state import RowState
-from headrace.workers.engine.sampled import Sampled
 from headrace.workers.engine.sequence import Sequence
 
 
@@ -106,20 +105,11 @@ class DeviceSampler:
         """Tell how much memory a sampler is given."""
         return 4 * workspace_floats(max_rows, vocab_size) + counts_bytes(max_rows, vocab_size)
 
-    def sample(self, logits: Tensor, rows: Rows[Sequence]) -> Sampled:
-        """Choose one token a row; see ``TokenSampler``. Logits are fp32, fp16 or bf16."""
-        group = self.prepare(rows, [self._state.place_of(row) for row in rows])
-        places = torch.tensor(group.places, dtype=torch.int64, device=logits.device)
-        self.results.begin()
-        self.draw(logits, places, group.kind)
-        sent = self.results.send(with_logprobs=group.kind.asking)
-        return sent.take(len(rows), group.asking)
-
     def prepare(self, rows: Rows[Sequence], places: Rows[int]) -> Group:
         """Bring the rules of a batch's rows up to date, before it is drawn.
 
         Args:
-            rows: the batch.
+            rows: the batch; the rows have entered the state.
             places: theirs.
         """
         group = self._group_of(rows, places)
@@ -130,7 +120,7 @@ class DeviceSampler:
         return group
 
     def draw(self, logits: Tensor, places: Tensor, kind: Kind) -> None:
-        """Launch what chooses a token a row; the host waits for nothing.
+        """Launch what chooses a token a row, into ``results`` and where the next step reads it; wait for nothing.
 
         Args:
             logits: ``[num_rows, vocab]``; changed.

@@ -121,19 +121,19 @@ def _serve_courier(listener: socket.socket, engine: Engine, costs: CostKeeper, s
 
 
 def _turn(link: CourierLink, engine: Engine, costs: CostKeeper) -> None:
-    """Hear the courier, waiting only if there is nothing to compute; then compute and send one step."""
+    """Hear the courier, waiting only if there is nothing to compute; then take and send one step's tokens.
+
+    Whoever runs ahead has started the step after it by then: sending, and hearing what comes next, delays no step.
+    """
     is_idle = not engine.has_rows and not costs.is_measuring
     for message in link.receive(_ORPHAN_CHECK_S if is_idle else 0):
         _handle(message, link, engine, costs)
     if engine.has_rows:
         costs.give_way()
-        begin_s = time.perf_counter()
         tokens = engine.step()
-        step_ms = (time.perf_counter() - begin_s) * 1000
-        work = engine.work
         # Also of a step in which no row drew a token: an engine that says nothing for long is taken for hung.
-        link.send(replace(tokens, step_ms=step_ms, num_tokens=work.num_tokens, prompts=work.prompts))
-        costs.observe(work, step_ms)
+        link.send(tokens)
+        costs.observe(engine.work, tokens.step_ms)
     else:
         costs.use_idle_moment()
     if (table := costs.news()) is not None:

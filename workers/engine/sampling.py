@@ -59,7 +59,13 @@ class Sampler:
         self._logprobs = RawLogprobs()
 
     def sample(self, logits: Tensor, rows: Rows[Sequence]) -> Sampled:
-        """Choose one token a row; see ``TokenSampler``. Logits are fp32."""
+        """Choose one token a row, and write it to where the next step reads it.
+
+        Args:
+            logits: fp32 ``[num_rows, vocab]``; overwritten.
+            rows: whose logits these are: they have entered the state, all their tokens are computed, and nothing is
+                chosen at this position yet.
+        """
         places = torch.tensor([self._state.place_of(row) for row in rows], dtype=torch.int64)
         group = self._group_of(tuple(rows), places, logits.shape[1])
         self._logprobs.take(logits, rows)

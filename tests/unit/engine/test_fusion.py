@@ -1,3 +1,4 @@
+from collections import deque
 from collections.abc import Iterable
 
 import pytest
@@ -9,10 +10,13 @@ from headrace.errors import ConfigurationError
 from headrace.job import SamplingParams
 from headrace.memory.pages import Pages
 from headrace.workers.engine.fusion import Fusion, Plan
+from headrace.workers.engine.runner import Draw
 from headrace.workers.engine.sequence import Sequence
+from headrace.workers.engine.settle import settle as settle_draws
 
 NUM_PAGES, PAGE_SIZE = 15, 4
 KV_TOKENS = NUM_PAGES * PAGE_SIZE
+STOP = 2
 
 
 def sequence(row: int, prompt: Iterable[int], max_tokens: int, num_output: int = 0) -> Sequence:
@@ -44,22 +48,36 @@ class Slots:
         for copy in plan.copies:
             self.content[copy.target][: copy.num_tokens] = self.content[copy.source][: copy.num_tokens]
         for chunk in plan.chunks:
-            row, start = chunk.sequence, chunk.sequence.num_computed_tokens
-            for position in range(start, start + chunk.num_tokens):
-                page = row.pages.page_ids[position // PAGE_SIZE]
-                self.content[page][position % PAGE_SIZE] = tuple(row.token_ids[: position + 1])
+            tokens = all_tokens(chunk.sequence)
+            for position in range(chunk.start, chunk.end):
+                page = chunk.sequence.pages.page_ids[position // PAGE_SIZE]
+                self.content[page][position % PAGE_SIZE] = tokens[: position + 1]
 
     def check(self, row: Sequence, num_tokens: int) -> None:
+        tokens = all_tokens(row)
         for position in range(num_tokens):
             found = self.content[row.pages.page_ids[position // PAGE_SIZE]][position % PAGE_SIZE]
-            assert found == tuple(row.token_ids[: position + 1]), "a row reads what it would have computed"
+            assert found == tokens[: position + 1], "a row reads what it would have computed"
+
+
+def drawn_token(row: Sequence, position: int) -> int:
+    """What the model draws; some rows end long before their last token."""
+    return STOP if (row.row * 7 + position) % 11 == 0 else 1
+
+
+def all_tokens(row: Sequence) -> tuple[int, ...]:
+    """A row's tokens, those among them that are being drawn."""
+    known = len(row.token_ids)
+    return (*row.token_ids, *(drawn_token(row, known + i) for i in range(row.num_pending)))
 
 
 class FusionAgainstSlots(RuleBasedStateMachine):
     """The model is the rows in the order of arrival, and the tokens that stand in the memory's slots."""
 
-    @initialize(max_rows=st.integers(1, 5), spare=st.integers(0, 12))
-    def start(self, max_rows: int, spare: int) -> None:
+    @initialize(max_rows=st.integers(1, 5), spare=st.integers(0, 12), num_ahead=st.integers(0, 1))
+    def start(self, max_rows: int, spare: int, num_ahead: int) -> None:
+        self.num_ahead = num_ahead
+        self.at_work: deque[Plan] = deque()
         self.pages = Pages(NUM_PAGES, PAGE_SIZE)
         self.max_rows, self.step_tokens = max_rows, max_rows + spare
         self.fusion = Fusion(self.pages, max_rows=max_rows, step_tokens=self.step_tokens)
@@ -77,7 +95,10 @@ class FusionAgainstSlots(RuleBasedStateMachine):
     def add(self, num_common: int, prompt: list[int], max_tokens: int, data: st.DataObject) -> None:
         num_output = data.draw(st.integers(0, max_tokens - 1))
         self.num_added += 1
-        self.rows.append(sequence(self.num_added, [7] * num_common + prompt, max_tokens, num_output))
+        row = sequence(self.num_added, [7] * num_common + prompt, max_tokens, num_output)
+        row.stop_ids = frozenset({STOP})
+        row.reads_tokens = data.draw(st.booleans())
+        self.rows.append(row)
         self.fusion.add(self.rows[-1])
 
     @rule(data=st.data())
@@ -89,21 +110,33 @@ class FusionAgainstSlots(RuleBasedStateMachine):
     @rule()
     def step(self) -> None:
         running = self.fusion.running
-        decoding = {row.row for row in running if row.num_tokens_left == 1}
+        decoding = {row.row for row in running if row.num_tokens_left == 1 and not row.must_wait}
         plan = self.fusion.plan()
         planned = [chunk.sequence.row for chunk in plan.chunks]
 
         assert len(planned) == len(set(planned)) <= self.max_rows
         assert sum(chunk.num_tokens for chunk in plan.chunks) <= self.step_tokens
         assert all(1 <= chunk.num_tokens <= chunk.sequence.num_tokens_left for chunk in plan.chunks)
-        assert bool(planned) == bool(self.rows), "a step with rows computes something"
-        if self.rows:
+        if not self.fusion.awaits_tokens:
+            assert bool(planned) == bool(self.rows), "a step with rows computes something"
+        if self.rows and not self.rows[0].must_wait:
             assert self.rows[0].row in planned, "the oldest row always goes on"
         preempted = {row.row for row in running if row not in self.fusion.running}
         assert decoding <= {*planned, *preempted}, "no decoding row is left out, unless it gave its pages back"
         self.check_pages(plan)
-        settle(plan, self.fusion)
+        self.fusion.advance(plan)
+        self.at_work.append(plan)
+        while len(self.at_work) > self.num_ahead or (self.at_work and not planned):
+            self.finish(self.at_work.popleft())
+
+    def finish(self, plan: Plan) -> None:
+        sampling = [chunk for chunk in plan.chunks if chunk.samples]
+        draws = [Draw(chunk.sequence, drawn_token(chunk.sequence, chunk.end)) for chunk in sampling]
+        known = {row.row for row in self.rows}
+        tokens = settle_draws(draws, self.fusion).tokens
+        assert {row for row, _, _ in tokens} <= known, "nobody hears of a row that has ended"
         self.rows = [row for row in self.rows if self.fusion.knows(row.row)]
+        assert {row for row, _, finish in tokens if finish} == known - {row.row for row in self.rows}
 
     def check_pages(self, plan: Plan) -> None:
         running = list(self.fusion.running)
@@ -112,20 +145,19 @@ class FusionAgainstSlots(RuleBasedStateMachine):
         assert len({page for row in running for page in row.pages.page_ids}) == self.pages.num_used
         users = [page for row in running for page in set(row.pages.page_ids)]
         for chunk in plan.chunks:
-            start = chunk.sequence.num_computed_tokens
-            written = chunk.sequence.pages.page_ids[start // PAGE_SIZE :]
+            written = chunk.sequence.pages.page_ids[chunk.start // PAGE_SIZE :]
             assert written
             assert all(users.count(page) == 1 for page in written), "no page is written that two rows use"
         self.slots.apply(plan)
         for chunk in plan.chunks:
-            self.slots.check(chunk.sequence, chunk.sequence.num_computed_tokens + chunk.num_tokens)
+            self.slots.check(chunk.sequence, chunk.end)
 
     def teardown(self) -> None:
         if not hasattr(self, "fusion"):
             return
         # Alone, each row takes one step a token at most, and the oldest one goes on whatever the others do.
-        for _ in range(sum(row.num_slots for row in self.rows)):
-            if self.rows:
+        for _ in range(2 * sum(row.num_slots for row in self.rows) + 2):
+            if self.rows or self.at_work:
                 self.step()
         assert not self.rows, "every row ends"
         assert not self.fusion.has_rows
