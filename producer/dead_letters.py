@@ -8,8 +8,9 @@ from typing import Any
 
 from headrace.broker import Broker
 from headrace.config import Settings
+from headrace.encoder_job import EncoderJob
 from headrace.entries import Entry
-from headrace.errors import BrokerUnavailableError, ConfigurationError, HeadraceError, ModelError
+from headrace.errors import BrokerUnavailableError, ConfigurationError, DecodeError, HeadraceError, ModelError
 from headrace.job import Job, SamplingParams
 from headrace.keys import LANES, Lane, child_index
 from headrace.producer.client import Client
@@ -149,21 +150,49 @@ def replay(client: Client, broker: Broker, requests: Sequence[DeadRequest]) -> I
 
 def _send(client: Client, broker: Broker, request: DeadRequest, revisions: set[str]) -> Manner:
     """Send one again; return how it was asked."""
-    job = Job.decode(request.job)
+    job = decode_job(request.job)
     if revisions and job.revision not in revisions:
         raise ModelError(f"its tokens are of revision {job.revision}, the workers serve {', '.join(sorted(revisions))}")
-    if (index := child_index(request.request_id)) is not None:
-        job = job.of_child(index)
+    if isinstance(job, EncoderJob):
+        fields = _encoder_fields(job)
+    else:
+        if (index := child_index(request.request_id)) is not None:
+            job = job.of_child(index)
+        fields = {"prompt": list(job.prompt_ids), **_fields(job.params)}
     manner = Manner.read(broker, request.request_id)
     client.submit(
-        list(job.prompt_ids),
         request_id=request.next_id,
         lane=manner.lane,
         tenant=manner.tenant,
         encoding=manner.encoding,
-        **(_fields(job.params) | manner.fields),
+        **(fields | manner.fields),
     )
     return manner
+
+
+def decode_job(data: bytes) -> Job | EncoderJob:
+    """Read a job of either kind.
+
+    Raises:
+        DecodeError: it is none of this version.
+    """
+    try:
+        return Job.decode(data)
+    except DecodeError:
+        return EncoderJob.decode(data)
+
+
+def _encoder_fields(job: EncoderJob) -> dict[str, Any]:
+    """A request to an encoder as its job spells it."""
+    if job.task == "rerank" or job.firsts != job.lengths:
+        raise ConfigurationError(f"of {job.task}, only the tokens of texts put together are left: submit it anew")
+    params = job.params
+    fields: dict[str, Any] = {"task": job.task, "input": [list(text) for text in job.texts()]}
+    if job.task == "embed":
+        formats = {None: None, True: "float", False: "base64"}
+        options = {"pooling": params.pooling, "normalize": params.normalize, "dimensions": params.dimensions or None}
+        return fields | options | {"encoding_format": formats[params.floats]}
+    return fields | {"top_k": params.top}
 
 
 def _fields(params: SamplingParams) -> dict[str, Any]:

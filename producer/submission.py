@@ -9,18 +9,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from headrace.config import Settings
+from headrace.encoder_request import parse_request
 from headrace.errors import ConfigurationError, ExpiredError, InvalidRequestError, OverloadedError
 from headrace.keys import LANES, REQUEST_ID_PATTERN, Lane, RequestStream, check_tenant
 from headrace.moves import SubmitCall, Submitted
 from headrace.producer.cost import estimate_cost_tokens
 from headrace.producer.options import checked_id
-from headrace.request import Request
 from headrace.wire import Encoding, encode_body
 
 #: How a request gets into its stream: by the ``submit`` move, or with a plain XADD where scripts are not permitted.
 Via = Literal["move", "xadd"]
 #: What a submission waits for: the server's memory, or the server's disk as well.
 Durability = Literal["memory", "fsync"]
+
+
+#: One of them makes a body large.
+_BULKY_FIELDS = ("prompt", "messages", "input", "documents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ def prepare(
 ) -> Submission:
     """Check a request and make it ready; an id and a seed that are not given are drawn.
 
+    An answer by a seed that nobody chose will not be asked for again: it is kept out of the response cache.
+
     Raises:
         InvalidRequestError: a field breaks a rule of the contract, or the body is larger than ``max_body_bytes``.
     """
@@ -125,9 +131,12 @@ def prepare(
         raise InvalidRequestError("id: give it as request_id", field="id", request_id=name)
     asked = {"prompt": _token_ids(prompt), "messages": messages, **fields}
     given = {field: _plain(value) for field, value in asked.items() if value is not None}
-    given.setdefault("seed", secrets.randbits(63))
+    if given.get("task", "generate") == "generate" and "seed" not in given:
+        given["seed"] = secrets.randbits(63)
+        if given.get("temperature", 1.0) != 0:
+            given.setdefault("cache", False)
     try:
-        request = Request.parse({**given, "id": name})
+        request = parse_request({**given, "id": name})
     except InvalidRequestError as error:
         raise InvalidRequestError(str(error), field=error.field, request_id=name) from error
     submission = Submission(
@@ -166,8 +175,10 @@ def _token_ids(prompt: object) -> object:
 
 
 def _plain(value: object) -> object:
-    """A tuple as the list that the schema asks for."""
-    return list(value) if isinstance(value, tuple) else value
+    """A tuple, or a list of them, as the lists that the schema asks for."""
+    if isinstance(value, list | tuple):
+        return [list(item) if isinstance(item, tuple) else item for item in value]
+    return value
 
 
 def _stream(lane: Lane, tenant: str) -> RequestStream:
@@ -206,7 +217,7 @@ def _name(request_id: str | None, tenant: str) -> str:
 def _check_size(submission: Submission, max_body_bytes: int) -> None:
     num_bytes = len(submission.body)
     if num_bytes > max_body_bytes:
-        field = "prompt" if "prompt" in submission.fields else "messages"
+        field = next((name for name in _BULKY_FIELDS if name in submission.fields), "body")
         raise InvalidRequestError(
             f"{field}: the request has {num_bytes} bytes, at most {max_body_bytes} are allowed",
             field=field,

@@ -90,6 +90,56 @@ class Tokens:
     num_tokens: int = 0
     prompts: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def ended(self) -> tuple[int, ...]:
+        """Rows whose prompts are computed."""
+        return tuple(row for row, _, _ in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRow:
+    """One request to an encoder.
+
+    Attributes:
+        row: the courier's number for it, never used twice on a connection.
+        job: an encoded ``headrace.encoder_job.EncoderJob``.
+    """
+
+    row: int
+    job: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Courier to an encoder's engine: compute these rows, which came in one batch."""
+
+    kind: ClassVar[str] = "encode"
+    rows: tuple[EncodeRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An encoder's engine to courier: one step's result.
+
+    Attributes:
+        answers: (row, what was found of its texts, "") a row that is complete, or (row, b"", why it is given up); the
+            row is gone.
+        step_ms: what the step took.
+        num_tokens: computed in the step.
+        prompts: (row, tokens) a row of which texts were computed.
+    """
+
+    kind: ClassVar[str] = "encoded"
+    answers: tuple[tuple[int, bytes, str], ...]
+    step_ms: float = 0.0
+    num_tokens: int = 0
+    prompts: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def ended(self) -> tuple[int, ...]:
+        """Rows that are complete."""
+        return tuple(row for row, _, _ in self.answers)
+
 
 @dataclass(frozen=True, slots=True)
 class Costs:
@@ -110,8 +160,10 @@ class Measure:
     kind: ClassVar[str] = "measure"
 
 
-Message = Ready | Add | Drop | Tokens | Costs | Measure
-_KINDS: dict[str, type[Message]] = {message.kind: message for message in (Ready, Add, Drop, Tokens, Costs, Measure)}
+Message = Ready | Add | Drop | Tokens | Encode | Encoded | Costs | Measure
+_KINDS: dict[str, type[Message]] = {
+    message.kind: message for message in (Ready, Add, Drop, Tokens, Encode, Encoded, Costs, Measure)
+}
 
 
 def encode(message: Message) -> bytes:
@@ -153,6 +205,9 @@ def _decode(body: bytes) -> Message:
         if kind == Add.kind:
             row, prompt_ids, output_ids, params = fields
             return Add(row, prompt_ids, output_ids, SamplingParams(*params))
+        if kind == Encode.kind:
+            (rows,) = fields
+            return Encode(tuple(EncodeRow(*row) for row in rows))
         return _KINDS[kind](*fields)
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise DecodeError(f"not a message of the engine's channel: {error}") from error

@@ -20,12 +20,14 @@ from headrace.workers.child import ChildSpec
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
 from headrace.workers.model_store.store import default_cache_dir, resolve
 from headrace.workers.supervisor import Supervisor
+from headrace.workers.text.encoder_facts import is_encoder
 
 log = logging.getLogger(__name__)
 
 #: A Unix socket's path has at most 103 characters on macOS, 107 on Linux; ours adds some 40 to its root.
 _MAX_ROOT_CHARS = 60
 _ENGINE_GRACE_S = 5.0
+_ENGINE, _ENCODER = "headrace.workers.engine.process", "headrace.workers.encoder.process"
 #: What a courier needs behind its drain time to hand rows back.
 _COURIER_MARGIN_S = 5.0
 #: Idle threads of a product spin only shortly: the other processes need the cores. OpenMP reads it when it is loaded.
@@ -43,6 +45,9 @@ class _Sizes:
 
 _ON_CPU = _Sizes(max_rows=32, kv_tokens=32_768, step_tokens=512)
 _ON_GPU = _Sizes(max_rows=256, kv_tokens=0, step_tokens=2_048)
+#: An encoder keeps nothing of a row but its tokens: this is how far a worker reads ahead of its engine.
+_ENCODER_ON_CPU = _Sizes(max_rows=32, kv_tokens=65_536, step_tokens=2_048)
+_ENCODER_ON_GPU = _Sizes(max_rows=1_024, kv_tokens=262_144, step_tokens=65_536)
 
 
 def run(settings: Settings) -> int:
@@ -57,11 +62,13 @@ def run(settings: Settings) -> int:
     """
     cache_dir = settings.cache_dir or default_cache_dir()
     folder = resolve(settings.model, cache_dir)
-    sizes = _ON_CPU if settings.device == "cpu" else _ON_GPU
+    encodes = is_encoder(folder.path)
+    sizes = _sizes(encodes=encodes, on_cpu=settings.device == "cpu")
     kv_tokens = settings.kv_tokens or sizes.kv_tokens
-    if kv_tokens and kv_tokens < settings.max_context_tokens:
+    longest = "max_request_tokens" if encodes else "max_context_tokens"
+    if kv_tokens and kv_tokens < getattr(settings, longest):
         raise ConfigurationError(
-            f"kv_tokens {kv_tokens} must hold max_context_tokens {settings.max_context_tokens}: "
+            f"kv_tokens {kv_tokens} must hold {longest} {getattr(settings, longest)}: "
             "a request of full length would never fit"
         )
     with scratch_folder("worker", _short_root()) as meeting:
@@ -90,10 +97,16 @@ def run(settings: Settings) -> int:
         of_courier = environ | {SOCKET_VARIABLE: socket_path}
         drain_s = (settings.drain_ms + settings.lease_ms) / 1000 + _COURIER_MARGIN_S
         stages = [
-            [_child("engine", "headrace.workers.engine.process", of_engine, _ENGINE_GRACE_S)],
+            [_child("engine", _ENCODER if encodes else _ENGINE, of_engine, _ENGINE_GRACE_S)],
             [_child("courier", "headrace.workers.courier", of_courier, drain_s)],
         ]
         return Supervisor(stages, settings.restart_ms / 1000).run()
+
+
+def _sizes(*, encodes: bool, on_cpu: bool) -> _Sizes:
+    if encodes:
+        return _ENCODER_ON_CPU if on_cpu else _ENCODER_ON_GPU
+    return _ON_CPU if on_cpu else _ON_GPU
 
 
 def spare_cores(num_workers: int) -> int:

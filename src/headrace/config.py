@@ -61,12 +61,23 @@ class Settings(BaseSettings):
         8192, description="prompt and output together; the model's own limit binds too"
     )
     default_max_tokens: Positive = Field(256, description="output, where the request does not say")
+    max_request_texts: Positive = Field(1_024, description="texts, or documents, of one request to an encoder")
+    max_request_tokens: Positive = Field(
+        32_768, description="tokens of all texts of one request to an encoder; no worker's memory may hold fewer"
+    )
     result_ttl_ms: Positive = Field(
         600_000, description="life of a result after its end, where the request does not say"
     )
     max_result_ttl_ms: Positive = 86_400_000
     max_queued_requests: Positive = Field(200_000, description="backlog at which new requests are refused")
     max_queued_tokens: Positive = Field(100_000_000, description="backlog, prompt and output tokens, of the same")
+
+    # The response cache: of schedulers and workers alike
+    cache_entries: Annotated[int, Field(ge=0)] = Field(
+        0, description="answers kept for requests that come again and must come out alike; 0: none"
+    )
+    cache_bytes: Positive = Field(64 << 20, description="size of these answers, all together")
+    cache_life_ms: Positive = Field(3_600_000, description="life of such an answer")
 
     # The scheduler
     lane_offset_tokens: dict[Lane, Annotated[int, Field(ge=0)]] = Field(

@@ -66,21 +66,30 @@ class Job:
         prompt_ids: token ids of the prompt, at least one.
         params: how to sample.
         revision: of the model and its tokenizer; a worker that serves another one does not start the job.
+        cache_key: under which the answer is kept for requests that come again; "" not at all.
     """
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     revision: str
+    cache_key: str = ""
 
     def of_child(self, index: int) -> Self:
         """The job of one of several results: the same but for its random numbers. The first keeps the seed."""
         return replace(self, params=replace(self.params, seed=child_seed(self.params.seed, index)))
 
+    def for_cache(self) -> Self:
+        """The same without what makes no difference to the answer: a greedy one draws nothing."""
+        if self.params.temperature:
+            return self
+        return replace(self, params=replace(self.params, seed=0, top_k=0, top_p=1.0, min_p=0.0))
+
     def encode(self) -> bytes:
         """Serialise for ``job:<id>``."""
         # Not asdict: it copies every token id, which took half of a scheduler's time.
         params = {name: getattr(self.params, name) for name in _PARAM_NAMES}
-        encoded: bytes = msgpack.packb({"prompt_ids": self.prompt_ids, "params": params, "revision": self.revision})
+        fields = {"prompt_ids": self.prompt_ids, "params": params, "revision": self.revision}
+        encoded: bytes = msgpack.packb(fields | ({"cache_key": self.cache_key} if self.cache_key else {}))
         return encoded
 
     @classmethod
@@ -92,7 +101,8 @@ class Job:
         """
         try:
             fields: dict[str, Any] = msgpack.unpackb(data, use_list=False)
-            return cls(fields["prompt_ids"], SamplingParams(**fields["params"]), fields["revision"])
+            params = SamplingParams(**fields["params"])
+            return cls(fields["prompt_ids"], params, fields["revision"], fields.get("cache_key", ""))
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise DecodeError(f"not a job of this version: {error}") from error
 

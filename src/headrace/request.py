@@ -1,10 +1,10 @@
 """The schema of a request: one model for the SDK, the HTTP gateway and the scheduler.
 
 Field names are OpenAI's. Nothing is coerced and nothing is ignored: an unknown field, a wrong type and a value out of
-range are each refused by name.
+range are each refused by name. Here are requests for text; those to encoders are in ``headrace.encoder_request``.
 """
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -48,18 +48,43 @@ class Message(BaseModel):
     content: Text
 
 
-class Request(BaseModel):
-    """What a producer asks. Exactly one of ``prompt`` and ``messages`` is given.
+class AnyRequest(BaseModel):
+    """The fields that every request has, whatever it asks for.
 
     ``deadline_ms`` counts from the moment the request entered its stream; ``ttl_ms`` is the life of the result after
-    its end. A seed that is not given is drawn at admission, so that a request that moves to another worker goes on
-    with the same random numbers. ``n`` results are computed as children, ``<id>/0`` and so on; see docs/design.md.
+    its end. ``cache`` permits an answer from the response cache, and its own to be kept there, where the fleet has one.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     v: Annotated[int, Field(ge=CONTRACT_VERSION, le=CONTRACT_VERSION)] = CONTRACT_VERSION  # Literal[1] takes True
     id: Annotated[str, Field(pattern=REQUEST_ID_PATTERN)] | None = None
+    cache: bool = True
+    deadline_ms: Annotated[int, Field(ge=1, lt=2**42)] | None = None
+    ttl_ms: Annotated[int, Field(ge=1, lt=2**42)] | None = None
+    reply_to: Name | None = None
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> Self:
+        """Check a decoded body.
+
+        Raises:
+            InvalidRequestError: ``field`` and the message name the first culprit and its limit.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise _explain(error) from error
+
+
+class Request(AnyRequest):
+    """What a producer asks of a model that writes. Exactly one of ``prompt`` and ``messages`` is given.
+
+    A seed that is not given is drawn at admission, so that a request that moves to another worker goes on with the same
+    random numbers. ``n`` results are computed as children, ``<id>/0`` and so on; see docs/design.md.
+    """
+
+    task: Literal["generate"] = "generate"
     prompt: Text | list[TokenId] | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_LIST)] | None = None
 
@@ -85,10 +110,6 @@ class Request(BaseModel):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
 
-    deadline_ms: Annotated[int, Field(ge=1, lt=2**42)] | None = None
-    ttl_ms: Annotated[int, Field(ge=1, lt=2**42)] | None = None
-    reply_to: Name | None = None
-
     @model_validator(mode="after")
     def _has_one_prompt(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
@@ -101,18 +122,6 @@ class Request(BaseModel):
     def stop_strings(self) -> tuple[str, ...]:
         """``stop`` as a tuple, whichever form it was given in."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    @classmethod
-    def parse(cls, fields: dict[str, Any]) -> Self:
-        """Check a decoded body.
-
-        Raises:
-            InvalidRequestError: ``field`` and the message name the first culprit and its limit.
-        """
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            raise _explain(error) from error
 
 
 def _explain(error: ValidationError) -> InvalidRequestError:

@@ -5,6 +5,7 @@ fields.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -52,12 +53,14 @@ class Done:
         usage: of a request with several results, the prompt once and the output of all.
         error: why it failed.
         cumulative_logprob: sum over all tokens, where logprobs were asked for and a worker wrote the end.
+        result: what an encoder made of the request's texts (``headrace.encoder_result``), as it stands in the stream.
     """
 
     reason: Reason
     usage: Usage
     error: Failure | None = None
     cumulative_logprob: float | None = None
+    result: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,8 @@ def _done_fields(done: Done) -> dict[str, Any]:
         fields["error"] = {"code": error.code, "message": error.message, "field": error.field}
     if done.cumulative_logprob is not None:
         fields["cumulative_logprob"] = done.cumulative_logprob
+    if done.result is not None:
+        fields["result"] = done.result
     return fields
 
 
@@ -178,6 +183,7 @@ def _done(fields: dict[str, Any]) -> Done:
         Usage(fields["usage"]["prompt_tokens"], fields["usage"]["completion_tokens"]),
         None if error is None else Failure(error["code"], error["message"], error.get("field", "")),
         fields.get("cumulative_logprob"),
+        fields.get("result"),
     )
 
 

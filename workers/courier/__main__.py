@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 
 from headrace.async_broker import AsyncBroker
 from headrace.config import Settings
@@ -12,9 +13,14 @@ from headrace.errors import BrokerUnavailableError, HeadraceError, exit_status
 from headrace.logs import configure
 from headrace.workers.channel import SOCKET_VARIABLE
 from headrace.workers.courier import metrics
+from headrace.workers.courier.claimer import MakeIntake
 from headrace.workers.courier.courier import Courier
+from headrace.workers.courier.encoder_intake import EncoderIntake
+from headrace.workers.courier.intake import Intake
 from headrace.workers.metrics import Figures, serving
 from headrace.workers.model_store.store import default_cache_dir, resolve
+from headrace.workers.text.encoder_facts import is_encoder
+from headrace.workers.text.encoder_tokenizer import EncoderTokenizer
 from headrace.workers.text.tokenizer import Tokenizer
 
 # By its own name, which as a program is "__main__".
@@ -27,9 +33,10 @@ _LOOK_TIMEOUT_S = 5.0
 async def serve(settings: Settings, socket_path: str) -> None:
     """Run a courier until SIGTERM or SIGINT."""
     folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
-    tokenizer = Tokenizer.from_folder(folder.path)
+    # Before the server is waited for: a folder that cannot be served is a reason to end.
+    tokenizer = (EncoderTokenizer if is_encoder(folder.path) else Tokenizer).from_folder(folder.path)
     broker = await _connect(settings)
-    courier = Courier(broker, tokenizer, settings, socket_path)
+    courier = Courier(broker, _intakes(broker, tokenizer), settings, socket_path)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, courier.stop)
@@ -42,6 +49,12 @@ async def serve(settings: Settings, socket_path: str) -> None:
             await courier.run()
     finally:
         await broker.close()
+
+
+def _intakes(broker: AsyncBroker, tokenizer: Tokenizer | EncoderTokenizer) -> MakeIntake:
+    if isinstance(tokenizer, EncoderTokenizer):
+        return partial(EncoderIntake, tokenizer)
+    return partial(Intake, broker, tokenizer)
 
 
 async def _connect(settings: Settings) -> AsyncBroker:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from headrace.async_broker import AsyncBroker
@@ -10,33 +11,36 @@ from headrace.errors import BrokerUnavailableError
 from headrace.moves import ClaimCall, Claimed
 from headrace.workers.courier.desk import Desk
 from headrace.workers.courier.engine_link import EngineLink
-from headrace.workers.courier.intake import Intake
+from headrace.workers.courier.held_row import HeldRow
+from headrace.workers.courier.intake import TakesIn
 from headrace.workers.courier.patience import PAUSE_S, persist, send
-from headrace.workers.courier.row import Row
 from headrace.workers.courier.watchdog import Watchdog
-from headrace.workers.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+
+#: From the worker's name and the revision of its engine's model.
+MakeIntake = Callable[[str, str], TakesIn]
 
 
 class Claimer:
     """Claims for a worker's whole life, for one engine after the other."""
 
     def __init__(
-        self, broker: AsyncBroker, tokenizer: Tokenizer, settings: Settings, desk: Desk, watchdog: Watchdog
+        self, broker: AsyncBroker, settings: Settings, desk: Desk, watchdog: Watchdog, make_intake: MakeIntake
     ) -> None:
         self._broker = broker
-        self._tokenizer = tokenizer
+        self._make_intake = make_intake
         self._settings = settings
         self._desk = desk
         self._watchdog = watchdog
         self._nonce = 0
-        self._suspect: Row | None = None
+        self._suspect: HeldRow | None = None
 
     async def run(self, link: EngineLink) -> None:
         """Claim batches for one engine while it lives."""
         desk = self._desk
-        intake = Intake(self._broker, self._tokenizer, desk.worker, link.ready.revision)
+        intake = self._make_intake(desk.worker, link.ready.revision)
         bell: asyncio.Task[None] | None = None
         while desk.link is link and not desk.is_draining:
             desk.stir.clear()
@@ -55,7 +59,7 @@ class Claimer:
         if bell is not None:
             bell.cancel()
 
-    async def begin(self, link: EngineLink, intake: Intake, claimed: Claimed) -> None:
+    async def begin(self, link: EngineLink, intake: TakesIn, claimed: Claimed) -> None:
         """Start the rows of a batch together, so that they share their prefill."""
         desk = self._desk
         adds, void = [], []

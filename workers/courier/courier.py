@@ -14,17 +14,17 @@ import socket
 from headrace.async_broker import AsyncBroker
 from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError, OverloadedError
-from headrace.workers.courier.claimer import Claimer
+from headrace.workers.courier.claimer import Claimer, MakeIntake
 from headrace.workers.courier.desk import Desk
 from headrace.workers.courier.engine_link import EngineLink
 from headrace.workers.courier.flusher import Flusher
+from headrace.workers.courier.keeper import Keeper
 from headrace.workers.courier.ledger import Ledger
 from headrace.workers.courier.metrics import CourierLook
 from headrace.workers.courier.pulse import Pulse
 from headrace.workers.courier.reporter import Reporter
 from headrace.workers.courier.taker import Taker
 from headrace.workers.courier.watchdog import Watchdog
-from headrace.workers.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class Courier:
     """One life of a worker towards Redis; ``name`` is never used again."""
 
-    def __init__(self, broker: AsyncBroker, tokenizer: Tokenizer, settings: Settings, socket_path: str) -> None:
+    def __init__(self, broker: AsyncBroker, make_intake: MakeIntake, settings: Settings, socket_path: str) -> None:
         host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())
         self.name = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._broker = broker
@@ -41,9 +41,10 @@ class Courier:
         self._desk = Desk(self.name, settings)
         self._reporter = Reporter(broker)
         self._watchdog = Watchdog(self._desk, settings.engine_timeout_ms)
-        self._claimer = Claimer(broker, tokenizer, settings, self._desk, self._watchdog)
+        self._claimer = Claimer(broker, settings, self._desk, self._watchdog, make_intake)
         self._taker = Taker(self._desk, self._reporter, self._watchdog)
-        self._flusher = Flusher(broker, settings, self._desk)
+        self._keeper = Keeper(broker, settings)
+        self._flusher = Flusher(broker, settings, self._desk, self._keeper)
         self._pulse = Pulse(broker, settings, self._desk, self._reporter)
         self._num_engines = 0
         self._num_signals = 0
@@ -78,7 +79,8 @@ class Courier:
 
     async def run(self) -> None:
         """Work until ``stop``."""
-        jobs = (self._serve_engines(), self._flusher.run(), self._pulse.run(), self._reporter.run(), self._drain())
+        jobs = (self._serve_engines(), self._flusher.run(), self._keeper.run(), self._pulse.run(), self._reporter.run(),
+                self._drain())  # fmt: skip
         tasks = [asyncio.create_task(job) for job in jobs]
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:

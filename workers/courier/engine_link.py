@@ -1,10 +1,10 @@
 """The courier's end of the engine's channel."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from headrace.errors import DecodeError
-from headrace.workers.channel import Add, Decoder, Drop, Measure, Message, Ready, encode
+from headrace.workers.channel import Add, Decoder, Drop, Encode, EncodeRow, Measure, Message, Ready, encode
 
 _READ_BYTES = 1 << 16
 _RETRY_S = 0.05
@@ -45,9 +45,13 @@ class EngineLink:
                 raise DecodeError(f"the engine began with {first.kind} instead of {Ready.kind}")
             return cls(reader, writer, first, messages)
 
-    async def add(self, rows: Iterable[Add]) -> None:
+    async def add(self, rows: Sequence[Add | EncodeRow]) -> None:
         """Start rows. A broken connection is no error here: whoever reads ``messages`` sees it end."""
-        self._writer.write(b"".join(encode(row) for row in rows))
+        texts = tuple(row for row in rows if isinstance(row, EncodeRow))
+        messages: list[Message] = [row for row in rows if isinstance(row, Add)]
+        if texts:
+            messages.append(Encode(texts))
+        self._writer.write(b"".join(encode(message) for message in messages))
         await self._drain()
 
     async def drop(self, numbers: Sequence[int]) -> None:

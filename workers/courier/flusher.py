@@ -6,16 +6,18 @@ from headrace.async_broker import AsyncBroker
 from headrace.config import Settings
 from headrace.moves import EmitCall
 from headrace.workers.courier.desk import Desk
+from headrace.workers.courier.keeper import Keeper
 from headrace.workers.courier.patience import send, wait
 
 
 class Flusher:
     """Sends what is ripe at once where it is urgent, else at most every ``flush_ms``."""
 
-    def __init__(self, broker: AsyncBroker, settings: Settings, desk: Desk) -> None:
+    def __init__(self, broker: AsyncBroker, settings: Settings, desk: Desk, keeper: Keeper) -> None:
         self._broker = broker
         self._settings = settings
         self._desk = desk
+        self._keeper = keeper
 
     async def run(self) -> None:
         """Flush for ever."""
@@ -42,6 +44,7 @@ class Flusher:
         answer = await send(self._broker, EmitCall([emit for _, emit in flush], self._settings))
         desk.clock.set(answer.now_ms)
         gone = desk.outbox.settle(flush, answer)
+        self._keeper.keep(row for row in gone if row.request_id not in answer.refused)
         if desk.link is not None:
             await desk.link.drop([row.number for row in gone if row.computing])
         if desk.outbox.ripe:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Protocol
 
 from headrace.async_broker import AsyncBroker
 from headrace.errors import DecodeError
@@ -9,7 +10,8 @@ from headrace.job import Job
 from headrace.keys import child_index
 from headrace.moves import ClaimedRow
 from headrace.wire import Chunk, Failure
-from headrace.workers.channel import Add
+from headrace.workers.channel import Add, EncodeRow
+from headrace.workers.courier.held_row import HeldRow
 from headrace.workers.courier.row import Row
 from headrace.workers.text.detokenizer import Detokenizer
 from headrace.workers.text.tokenizer import Tokenizer
@@ -21,19 +23,12 @@ log = logging.getLogger(__name__)
 class Start:
     """A row, and what tells the engine to begin it; None where the row has ended before it began."""
 
-    row: Row
-    add: Add | None
+    row: HeldRow
+    add: Add | EncodeRow | None
 
 
-class Intake:
-    """Makes rows for one connection to an engine."""
-
-    def __init__(self, broker: AsyncBroker, tokenizer: Tokenizer, worker: str, revision: str) -> None:
-        self._broker = broker
-        self._tokenizer = tokenizer
-        self._worker = worker
-        self._revision = revision
-        self._last_number = 0
+class TakesIn(Protocol):
+    """Makes rows for one connection to an engine; an intake for each kind of model."""
 
     async def start(self, claimed: ClaimedRow) -> Start:
         """Make a row of a claimed request.
@@ -43,6 +38,21 @@ class Intake:
         Raises:
             BrokerUnavailableError: what was published before cannot be read now.
         """
+        ...
+
+
+class Intake:
+    """Makes rows of requests for text."""
+
+    def __init__(self, broker: AsyncBroker, tokenizer: Tokenizer, worker: str, revision: str) -> None:
+        self._broker = broker
+        self._tokenizer = tokenizer
+        self._worker = worker
+        self._revision = revision
+        self._last_number = 0
+
+    async def start(self, claimed: ClaimedRow) -> Start:
+        """See ``TakesIn``."""
         self._last_number += 1
         try:
             job = Job.decode(claimed.job)
@@ -64,7 +74,7 @@ class Intake:
             raise DecodeError("what was published before does not follow from its tokens")
         row = Row(self._last_number, claimed, self._worker, (job, detokenizer))
         for chunk in published:
-            row.count(chunk.logprobs)
+            row.resume(chunk)
         return Start(row, Add(row.number, job.prompt_ids, output_ids, job.params))
 
     def _stillborn(self, claimed: ClaimedRow, message: str) -> Row:

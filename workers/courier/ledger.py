@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from headrace.batch_log import BatchRun
-from headrace.workers.channel import Tokens
+from headrace.workers.channel import Encoded, Tokens
 
 
 @dataclass(slots=True)
@@ -36,14 +36,14 @@ class Ledger:
         account = _Account(batch, set(rows))
         self._by_row |= dict.fromkeys(account.open_rows, account)
 
-    def step(self, message: Tokens) -> list[BatchRun]:
+    def step(self, message: Tokens | Encoded) -> list[BatchRun]:
         """Charge a step to the batches whose prompts it computed; return those that are complete with it."""
         for row, num_tokens in message.prompts:
             if account := self._by_row.get(row):
                 account.num_tokens += num_tokens
                 account.cost_ms += message.step_ms * num_tokens / max(1, message.num_tokens)
                 account.computed_rows.add(row)
-        return self._close(row for row, _, _ in message.tokens)
+        return self._close(message.ended)
 
     def sweep(self, is_computing: Callable[[int], bool]) -> list[BatchRun]:
         """Close the accounts of rows that have ended without a token: dropped, expired, handed back."""

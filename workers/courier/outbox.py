@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from headrace.moves import MAX_EMIT_ROWS, EmitRow, Emitted
-from headrace.workers.courier.row import Row
+from headrace.workers.courier.held_row import HeldRow
 
 
 class Outbox:
@@ -20,8 +20,8 @@ class Outbox:
 
     def __init__(self, renew_after_s: float) -> None:
         self._renew_after_s = renew_after_s
-        self._rows: dict[int, Row] = {}
-        self._by_id: dict[str, Row] = {}
+        self._rows: dict[int, HeldRow] = {}
+        self._by_id: dict[str, HeldRow] = {}
         self.num_taken = 0
         self.gone: Counter[str] = Counter()
 
@@ -29,7 +29,7 @@ class Outbox:
         return len(self._rows)
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[HeldRow, ...]:
         """Every row that has not left."""
         return tuple(self._rows.values())
 
@@ -58,7 +58,7 @@ class Outbox:
         """Some row has something to publish that should not wait for the next regular flush."""
         return any(row.urgent for row in self._rows.values())
 
-    def add(self, row: Row) -> Row | None:
+    def add(self, row: HeldRow) -> HeldRow | None:
         """Take a row in; return the row of an older claim of the same request, which is void now."""
         older = self._by_id.get(row.request_id)
         if older is not None:
@@ -68,13 +68,13 @@ class Outbox:
         self._by_id[row.request_id] = row
         return older
 
-    def find(self, number: int) -> Row | None:
+    def find(self, number: int) -> HeldRow | None:
         """The row of that number, unless it has left."""
         return self._rows.get(number)
 
-    def next_flush(self, now_s: float) -> list[tuple[Row, EmitRow]]:
+    def next_flush(self, now_s: float) -> list[tuple[HeldRow, EmitRow]]:
         """Rows for one call of ``emit``; those that were silent longest come first."""
-        flush: list[tuple[Row, EmitRow]] = []
+        flush: list[tuple[HeldRow, EmitRow]] = []
         for number in list(self._rows):
             row = self._rows[number]
             emit = row.next_emit(now_s, self._renew_after_s)
@@ -86,9 +86,9 @@ class Outbox:
                     break
         return flush
 
-    def settle(self, flush: Sequence[tuple[Row, EmitRow]], answer: Emitted) -> list[Row]:
+    def settle(self, flush: Sequence[tuple[HeldRow, EmitRow]], answer: Emitted) -> list[HeldRow]:
         """Take the server's answer to a flush; return the rows that have left, those still computing among them."""
-        gone: list[Row] = []
+        gone: list[HeldRow] = []
         for row, emit in flush:
             left = emit.request_id in answer.refused or row.acknowledge(emit)
             if left and self._rows.get(row.number) is row:
@@ -97,6 +97,6 @@ class Outbox:
                 self.gone["refused" if emit.request_id in answer.refused else emit.verb] += 1
         return gone
 
-    def _remove(self, row: Row) -> None:
+    def _remove(self, row: HeldRow) -> None:
         del self._rows[row.number]
         del self._by_id[row.request_id]

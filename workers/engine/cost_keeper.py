@@ -12,8 +12,7 @@ from headrace.errors import DeviceLostError, HeadraceError
 from headrace.workers.costs.cost_file import CostFile
 from headrace.workers.costs.refinement import Refiner, change
 from headrace.workers.costs.table import GUESSED_FIXED_MS, GUESSED_TOKEN_MS
-from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.measurement import Extent, Measurement
+from headrace.workers.engine.measurement import Extent, Measurement, Scratch
 from headrace.workers.engine.step_work import StepWork
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ class CostKeeper:
 
     Args:
         extent: of the table.
-        make_scratch: makes an engine over the same model whose memory is its own, for measuring.
+        make_scratch: makes an engine over the same model whose memory is its own.
         worker_class: that the costs are of.
         budget_ms: computing time of a measurement; 0 never measures, and keeps nothing on file.
         file: where the table is kept; None for nowhere.
@@ -41,7 +40,7 @@ class CostKeeper:
     def __init__(
         self,
         extent: Extent,
-        make_scratch: Callable[[], Engine],
+        make_scratch: Callable[[], Scratch],
         *,
         worker_class: str,
         budget_ms: int,

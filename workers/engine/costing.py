@@ -12,6 +12,7 @@ from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.measurement import Extent
 from headrace.workers.engine.models.model import Shape
 from headrace.workers.engine.settings import EngineSettings
+from headrace.workers.engine.text_scratch import TextScratch
 
 #: Prompts of so many full steps are measured together at most; more cost as many tokens do.
 _MAX_STEPS = 4
@@ -35,13 +36,12 @@ def keep_costs(
         max_length=max(1, min(shape.max_positions, settings.kv_tokens, settings.row_tokens) - 1),
         max_rows=settings.max_rows,
         max_tokens=max_tokens,
-        vocab_size=shape.vocab_size,
     )
     # Each row also draws a token, and its last page is seldom full.
     kv_tokens = max_tokens + settings.max_rows * (settings.page_size + 1)
     return CostKeeper(
         extent,
-        lambda: make_engine(kv_tokens),
+        lambda: TextScratch(make_engine(kv_tokens), shape.vocab_size),
         worker_class=key.worker_class,
         budget_ms=settings.measure_ms,
         file=CostFile(Path(settings.costs_dir), key) if settings.costs_dir else None,

@@ -1,17 +1,14 @@
 """Measures what prompts cost: steps of a scratch engine over the real model, smaller ones first, until time is up."""
 
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Protocol
 
 from headrace.errors import MeasurementError
-from headrace.job import SamplingParams
-from headrace.workers.channel import Add
 from headrace.workers.costs.building import build_table, isotonic
 from headrace.workers.costs.table import CostTable
-from headrace.workers.engine.engine import Engine
 
 _LENGTHS = (4, 16, 64, 256, 1024, 4096)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -33,13 +30,11 @@ class Extent:
         max_length: tokens of the longest prompt.
         max_rows: of the largest batch.
         max_tokens: measured at once at most; what lies beyond is estimated.
-        vocab_size: token ids are below it.
     """
 
     max_length: int
     max_rows: int
     max_tokens: int
-    vocab_size: int
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -55,9 +50,13 @@ class Extent:
     def sizes(self) -> list["Size"]:
         """What to measure: packed sizes first, for they tell most of the others; of either kind the smallest first."""
         cells = [Size((length,) * rows, False) for length in self.lengths for rows in self.batch_sizes]
-        packed = [Size(_mixed(tokens, self.max_rows), True) for tokens in _PACKED_TOKENS]
+        packed = [Size(_mixed(tokens, self.max_rows, self.max_length), True) for tokens in _PACKED_TOKENS]
         fitting = [
-            size for size in cells + packed if size.num_tokens <= self.max_tokens and size.rows[0] <= self.max_length
+            size
+            for size in cells + packed
+            if size.num_tokens <= self.max_tokens
+            and size.rows[0] <= self.max_length
+            and len(size.rows) <= self.max_rows
         ]
         return sorted(fitting, key=lambda size: (not size.packed, size.num_tokens, len(size.rows)))
 
@@ -85,28 +84,47 @@ class Size:
         return sum(self.rows)
 
 
+class Scratch(Protocol):
+    """What is measured: an engine whose rows, and memory, are nobody else's."""
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether a step would do anything."""
+        ...
+
+    def put(self, lengths: Sequence[int], *, packed: bool) -> None:
+        """Give it prompts of these lengths, to be computed back to back or, where it can, padded to the longest."""
+        ...
+
+    def step(self) -> str:
+        """Compute one step; return what went wrong, "" if nothing."""
+        ...
+
+    def clear(self) -> None:
+        """Forget what was put."""
+        ...
+
+
 class Measurement:
     """One run over the sizes, a step at a time, so that whoever has something better to do can do it in between.
 
     Args:
-        engine: a scratch engine: its pages, index and rows are nobody else's.
+        scratch: what is measured.
         extent: of the table.
         budget_ms: computing time, after which no further size is begun.
         clock_s: for tests.
     """
 
     def __init__(
-        self, engine: Engine, extent: Extent, budget_ms: float, clock_s: Callable[[], float] = time.perf_counter
+        self, scratch: Scratch, extent: Extent, budget_ms: float, clock_s: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._engine = engine
+        self._scratch = scratch
         self._extent = extent
         self._budget_ms = budget_ms
         self._clock_s = clock_s
-        self._random = random.Random(0)
         self._sizes = extent.sizes
         self._samples: dict[Size, list[float]] = {}
         self._sample_ms = 0.0
-        self._num_rows = 0
         # The first steps of a process are slower than all others.
         self._warm_up = self._sizes[:_MIN_PACKED]
         self.spent_ms = 0.0
@@ -129,18 +147,18 @@ class Measurement:
         Raises:
             MeasurementError: the step failed.
         """
-        if not self._engine.has_rows:
+        if not self._scratch.has_rows:
             if not self._warm_up and not self._choose():
                 return False
             self._begin((self._warm_up or self._sizes)[0])
         begin_s = self._clock_s()
-        tokens = self._engine.step()
+        error = self._scratch.step()
         step_ms = (self._clock_s() - begin_s) * 1000
-        if tokens.error:
-            raise MeasurementError(tokens.error)
+        if error:
+            raise MeasurementError(error)
         self.spent_ms += step_ms
         self._sample_ms += step_ms
-        if not self._engine.has_rows:
+        if not self._scratch.has_rows:
             if self._warm_up:
                 del self._warm_up[0]
             else:
@@ -149,7 +167,7 @@ class Measurement:
 
     def pause(self) -> None:
         """Give up the sample at hand: what is computed in between would count as its."""
-        self._engine.clear()
+        self._scratch.clear()
 
     def table(self) -> CostTable:
         """What was measured so far, estimated where nothing was.
@@ -178,23 +196,18 @@ class Measurement:
 
     def _begin(self, size: Size) -> None:
         self._sample_ms = 0.0
-        for length in size.rows:
-            self._num_rows += 1
-            # No two of them begin alike, or they would share what they compute.
-            first = self._num_rows % self._extent.vocab_size
-            rest = self._random.choices(range(self._extent.vocab_size), k=length - 1)
-            self._engine.add(Add(self._num_rows, (first, *rest), (), _ONE_TOKEN))
+        self._scratch.put(size.rows, packed=size.packed)
 
 
-def _mixed(num_tokens: int, max_rows: int) -> tuple[int, ...]:
-    """Prompts of different lengths, as traffic brings them: a half, a quarter, an eighth, and what is left."""
+def _mixed(num_tokens: int, max_rows: int, max_length: int) -> tuple[int, ...]:
+    """Prompts of different lengths, as traffic brings them: a half, a quarter, an eighth, and what is left.
+
+    Where a half would be too long, so many such groups as it takes.
+    """
     rows: list[int] = []
-    for part in (2, 4, 8)[: max_rows - 1]:
-        rows.append(num_tokens // part)
-    return (*rows, num_tokens - sum(rows))
-
-
-_ONE_TOKEN = SamplingParams(
-    max_tokens=1, min_tokens=0, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, stop=(), stop_token_ids=(),
-    ignore_eos=True,
-)  # fmt: skip
+    num_groups = -(-num_tokens // (2 * max_length))
+    for group in range(num_groups):
+        size = num_tokens * (group + 1) // num_groups - num_tokens * group // num_groups
+        parts = [size // part for part in (2, 4, 8)[: max_rows - 1]]
+        rows += [*parts, size - sum(parts)]
+    return tuple(sorted(rows, reverse=True))

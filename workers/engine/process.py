@@ -9,10 +9,6 @@ doubles the time of a step. The runtime reads both when torch is imported, befor
 """
 
 import logging
-import os
-import select
-import socket
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -20,25 +16,21 @@ from pathlib import Path
 
 import torch
 
-from headrace.errors import CONFIGURATION_STATUS, ConfigurationError, DecodeError, HeadraceError, InvalidRequestError
+from headrace.errors import DecodeError, InvalidRequestError
 from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.reference import ReferenceOperations
-from headrace.lifetime import end_with_parent, exit_on_sigterm, is_orphan
-from headrace.logs import configure
-from headrace.workers.channel import Add, Costs, Drop, Measure, Message, Ready, Tokens
+from headrace.workers.channel import Add, Costs, Drop, Measure, Message, Tokens
 from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.cost_keeper import CostKeeper
 from headrace.workers.engine.costing import keep_costs
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.link import CourierGoneError, CourierLink
+from headrace.workers.engine.link import CourierLink
+from headrace.workers.engine.listening import ORPHAN_CHECK_S, Served, listen, run_process
 from headrace.workers.engine.loading import load
-from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
+from headrace.workers.engine.settings import EngineSettings
 
 # By its own name, which as a program is "__main__".
 logger = logging.getLogger("headrace.workers.engine")
-
-# How often an idle engine looks whether its parent still lives, where no signal tells it.
-_ORPHAN_CHECK_S = 1.0
 
 
 def serve(settings: EngineSettings) -> None:
@@ -52,20 +44,7 @@ def serve(settings: EngineSettings) -> None:
     start_s = time.monotonic()
     engine, costs = _load(settings)
     logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
-    path = Path(settings.socket_path)
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        try:
-            listener.listen()
-            logger.info("listening on %s", path)
-            while not is_orphan(settings.parent_pid):
-                if select.select([listener], [], [], _ORPHAN_CHECK_S)[0]:
-                    _serve_courier(listener, engine, costs, settings)
-        finally:
-            path.unlink(missing_ok=True)
-            costs.save()
-    logger.info("the parent is gone")
+    listen(settings, Served(engine.kv_tokens, costs, partial(_turn, engine=engine, costs=costs), engine.clear))
 
 
 def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
@@ -102,31 +81,13 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
     return make(settings.kv_tokens), keep_costs(settings, loaded.model.config, device, make)
 
 
-def _serve_courier(listener: socket.socket, engine: Engine, costs: CostKeeper, settings: EngineSettings) -> None:
-    connection, _ = listener.accept()
-    logger.info("courier connected")
-    with connection:
-        link = CourierLink(connection)
-        try:
-            link.send(Ready(os.getpid(), settings.revision, settings.max_rows, engine.kv_tokens, costs.worker_class))
-            link.send(Costs(costs.tell()))
-            while not is_orphan(settings.parent_pid):
-                _turn(link, engine, costs)
-        except CourierGoneError as error:
-            logger.info("%s", error)
-        except DecodeError as error:
-            logger.error("courier hung up on: %s", error)
-        finally:
-            engine.clear()
-
-
 def _turn(link: CourierLink, engine: Engine, costs: CostKeeper) -> None:
     """Hear the courier, waiting only if there is nothing to compute; then take and send one step's tokens.
 
     Whoever runs ahead has started the step after it by then: sending, and hearing what comes next, delays no step.
     """
     is_idle = not engine.has_rows and not costs.is_measuring
-    for message in link.receive(_ORPHAN_CHECK_S if is_idle else 0):
+    for message in link.receive(ORPHAN_CHECK_S if is_idle else 0):
         _handle(message, link, engine, costs)
     if engine.has_rows:
         costs.give_way()
@@ -157,23 +118,8 @@ def _handle(message: Message, link: CourierLink, engine: Engine, costs: CostKeep
 
 
 def main() -> None:
-    """Run the process that the environment describes.
-
-    If it cannot be run, one line of log says why, and the exit status tells the supervisor not to try again.
-    """
-    configure("info")
-    exit_on_sigterm()
-    end_with_parent()
-    try:
-        text = os.environ.get(ENVIRONMENT_VARIABLE)
-        if text is None:
-            raise ConfigurationError(f"{ENVIRONMENT_VARIABLE} is not set")
-        settings = EngineSettings.from_json(text)
-        configure(settings.log_level)
-        serve(settings)
-    except HeadraceError as error:
-        logger.error("%s", error)
-        sys.exit(CONFIGURATION_STATUS)
+    """Run the process that the environment describes."""
+    run_process(serve)
 
 
 if __name__ == "__main__":

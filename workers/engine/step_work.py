@@ -1,5 +1,6 @@
 """What a step computed, as its price is learnt from it. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.workers.engine.fusion import Plan
@@ -40,8 +41,13 @@ class StepWork:
         prompts = tuple((c.sequence.row, c.num_tokens) for c in chunks if c.is_prefill)
         fresh = [chunk for chunk in chunks if not chunk.start]
         shape = None
-        if chunks and len(fresh) == len(chunks) and all(chunk.samples for chunk in chunks):
-            longest = max(chunk.num_tokens for chunk in chunks)
-            if longest * len(chunks) <= num_tokens * (1 + _MAX_PADDING):
-                shape = (longest, len(chunks))
+        if len(fresh) == len(chunks) and all(chunk.samples for chunk in chunks):
+            shape = shape_of([chunk.num_tokens for chunk in chunks])
         return cls(num_tokens, sum(chunk.num_tokens for chunk in fresh), prompts, shape)
+
+
+def shape_of(lengths: Sequence[int]) -> tuple[int, int] | None:
+    """(length, rows) of whole prompts of nearly one length; None of others, and of none."""
+    if not lengths or max(lengths) * len(lengths) > sum(lengths) * (1 + _MAX_PADDING):
+        return None
+    return max(lengths), len(lengths)

@@ -3,6 +3,7 @@
 import secrets
 from dataclasses import dataclass, replace
 
+from headrace.cache_key import cache_key
 from headrace.config import Settings
 from headrace.errors import InvalidRequestError
 from headrace.job import Job, SamplingParams
@@ -49,13 +50,15 @@ class Pricer:
             InvalidRequestError: ``field`` and the message name the first culprit and its limit.
         """
         max_tokens = self._check(request, prompt.ids, bad_words)
+        job = Job(prompt.ids, _sampling_params(request, max_tokens, bad_words), self._revision)
+        if self._settings.cache_entries and _can_be_kept(request):
+            job = replace(job, cache_key=cache_key(job.for_cache().encode(), blank.encoding))
         return replace(
             blank,
-            job=Job(prompt.ids, _sampling_params(request, max_tokens, bad_words), self._revision).encode(),
+            job=job.encode(),
+            cache_key=job.cache_key,
             cost_tokens=len(prompt.ids) + max_tokens,
             prompt_tokens=len(prompt.ids),
-            deadline_ms=request.deadline_ms or 0,
-            ttl_ms=request.ttl_ms or self._settings.result_ttl_ms,
             num_results=request.n,
             echo=self._echo(prompt).encode(blank.encoding) if request.echo else b"",
         )
@@ -81,8 +84,6 @@ class Pricer:
         ):
             if max(ids, default=0) >= self._tokenizer.vocab_size:
                 raise InvalidRequestError(f"{name}: token ids must be under {self._tokenizer.vocab_size}", field=name)
-        if request.ttl_ms is not None and request.ttl_ms > self._settings.max_result_ttl_ms:
-            raise InvalidRequestError(f"ttl_ms: at most {self._settings.max_result_ttl_ms}", field="ttl_ms")
         room = self._context - len(prompt_ids)
         if request.max_tokens is not None and request.max_tokens > room:
             raise InvalidRequestError(
@@ -93,6 +94,12 @@ class Pricer:
         if request.min_tokens > max_tokens:
             raise InvalidRequestError(f"min_tokens: at most max_tokens, {max_tokens}", field="min_tokens")
         return max_tokens
+
+
+def _can_be_kept(request: Request) -> bool:
+    """Whether the same request would be answered alike, in one chunk without a head."""
+    is_repeatable = request.temperature == 0 or request.seed is not None
+    return request.cache and is_repeatable and request.n == 1 and not request.echo
 
 
 def _sampling_params(request: Request, max_tokens: int, bad_words: tuple[tuple[int, ...], ...]) -> SamplingParams:

@@ -22,10 +22,13 @@ from headrace.faults import arm, fault_point
 from headrace.keys import LANES, RequestStream
 from headrace.moves import Admission, AdmitCall, ReapCall, admit_parts
 from headrace.workers.metrics import serving
-from headrace.workers.model_store.store import default_cache_dir, resolve
-from headrace.workers.scheduler.admission import Admitter
+from headrace.workers.model_store.store import ModelFolder, default_cache_dir, resolve
+from headrace.workers.scheduler.admission import Admits, Admitter
 from headrace.workers.scheduler.dispatcher import Dispatcher
+from headrace.workers.scheduler.encoder_admission import EncoderAdmitter
 from headrace.workers.scheduler.metrics import Tally, gather
+from headrace.workers.text.encoder_facts import is_encoder
+from headrace.workers.text.encoder_tokenizer import EncoderTokenizer
 from headrace.workers.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ _WORKER_LIFE_LEASES = 1
 class Scheduler:
     """The loop over one queue's streams."""
 
-    def __init__(self, broker: Broker, admitter: Admitter, settings: Settings) -> None:
+    def __init__(self, broker: Broker, admitter: Admits, settings: Settings) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._broker = broker
         self._admitter = admitter
@@ -177,7 +180,7 @@ class Scheduler:
         fault_point("admit.done")
         for admission, verdict in zip(admissions, verdicts, strict=True):
             self.tally.verdicts[verdict] += 1
-            if verdict != "queued":
+            if verdict not in ("queued", "cached"):
                 log.info("%s %s", verdict, admission.request_id)
 
     def _reap(self) -> None:
@@ -186,6 +189,17 @@ class Scheduler:
         if reaped.num_requeued or reaped.num_expired or reaped.num_dead:
             counts = (reaped.num_requeued, reaped.num_expired, reaped.num_dead)
             log.info("reaped: %d requeued, %d expired, %d dead", *counts)
+
+
+def admitter_of(folder: ModelFolder, settings: Settings) -> Admits:
+    """The admitter for a model: what may be asked follows from what it is.
+
+    Raises:
+        ModelError: the folder cannot be read.
+    """
+    if is_encoder(folder.path):
+        return EncoderAdmitter(EncoderTokenizer.from_folder(folder.path), folder.revision, settings)
+    return Admitter(Tokenizer.from_folder(folder.path), folder.revision, settings)
 
 
 def run(settings: Settings) -> None:
@@ -199,7 +213,7 @@ def run(settings: Settings) -> None:
     """
     arm(os.environ)
     folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
-    admitter = Admitter(Tokenizer.from_folder(folder.path), folder.revision, settings)
+    admitter = admitter_of(folder, settings)
     broker = Broker.connect(settings)
     broker.adopt_contract()
     scheduler = Scheduler(broker, admitter, settings)

@@ -37,24 +37,29 @@ def read_facts(folder: Path) -> ModelFacts:
     Raises:
         ModelError: a file is missing or damaged, or a needed field is.
     """
-    config = _read(folder / "config.json")
-    tokenizer_config = _read_if_there(folder / "tokenizer_config.json")
-    special_tokens = _read_if_there(folder / "special_tokens_map.json") | tokenizer_config
+    config = read_json(folder / "config.json")
+    tokenizer_config = read_json_if_there(folder / "tokenizer_config.json")
+    special_tokens = read_json_if_there(folder / "special_tokens_map.json") | tokenizer_config
     return ModelFacts(
-        vocab_size=_positive(folder, config, "vocab_size"),
+        vocab_size=positive(folder, config, "vocab_size"),
         # GPT-2 and GPT-J have a name of their own for it.
-        context_length=_positive(
+        context_length=positive(
             folder, config, "n_positions" if "n_positions" in config else "max_position_embeddings"
         ),
-        eos_token_ids=_eos_token_ids(folder, _read_if_there(folder / "generation_config.json"), config),
+        eos_token_ids=_eos_token_ids(folder, read_json_if_there(folder / "generation_config.json"), config),
         special_tokens=MappingProxyType(
-            {name: text for name in _SPECIAL_NAMES if (text := _token_text(special_tokens.get(name))) is not None}
+            {name: text for name in _SPECIAL_NAMES if (text := token_text(special_tokens.get(name))) is not None}
         ),
         chat_template=_chat_template(folder, tokenizer_config),
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of a model folder that holds one JSON object.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -66,11 +71,21 @@ def _read(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _read_if_there(path: Path) -> dict[str, Any]:
-    return _read(path) if path.is_file() else {}
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """The same of a file that need not be there; without it, an empty object.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    return read_json(path) if path.is_file() else {}
 
 
-def _positive(folder: Path, config: dict[str, Any], name: str) -> int:
+def positive(folder: Path, config: dict[str, Any], name: str) -> int:
+    """A field of ``config.json`` that must be a positive integer.
+
+    Raises:
+        ModelError: it is none, or missing.
+    """
     value = config.get(name)
     if not isinstance(value, int) or value < 1:
         raise ModelError(f"{folder}/config.json has no valid {name}")
@@ -86,7 +101,7 @@ def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _token_text(token: object) -> str | None:
+def token_text(token: object) -> str | None:
     """Read a token as either of the two forms in use: its text, or an object with its text and properties."""
     if isinstance(token, dict):
         token = token.get("content")

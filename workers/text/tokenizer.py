@@ -18,6 +18,31 @@ from headrace.workers.text.pieces import Pieces, read_pieces
 _OLDER_FILES = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
+def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    """Read the ``tokenizer.json`` of a folder in Hugging Face layout, without the limits of any task.
+
+    Raises:
+        ModelError: it is missing or damaged, or of an older format.
+    """
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        older = [name for name in _OLDER_FILES if (path / name).is_file()]
+        if older:
+            raise ModelError(
+                f"{path} has its tokenizer only in the older format {older[0]}; tokenizer.json is needed, which "
+                "transformers writes: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            )
+        raise ModelError(f"{path} has no tokenizer.json")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    # A folder may carry the limits of the task it was trained on; how long a text may be is not its decision.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 class Tokenizer:
     """What one model folder says about text.
 
@@ -43,24 +68,8 @@ class Tokenizer:
         Raises:
             ModelError: tokenizer.json or config.json is missing or damaged, or the tokenizer is of an older format.
         """
-        file = path / "tokenizer.json"
-        if not file.is_file():
-            older = [name for name in _OLDER_FILES if (path / name).is_file()]
-            if older:
-                raise ModelError(
-                    f"{path} has its tokenizer only in the older format {older[0]}; tokenizer.json is needed, which "
-                    "transformers writes: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-                )
-            raise ModelError(f"{path} has no tokenizer.json")
-        facts = read_facts(path)
-        try:
-            tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise ModelError(f"{file} cannot be read: {error}") from error
-        # A folder may carry the limits of the task it was trained on; how long a prompt may be is not its decision.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return cls(tokenizer, facts)
+        tokenizer = read_tokenizer(path)
+        return cls(tokenizer, read_facts(path))
 
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[tuple[int, ...]]:
         """Encode many texts in one call, in parallel.

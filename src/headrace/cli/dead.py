@@ -9,10 +9,10 @@ import typer
 from headrace.broker import Broker
 from headrace.cli.options import Json, Model, Port, Queue, RedisUrl, Set, load_settings
 from headrace.cli.printing import print_json
+from headrace.encoder_job import EncoderJob
 from headrace.errors import DecodeError
-from headrace.job import Job
 from headrace.producer import Client
-from headrace.producer.dead_letters import DeadRequest, choose, read_dead, replay
+from headrace.producer.dead_letters import DeadRequest, choose, decode_job, read_dead, replay
 
 app = typer.Typer(help="Requests given up as poison: look, send again, forget.", no_args_is_help=True)
 
@@ -110,6 +110,11 @@ def drop_dead(
 
 def _job(request: DeadRequest) -> dict[str, Any] | None:
     try:
-        return asdict(Job.decode(request.job))
+        job = decode_job(request.job)
     except DecodeError:
         return None
+    fields = asdict(job)
+    del fields["cache_key"]
+    if isinstance(job, EncoderJob):
+        fields["token_ids"] = [list(text) for text in job.texts()]
+    return fields

@@ -2,7 +2,7 @@
 -- admit: a lane's entries, oldest first, become queued requests, refusals or cancellations.
 -- KEYS[1] load
 -- ARGV    stream (its name behind the prefix), lane, tenant and its weight, lane_offset (tokens), limit_requests,
---         limit_tokens, tombstone_ttl_ms, then 13 an entry: entry, kind ('request' or 'cancel'), id, enc, verdict (an
+--         limit_tokens, tombstone_ttl_ms, then 14 an entry: entry, kind ('request' or 'cancel'), id, enc, verdict (an
 --         encoded error object, '' if valid), job ('' of one that was not tokenised, because its deadline was over),
 --         cost, prompt (tokens), deadline_ms (after the entry's own time, 0 none), reply, ttl_ms, n (results; more than
 --         one become children), echo (the encoded chunk that heads every result, '' none)
@@ -10,14 +10,14 @@
 -- twice   an entry counts once: when this call is the one that deletes it
 -- A request for n > 1 results forks: its own hash and stream only say where its children are and, at last, that all
 -- have ended. It costs nothing itself; each child is queued, priced and run as any request.
-local WIDTH = 13
+local WIDTH = 14
 local stream, lane, tenant, weight, offset = P .. ARGV[1], ARGV[2], ARGV[3], math.max(number(ARGV[4]), 1e-6), number(ARGV[5])
 local limit_requests, limit_tokens, tombstone_ttl = number(ARGV[6]), number(ARGV[7]), ARGV[8]
 local t, items, out = now(), {}, {}
 for a = 9, #ARGV, WIDTH do
   local item = {entry = ARGV[a], kind = ARGV[a+1], id = ARGV[a+2], enc = ARGV[a+3], verdict = ARGV[a+4], job = ARGV[a+5],
     cost = number(ARGV[a+6]), prompt = ARGV[a+7], deadline = number(ARGV[a+8]), reply = ARGV[a+9], ttl = ARGV[a+10],
-    n = number(ARGV[a+11]), echo = ARGV[a+12]}
+    n = number(ARGV[a+11]), echo = ARGV[a+12], key = ARGV[a+13]}
   if item.deadline > 0 then item.deadline = number(string.match(item.entry, '^%d+')) + item.deadline end
   items[#items+1] = item
 end
@@ -68,6 +68,17 @@ local function fork(item, ids)
   for _, id in ipairs(withdrawn) do withdraw(id, read(id, unpack(FINISH)), t) end
 end
 
+-- the whole answer that somebody else's request was given, as this one's only chunk
+local function answer(id, item, was)
+  local kept = recall(item.key, t)
+  if not kept then return false end
+  redis.call('HSET', REQUEST .. id, 'at', ':0:' .. kept.n, 'o', kept.o, 'prompt', item.prompt, 'reply', item.reply,
+    't_admit', int(t))
+  publish(id, item, kept.n .. (kept.n == '0' and '-2' or '-0'), kept.chunk, t)
+  settle(id, was, kept.reason, t)
+  return true
+end
+
 local function register(item)
   local id = item.id
   -- read here and not in a pass of its own: an earlier entry of this call may have the same id
@@ -84,6 +95,7 @@ local function register(item)
   if h.state == 'tomb' then finish(id, was, 'cancelled', t); return 'cancelled' end
   if item.verdict ~= '' then finish(id, was, 'error', t, item.verdict); return 'invalid' end
   if item.deadline > 0 and (item.deadline <= t or item.job == '') then finish(id, was, 'expired', t); return 'expired' end
+  if item.key ~= '' and answer(id, item, was) then return 'cached' end
   if not mine and (num_queued + item.n > limit_requests or num_tokens + item.n * item.cost > limit_tokens) then
     finish(id, was, 'error', t, failure(item.enc, 'overloaded', 'the backlog is over its limit: ' .. int(num_queued)
       .. ' requests, ' .. int(num_tokens) .. ' tokens; submit again later'))

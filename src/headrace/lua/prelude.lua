@@ -214,6 +214,35 @@ local function requeue(id, h, t, struck, max_strikes)
   return 'queued'
 end
 
+-- The response cache: `cache` holds answers by key, each behind a line of what is known of it; `cacheuse` orders the keys
+-- by their last use; `cachesum` has the bytes of all, and counts. All of it goes when nothing was kept for a life.
+local CACHE, CACHE_USE, CACHE_SUM = P .. 'cache', P .. 'cacheuse', P .. 'cachesum'
+
+-- a command on the cache; where somebody has spoilt its keys, all of it goes, because answers can be computed again
+local function on_cache(command, ...)
+  local reply = redis.pcall(command, ...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  redis.call('DEL', CACHE, CACHE_USE, CACHE_SUM)
+  return nil
+end
+
+local function forget(key, kept)
+  on_cache('HDEL', CACHE, key)
+  on_cache('ZREM', CACHE_USE, key)
+  on_cache('HINCRBY', CACHE_SUM, 'bytes', -#kept - #key)
+end
+
+-- the answer kept under a key: {n, o, reason, chunk}; nil where there is none, or it is too old
+local function recall(key, t)
+  local kept = on_cache('HGET', CACHE, key) or ''
+  local until_ms, n, o, reason, at = string.match(kept, '^(%d+) (%d+) (%d+) (%l+) ()')
+  if kept ~= '' and (not at or number(until_ms) <= t) then forget(key, kept); at = nil end
+  on_cache('HINCRBY', CACHE_SUM, at and 'hits' or 'misses', 1)
+  if not at then return nil end
+  on_cache('ZADD', CACHE_USE, int(t), key)
+  return {n = n, o = o, reason = reason, chunk = string.sub(kept, at)}
+end
+
 -- a new request's hash; `fields` are further names and values
 local function create(id, state, t, fields)
   redis.call('DEL', OUT .. id) -- of a namesake whose hash expired a moment earlier

@@ -13,7 +13,7 @@ from headrace.wire import Encoding
 #: Results in one call: a script holds the server for its whole run, and one of these costs it 30 us.
 MAX_ADMIT_ENTRIES = 64
 
-Admitted = Literal["queued", "invalid", "overloaded", "expired", "cancelled", "duplicate", "gone"]
+Admitted = Literal["queued", "cached", "invalid", "overloaded", "expired", "cancelled", "duplicate", "gone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Admission:
         ttl_ms: life of the result.
         num_results: more than one become children, each a request of its own.
         echo: the encoded chunk that heads every result, else b"".
+        cache_key: under which its answer may be kept already, else "".
     """
 
     entry: str
@@ -50,6 +51,7 @@ class Admission:
     ttl_ms: int
     num_results: int = 1
     echo: bytes = b""
+    cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class AdmitCall:
         for a in self.admissions:
             arguments += (a.entry, "cancel" if a.cancel else "request", a.request_id, a.encoding, a.refusal, a.job,
                           a.cost_tokens, a.prompt_tokens, a.deadline_ms, a.reply_to, a.ttl_ms,
-                          a.num_results, a.echo)  # fmt: skip
+                          a.num_results, a.echo, a.cache_key)  # fmt: skip
         return arguments
 
     def read(self, reply: object) -> list[Admitted]:

@@ -7,6 +7,7 @@ import pytest
 from tests.unit.cli.conftest import Headrace, bodies
 
 from headrace.broker import Broker
+from headrace.encoder_job import EncoderJob, EncoderParams, pack_ids
 from headrace.job import Job, SamplingParams, child_seed
 from headrace.keys import RequestStream
 
@@ -53,6 +54,24 @@ def test_list_as_json_holds_the_whole_job(headrace: Headrace, queue: Broker) -> 
         "revision": "rev1",
     }
     assert lost["job"] is None
+
+
+def test_requests_to_encoders_are_listed_with_their_texts_and_sent_again(headrace: Headrace, queue: Broker) -> None:
+    params = EncoderParams("max", dimensions=2, floats=True)
+    job = EncoderJob("embed", (2, 1), (2, 1), pack_ids([[1, 2], [3]]), params, "rev1")
+    _bury(queue, "a", job=job.encode())
+    (listed,) = (json.loads(line) for line in headrace("dead", "list", "--json")[1].splitlines())
+    assert (listed["job"]["task"], listed["job"]["token_ids"]) == ("embed", [[1, 2], [3]])
+    assert headrace("dead", "replay", "a")[0] == 0
+    expected = {"pooling": "max", "dimensions": 2, "encoding_format": "float"}
+    assert bodies(queue) == [{"task": "embed", "input": [[1, 2], [3]], **expected}]
+
+
+def test_texts_that_were_put_together_cannot_be_sent_again_and_stay(headrace: Headrace, queue: Broker) -> None:
+    job = EncoderJob("rerank", (3,), (2,), pack_ids([[1, 2, 3]]), EncoderParams(pairs=True), "rev1")
+    _bury(queue, "a", job=job.encode())
+    status, _, err = headrace("dead", "replay", "a")
+    assert (status, "submit it anew" in err, _ids(queue)) == (1, True, ["a"])
 
 
 def test_replay_sends_the_same_tokens_and_parameters_under_a_new_id(headrace: Headrace, queue: Broker) -> None:

@@ -16,6 +16,8 @@ NUMBERS: list[Any] = ["1", [1], {}, NAN, INF, -INF]
 WHOLE: list[Any] = [*NUMBERS, 1.5, True, 10**30]
 WRONG: dict[str, list[Any]] = {
     "v": [0, 2, "1", 1.5, True, None],
+    "task": ["", "embed", 7, None, ["generate"]],
+    "cache": ["yes", 1, 0, None],
     "id": ["", " a", "a b", "ä", "a/0", ":a", "a" * 129, 7, b"a", "a\n"],
     "prompt": ["", [], 7, b"text", [1, "2"], [-1], [2**31], [1.0], [True], {"a": 1}, [[1]]],
     "max_tokens": [*WHOLE, 0, -1, 2**31],

@@ -11,12 +11,11 @@ from headrace.workers.channel import Ready
 from headrace.workers.courier.claimer import Claimer
 from headrace.workers.courier.desk import Desk
 from headrace.workers.courier.engine_link import EngineLink
-from headrace.workers.courier.intake import Intake, Start
+from headrace.workers.courier.intake import Start
 from headrace.workers.courier.pulse import Pulse
 from headrace.workers.courier.reporter import Reporter
 from headrace.workers.courier.row import Row
 from headrace.workers.courier.watchdog import Watchdog
-from headrace.workers.text.tokenizer import Tokenizer
 
 CLAIMED_ROW = ClaimedRow("r", 1, 3, 3, "json", b"", 0, "")
 
@@ -50,12 +49,11 @@ def test_a_broker_that_goes_between_a_claim_and_its_reading_costs_no_row() -> No
     # Previously the error ended the courier, and all of its rows lost their leases.
     async def run() -> int:
         desk = Desk("w", Settings())
-        claimer = Claimer(
-            cast(AsyncBroker, None), cast(Tokenizer, None), Settings(), desk, Watchdog(desk, engine_timeout_ms=1_000)
-        )
         intake = FlakyIntake()
+        watchdog = Watchdog(desk, engine_timeout_ms=1_000)
+        claimer = Claimer(cast(AsyncBroker, None), Settings(), desk, watchdog, lambda *_: intake)
         claimed = Claimed("1-0", solo=False, rows=(CLAIMED_ROW,))
-        await claimer.begin(cast(EngineLink, QuietLink()), cast(Intake, intake), claimed)
+        await claimer.begin(cast(EngineLink, QuietLink()), intake, claimed)
         assert [row.request_id for row in desk.outbox.rows] == ["r"]
         return intake.num_tries
 

@@ -10,7 +10,9 @@ from headrace.async_broker import AsyncBroker
 from headrace.job import Job, SamplingParams, child_seed
 from headrace.moves import ClaimedRow
 from headrace.wire import Chunk, Echo, TokenLogprobs
+from headrace.workers.channel import Add
 from headrace.workers.courier.intake import Intake, Start
+from headrace.workers.courier.row import Row
 
 PARAMS = SamplingParams(50, 0, 1.0, 0, 1.0, 0.0, 7, (), (), False, logprobs=1)
 PUBLISHED = [
@@ -40,7 +42,8 @@ def start(
 
 def test_a_row_goes_on_behind_its_tokens_and_not_behind_its_echo() -> None:
     begun = start("a", 2)
-    assert begun.add is not None
+    assert isinstance(begun.add, Add)
+    assert isinstance(begun.row, Row)
     assert (begun.add.prompt_ids, begun.add.output_ids) == ((104, 105), (97, 98))
     begun.row.push(99, TokenLogprobs(-0.5, ()))
     begun.row.end("length")
@@ -57,6 +60,7 @@ def test_a_stop_string_ends_a_row_also_where_another_worker_held_its_beginning_b
     held_back = [Chunk(0, 0, (97, 98), "a")]
     for num_tokens, tokens, text in ((0, b"abcd", "a"), (2, b"cd", "")):
         row = start("a", num_tokens, params, held_back).row
+        assert isinstance(row, Row)
         for token_id in tokens:
             row.push(token_id)
         emit = row.next_emit(0.0, renew_after_s=100.0)
@@ -71,7 +75,7 @@ def test_each_of_several_results_draws_numbers_of_its_own_and_the_first_those_of
     seeds = []
     for name in ("a", "a/0", "a/1", "a/2"):
         add = start(name, 0).add
-        assert add is not None
+        assert isinstance(add, Add)
         seeds.append(add.params.seed)
     assert seeds == [7, 7, child_seed(7, 1), child_seed(7, 2)]
     assert len({child_seed(seed, index) for seed in range(50) for index in range(50)}) == 2500

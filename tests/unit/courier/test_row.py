@@ -97,7 +97,7 @@ def test_logprobs_go_out_a_token_each_and_their_sum_with_the_end() -> None:
 
 def test_the_sum_of_logprobs_goes_on_where_the_last_worker_stopped() -> None:
     row = make_row(logprobs=0, num_tokens=2, text="ab")
-    row.count([TokenLogprobs(-0.1, ()), TokenLogprobs(-0.2, ())])
+    row.resume(Chunk(0, 0, (97, 98), "ab", logprobs=(TokenLogprobs(-0.1, ()), TokenLogprobs(-0.2, ()))))
     row.push(99, TokenLogprobs(-0.3, ()))
     row.end("length")
     done = Chunk.decode(send(row).chunk).done
@@ -180,6 +180,7 @@ def test_a_refused_row_leaves_the_outbox() -> None:
     outbox.add(make_row(1))
     outbox.add(make_row(2))
     for row in outbox.rows:
+        assert isinstance(row, Row)
         push(row, "a")
     flush = outbox.next_flush(0.0)
     gone = outbox.settle(flush, Emitted(0, frozenset({"r1"})))

@@ -15,8 +15,9 @@ from headrace.workers.engine.cost_keeper import CostKeeper
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.measurement import Extent, Measurement
 from headrace.workers.engine.step_work import StepWork
+from headrace.workers.engine.text_scratch import TextScratch
 
-EXTENT = Extent(max_length=16, max_rows=2, max_tokens=32, vocab_size=97)
+EXTENT = Extent(max_length=16, max_rows=2, max_tokens=32)
 KEY = CostKey("cpu", "0123456789abcdef", "float32", 4, 16)
 GUESS = EXTENT.linear(30.0, 2.0)
 
@@ -37,9 +38,9 @@ class Bench:
         self.clock, self.num_engines = Clock(), 0
         self.file = CostFile(folder, KEY)
 
-        def make() -> Engine:
+        def make() -> TextScratch:
             self.num_engines += 1
-            return make_engine(kv_tokens=128, step_tokens=16)
+            return TextScratch(make_engine(kv_tokens=128, step_tokens=16), 97)
 
         self.keeper = CostKeeper(
             EXTENT, make, worker_class="c", budget_ms=budget_ms, file=self.file, clock_s=self.clock
@@ -190,7 +191,7 @@ def test_asked_to_it_measures_again_whatever_is_on_file(make_engine: Callable[..
 def test_a_measurement_that_fails_leaves_the_table_there_was(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    def no_memory() -> Engine:
+    def no_memory() -> TextScratch:
         raise error
 
     keeper = CostKeeper(EXTENT, no_memory, worker_class="c", budget_ms=50, file=CostFile(tmp_path, KEY))
@@ -201,7 +202,7 @@ def test_a_measurement_that_fails_leaves_the_table_there_was(
 
 
 def test_a_gpu_that_is_lost_while_it_measures_ends_the_process(tmp_path: Path) -> None:
-    def lost() -> Engine:
+    def lost() -> TextScratch:
         raise DeviceLostError("the GPU is lost")
 
     keeper = CostKeeper(EXTENT, lost, worker_class="c", budget_ms=50, file=CostFile(tmp_path, KEY))

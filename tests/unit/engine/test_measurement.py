@@ -12,9 +12,10 @@ from headrace.workers.costs.refinement import change
 from headrace.workers.costs.table import CostTable
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.measurement import Extent, Measurement
+from headrace.workers.engine.text_scratch import TextScratch
 
 Params = Callable[..., SamplingParams]
-EXTENT = Extent(max_length=64, max_rows=4, max_tokens=128, vocab_size=97)
+EXTENT = Extent(max_length=64, max_rows=4, max_tokens=128)
 
 
 def scratch(make_engine: Callable[..., Engine]) -> Engine:
@@ -36,7 +37,7 @@ class WorkClock:
 
 
 def measured(engine: Engine, budget_ms: float) -> tuple[Measurement, CostTable]:
-    measurement = Measurement(engine, EXTENT, budget_ms, WorkClock(engine))
+    measurement = Measurement(TextScratch(engine, 97), EXTENT, budget_ms, WorkClock(engine))
     while measurement.advance():
         pass
     return measurement, measurement.table()
@@ -53,7 +54,7 @@ def test_a_measured_table_holds_what_steps_cost(make_engine: Callable[..., Engin
 
 
 def test_real_steps_give_costs_that_grow(make_engine: Callable[..., Engine]) -> None:
-    measurement = Measurement(scratch(make_engine), EXTENT, 2_000)
+    measurement = Measurement(TextScratch(scratch(make_engine), 97), EXTENT, 2_000)
     while measurement.advance():
         pass
     table = measurement.table()
@@ -77,7 +78,7 @@ def test_the_least_budget_still_measures_what_a_table_needs(make_engine: Callabl
 def test_a_measurement_that_is_interrupted_at_any_step_measures_the_same(make_engine: Callable[..., Engine]) -> None:
     _, undisturbed = measured(scratch(make_engine), 1e9)
     engine = scratch(make_engine)
-    measurement = Measurement(engine, EXTENT, 1e9, WorkClock(engine))
+    measurement = Measurement(TextScratch(engine, 97), EXTENT, 1e9, WorkClock(engine))
     interrupts = count()
     while measurement.advance():
         if next(interrupts) % 7 == 3:
@@ -91,7 +92,7 @@ def test_measuring_changes_nothing_of_the_engine_that_serves(
 ) -> None:
     def tokens_of(disturbed: bool) -> tuple[list[int], int]:
         engine = make_engine(kv_tokens=64, max_rows=2)
-        measurement = Measurement(scratch(make_engine), EXTENT, 1e9)
+        measurement = Measurement(TextScratch(scratch(make_engine), 97), EXTENT, 1e9)
         engine.add(Add(1, tuple(range(3, 30)), (), params(max_tokens=12)))
         drawn: list[int] = []
         while engine.has_rows:
@@ -117,7 +118,7 @@ def test_a_step_that_fails_ends_the_measurement_with_its_reason(
     make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = scratch(make_engine)
-    measurement = Measurement(engine, Extent(64, 4, 128, vocab_size=97), 1e9)
+    measurement = Measurement(TextScratch(engine, 97), Extent(64, 4, 128), 1e9)
 
     def failing(*_: object) -> Iterator[None]:
         raise ArithmeticError("planted")

@@ -32,8 +32,15 @@ def test_a_submission_draws_an_id_and_a_seed_so_that_sent_twice_it_is_one_reques
     first, second = prepared(), prepared()
     assert first.request_id != second.request_id
     assert first.fields["seed"] != second.fields["seed"]
-    assert decode_body(first.body, "mp") == {"prompt": "hello", "seed": first.fields["seed"]}
+    assert decode_body(first.body, "mp") == {"prompt": "hello", "seed": first.fields["seed"], "cache": False}
     assert first.body == first.again(time.monotonic() + 9).body
+
+
+def test_only_answers_by_a_drawn_seed_are_kept_out_of_the_cache() -> None:
+    assert "cache" not in prepared(seed=5).fields
+    assert "cache" not in prepared(temperature=0).fields
+    assert prepared(cache=True).fields["cache"] is True
+    assert prepared(None, task="embed", input="hello").fields == {"task": "embed", "input": "hello"}
 
 
 def test_a_seed_and_an_id_that_are_given_stay() -> None:

@@ -1,0 +1,126 @@
+"""The process of an encoder's engine: ``python -m headrace.workers.encoder.process``, settings in ``HEADRACE_ENGINE``.
+
+It lives as the engine of a model that writes does (``headrace.workers.engine.process``).
+"""
+
+import logging
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from headrace.errors import ConfigurationError, DecodeError
+from headrace.kernels.encoder_reference import EncoderReference
+from headrace.workers.channel import Costs, Drop, Encode, Measure, Message
+from headrace.workers.costs.cost_file import CostFile, CostKey
+from headrace.workers.encoder.engine import EncoderEngine
+from headrace.workers.encoder.findings import Findings
+from headrace.workers.encoder.loading import LoadedEncoder, load_encoder
+from headrace.workers.encoder.runner import EncoderRunner
+from headrace.workers.encoder.scratch import EncoderScratch
+from headrace.workers.engine.cost_keeper import CostKeeper
+from headrace.workers.engine.device_name import device_name
+from headrace.workers.engine.link import CourierLink
+from headrace.workers.engine.listening import ORPHAN_CHECK_S, Served, listen, run_process
+from headrace.workers.engine.measurement import Extent
+from headrace.workers.engine.settings import EngineSettings
+
+# By its own name, which as a program is "__main__".
+logger = logging.getLogger("headrace.workers.encoder")
+
+#: Rows of the largest batch that is measured, where an engine takes fewer requests: each may bring many texts.
+_MIN_MEASURED_ROWS = 128
+
+
+def serve(settings: EngineSettings) -> None:
+    """Load the model, listen, and serve couriers until the parent is gone (or an exception ends it).
+
+    Raises:
+        ModelError: the model folder cannot be served.
+        ConfigurationError: encoders do not compute on this device.
+        OSError: the socket cannot be bound.
+    """
+    if settings.device != "cpu":
+        raise ConfigurationError(f"device {settings.device}: encoders compute on a CPU; set device to cpu")
+    torch.set_num_threads(settings.num_threads)
+    start_s = time.monotonic()
+    loaded = load_encoder(Path(settings.model_dir), EncoderReference(), getattr(torch, settings.dtype))
+    runner = EncoderRunner(loaded, batch_tokens=settings.step_tokens)
+    engine = make_engine(loaded, runner, settings.step_tokens)
+    costs = keep_costs(settings, loaded, runner)
+    logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
+    turn = partial(_turn, engine=engine, costs=costs)
+    listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear))
+
+
+def make_engine(loaded: LoadedEncoder, runner: EncoderRunner, step_tokens: int) -> EncoderEngine:
+    """Put an engine together.
+
+    Args:
+        loaded: the model.
+        runner: over it.
+        step_tokens: tokens computed in one step at most.
+    """
+    return EncoderEngine(runner, Findings(runner.width, loaded.sentences.normalise), step_tokens=step_tokens)
+
+
+def keep_costs(settings: EngineSettings, loaded: LoadedEncoder, runner: EncoderRunner) -> CostKeeper:
+    """Make the keeper of an encoder's costs."""
+    device = torch.device(settings.device)
+    name = device_name(device, settings.num_threads)
+    key = CostKey(name, settings.revision, settings.dtype, settings.page_size, settings.step_tokens)
+    vocab_size = loaded.encoder.model.config.vocab_size
+    extent = Extent(
+        max_length=runner.text_tokens,
+        max_rows=max(settings.max_rows, _MIN_MEASURED_ROWS),
+        max_tokens=settings.kv_tokens,
+    )
+    return CostKeeper(
+        extent,
+        lambda: EncoderScratch(runner, vocab_size, settings.step_tokens),
+        worker_class=key.worker_class,
+        budget_ms=settings.measure_ms,
+        file=CostFile(Path(settings.costs_dir), key) if settings.costs_dir else None,
+    )
+
+
+def _turn(link: CourierLink, engine: EncoderEngine, costs: CostKeeper) -> None:
+    """Hear the courier, waiting only if there is nothing to compute; then compute and send one step."""
+    is_idle = not engine.has_rows and not costs.is_measuring
+    for message in link.receive(ORPHAN_CHECK_S if is_idle else 0):
+        _handle(message, engine, costs)
+    if engine.has_rows:
+        costs.give_way()
+        begin_s = time.perf_counter()
+        encoded = engine.step()
+        step_ms = (time.perf_counter() - begin_s) * 1000
+        # Also of a step that completes no row: an engine that says nothing for long is taken for hung.
+        link.send(replace(encoded, step_ms=step_ms))
+        costs.observe(engine.work, step_ms)
+    else:
+        costs.use_idle_moment()
+    if (table := costs.news()) is not None:
+        link.send(Costs(table))
+
+
+def _handle(message: Message, engine: EncoderEngine, costs: CostKeeper) -> None:
+    match message:
+        case Encode():
+            engine.add(message)
+        case Drop():
+            engine.drop(message.rows)
+        case Measure():
+            costs.measure_again()
+        case _:
+            raise DecodeError(f"a courier does not say {message.kind!r} to an encoder")
+
+
+def main() -> None:
+    """Run the process that the environment describes."""
+    run_process(serve)
+
+
+if __name__ == "__main__":
+    main()
