@@ -35,7 +35,7 @@ _QUIET_OPENMP = {"GOMP_SPINCOUNT": "10000"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Sizes:
+class Sizes:
     """What an engine is given where the settings leave it to the device; 0 tokens: what there is memory for."""
 
     max_rows: int
@@ -43,11 +43,11 @@ class _Sizes:
     step_tokens: int
 
 
-_ON_CPU = _Sizes(max_rows=32, kv_tokens=32_768, step_tokens=512)
-_ON_GPU = _Sizes(max_rows=256, kv_tokens=0, step_tokens=2_048)
+ON_CPU = Sizes(max_rows=32, kv_tokens=32_768, step_tokens=512)
+ON_GPU = Sizes(max_rows=256, kv_tokens=0, step_tokens=2_048)
 #: An encoder keeps nothing of a row but its tokens: this is how far a worker reads ahead of its engine.
-_ENCODER_ON_CPU = _Sizes(max_rows=32, kv_tokens=65_536, step_tokens=2_048)
-_ENCODER_ON_GPU = _Sizes(max_rows=1_024, kv_tokens=262_144, step_tokens=65_536)
+_ENCODER_ON_CPU = Sizes(max_rows=32, kv_tokens=65_536, step_tokens=2_048)
+_ENCODER_ON_GPU = Sizes(max_rows=1_024, kv_tokens=262_144, step_tokens=65_536)
 
 
 def run(settings: Settings) -> int:
@@ -103,10 +103,10 @@ def run(settings: Settings) -> int:
         return Supervisor(stages, settings.restart_ms / 1000).run()
 
 
-def _sizes(*, encodes: bool, on_cpu: bool) -> _Sizes:
+def _sizes(*, encodes: bool, on_cpu: bool) -> Sizes:
     if encodes:
         return _ENCODER_ON_CPU if on_cpu else _ENCODER_ON_GPU
-    return _ON_CPU if on_cpu else _ON_GPU
+    return ON_CPU if on_cpu else ON_GPU
 
 
 def spare_cores(num_workers: int) -> int:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from headrace import __version__
 from headrace.cli import (
+    bench,
     cancel,
     costs,
     dead,
@@ -87,6 +88,7 @@ app.command("cancel")(cancel.cancel)
 app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")
 app.add_typer(costs.app, name="costs")
+app.add_typer(bench.app, name="bench")
 app.command("demo")(demo.demo)
 
 

@@ -36,9 +36,20 @@ class Report:
     rows: list[dict[str, object]] = field(default_factory=list)
 
     def add(
-        self, case: str, metric: str, value: float, unit: str, *, peer: str = "", peer_value: float | None = None
+        self,
+        case: str,
+        metric: str,
+        value: float,
+        unit: str,
+        *,
+        peer: str = "",
+        peer_value: float | None = None,
+        rounds: int | None = None,
     ) -> None:
-        """Add a value; ``ratio`` becomes value over peer_value where there is a peer."""
+        """Add a value; ``ratio`` becomes value over peer_value where there is a peer.
+
+        ``rounds`` says of how many measurements it is the median, where a script lets that depend on the time.
+        """
         self.rows.append(
             {
                 "date": datetime.now(UTC).date().isoformat(),
@@ -54,6 +65,7 @@ class Report:
                 "peer_value": peer_value,
                 "ratio": None if not peer_value else value / peer_value,
             }
+            | ({} if rounds is None else {"rounds": rounds})
         )
 
     def finish(self, *, save: bool) -> None:

@@ -1,0 +1,117 @@
+"""What cases share: the machine, the engine that is made once for several of them, and how long they may take."""
+
+import gc
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from headrace.bench.machine import Limits, Machine
+from headrace.bench.model_folder import write_model
+from headrace.errors import ConfigurationError
+from headrace.workers.engine.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        rounds: of which a case tells the median, >= 1.
+        budget_s: after which a case begins no further round; its first is always measured.
+        num_requests: of the throughput and of what is compared with it.
+    """
+
+    rounds: int = 5
+    budget_s: float = 120.0
+    num_requests: int = 256
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.budget_s <= 0:
+            raise ConfigurationError(f"{self.rounds} rounds within {self.budget_s:g} s: at least 1, and above 0 s")
+
+
+class Bench:
+    """One run over some cases. At most one engine is in the GPU's memory at a time; use it in a ``with``.
+
+    Args:
+        machine: where engines compute.
+        shapes: config.json of each shape.
+        effort: how much is measured.
+        folder: where models are written; default: the system's folder for temporary files.
+
+    Attributes:
+        machine: as given.
+        shapes: as given.
+        effort: as given.
+        results: values by case and metric, of the cases measured so far.
+    """
+
+    def __init__(
+        self, machine: Machine, shapes: Mapping[str, Mapping[str, Any]], effort: Effort, folder: Path | None = None
+    ) -> None:
+        self.machine = machine
+        self.shapes = shapes
+        self.results: dict[tuple[str, str], float] = {}
+        self.effort = effort
+        self._folder = folder
+        self._engine: tuple[str, Limits, Engine] | None = None
+        self._models: dict[str, TemporaryDirectory[str]] = {}
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+        for model in self._models.values():
+            model.cleanup()
+
+    def vocab_size(self, shape: str) -> int:
+        """Of a shape's model."""
+        return int(self.shapes[shape]["vocab_size"])
+
+    def rounds(self) -> Iterator[int]:
+        """Number the rounds of a case, as many as there is time for; the time runs from the first."""
+        begin_s = time.perf_counter()
+        for number in range(self.effort.rounds):
+            yield number
+            if time.perf_counter() - begin_s > self.effort.budget_s:
+                return
+
+    def engine(self, shape: str, limits: Limits | None = None) -> Engine:
+        """Give an engine with random weights, the last one if it was made for the same.
+
+        Args:
+            shape: whose.
+            limits: what it must hold; default: as a worker's engine.
+        """
+        limits = limits or Limits()
+        if self._engine is None or self._engine[:2] != (shape, limits):
+            self.release()
+            self._engine = (shape, limits, self.machine.engine(self.shapes[shape], limits))
+        engine = self._engine[2]
+        engine.clear()
+        return engine
+
+    def release(self) -> None:
+        """Give the engine's memory back, for processes that bring engines of their own."""
+        self._engine = None
+        gc.collect()
+        self.machine.release()
+
+    @contextmanager
+    def model(self, shape: str) -> Iterator[Path]:
+        """A shape's folder as a model is served from, written when it is first asked for; no engine is held then."""
+        self.release()
+        if shape not in self._models:
+            for other in self._models.values():
+                other.cleanup()
+            self._models.clear()
+            folder = TemporaryDirectory(prefix=f"headrace-{shape}-", dir=self._folder)
+            self._models[shape] = folder
+            write_model(Path(folder.name), self.shapes[shape], self.machine.device, self.machine.dtype)
+            self.machine.release()
+        yield Path(self._models[shape].name)
