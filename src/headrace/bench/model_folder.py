@@ -52,8 +52,7 @@ def write_model(folder: Path, config: Mapping[str, Any], device: torch.device, d
     """
     names = _Names()
     loader(config, names)(_Nowhere(), dtype)
-    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": EOS_ID}))
-    made_up_tokenizer(config["vocab_size"]).save(str(folder / "tokenizer.json"), pretty=False)
+    write_model_without_weights(folder, config)
     header, end = {}, 0
     for name, shape in names.shapes.items():
         num_bytes = torch.Size(shape).numel() * dtype.itemsize
@@ -67,3 +66,9 @@ def write_model(folder: Path, config: Mapping[str, Any], device: torch.device, d
         for name, shape in names.shapes.items():
             drawn = weights.tensor(name, shape, dtype).cpu()
             file.write(drawn.view(-1).view(torch.uint8).numpy().data)
+
+
+def write_model_without_weights(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write what a fleet reads of a model whose engine is a stand-in: configuration and tokenizer."""
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": EOS_ID}))
+    made_up_tokenizer(config["vocab_size"]).save(str(folder / "tokenizer.json"), pretty=False)
