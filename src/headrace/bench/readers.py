@@ -6,6 +6,7 @@ talk to the benchmark by lines of JSON: requests in, times and counts out, times
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,8 +19,8 @@ from headrace.config import Settings
 from headrace.errors import MeasurementError
 from headrace.producer.async_client import AsyncClient
 
-#: Enough that no reader keeps the fleet waiting: a process reads a few thousand chunks a second.
-_NUM_PROCESSES = 8
+#: A process reads a few thousand chunks a second; half of the cores are the fleet's.
+_NUM_PROCESSES = max(1, min(8, (os.cpu_count() or 1) // 2))
 #: A prompt and its number of tokens.
 Request = tuple[Sequence[int], int]
 
