@@ -1,7 +1,7 @@
 """How many tokens a second one courier takes from its engine to Redis, and what of a core that costs.
 
-The engine is a stand-in that gives each of 256 rows a token a step, as fast as it is told; scheduler, courier and server
-are the real ones, with a tokenizer of Qwen3's size. Nobody reads the results, so that only the fleet works.
+The engine is a stand-in that gives each of 256 rows a token a step, as fast as it is told; scheduler, courier and
+server are the real ones, with a tokenizer of Qwen3's size. Nobody reads the results, so that only the fleet works.
 """
 
 import os
@@ -20,7 +20,10 @@ from headrace.testing.servers import Server
 from headrace.workers.channel import SOCKET_VARIABLE
 from headrace.workers.model_store.store import resolve
 
-_PROFILE = "import cProfile,sys,runpy; sys.argv=['courier']; cProfile.run(\"runpy.run_module('headrace.workers.courier',run_name='__main__')\", {!r})"
+_PROFILE = """
+import cProfile, runpy
+cProfile.run("runpy.run_module('headrace.workers.courier', run_name='__main__')", {!r})
+"""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""An engine that computes nothing: every row gets a token a step, as fast as it is told, so that only its courier works.
+"""An engine that computes nothing: every row gets a token a step, at a given pace, so that only its courier works.
 
 ``python -m headrace.testing.fake_engine SOCKET REVISION STEP_MS MAX_ROWS VOCAB_SIZE`` serves one courier after the
 other.
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from headrace.lifetime import end_with_parent, exit_on_sigterm
-from headrace.workers.channel import Add, Drop, Ready, Tokens
+from headrace.workers.channel import Add, Drop, Finish, Ready, Tokens
 from headrace.workers.engine.link import CourierGoneError, CourierLink
 
 _KV_TOKENS = 1 << 24
@@ -49,11 +49,11 @@ def serve(listener: socket.socket, ready: Ready, step_ms: float, vocab_size: int
                 number += 1
                 for row in left:
                     left[row] -= 1
-                step = tuple(
+                step: list[tuple[int, int, Finish]] = [
                     (row, (row * 7 + number * 13) % vocab_size, "" if num else "length") for row, num in left.items()
-                )
+                ]
                 left = {row: num for row, num in left.items() if num}
-                link.send(Tokens(step, step_ms=step_ms, num_tokens=len(step)))
+                link.send(Tokens(tuple(step), step_ms=step_ms, num_tokens=len(step)))
                 next_s += step_ms / 1000
                 time.sleep(max(0.0, next_s - time.perf_counter()))
         except CourierGoneError:
