@@ -6,10 +6,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from headrace.config import Settings
+from headrace.encoder_result import Answer
 from headrace.errors import BrokerUnavailableError, InvalidRequestError
 from headrace.keys import Lane
+from headrace.producer.async_encoder_calls import AsyncEncoderCalls
 from headrace.producer.async_handle import AsyncHandle
 from headrace.producer.async_line import AsyncLine
+from headrace.producer.async_rounds import take_all
+from headrace.producer.encoder_submission import prepare_encoder
+from headrace.producer.encoding import EncoderCall
 from headrace.producer.options import (
     ATTACH_WAIT_S,
     SUBMIT_TIMEOUT_S,
@@ -23,7 +28,7 @@ from headrace.producer.submission import Durability, Via, prepare
 from headrace.wire import Encoding
 
 
-class AsyncClient:
+class AsyncClient(AsyncEncoderCalls):
     """Submits requests to one queue. Safe to share between the tasks of one event loop; connects at its first use.
 
     ::
@@ -110,6 +115,13 @@ class AsyncClient:
         except (GeneratorExit, asyncio.CancelledError):
             await handle.cancel()
             raise
+
+    async def _encode(
+        self, call: EncoderCall, timeout_s: float | None, texts_per_request: int, options: dict[str, Any]
+    ) -> list[Answer]:
+        limit_s = checked_seconds(self._timeout_s if timeout_s is None else timeout_s)
+        submissions = prepare_encoder(self.settings, call, texts_per_request, options, self._via)
+        return await take_all(self._line, submissions, limit_s)
 
     def attach(self, request_id: str, *, wait_s: float = ATTACH_WAIT_S) -> AsyncHandle:
         """A handle of a request that somebody else submitted: sends nothing until it is used; see ``Client.attach``."""

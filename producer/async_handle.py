@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from headrace.errors import BrokerUnavailableError, OverloadedError
 from headrace.keys import RequestStream
 from headrace.producer.async_line import AsyncLine
+from headrace.producer.async_rounds import take_round
 from headrace.producer.cutting import Cutter
-from headrace.producer.group import Group, Round
+from headrace.producer.group import Group
 from headrace.producer.options import checked_seconds
 from headrace.producer.outcome import Result, several_texts
 from headrace.producer.reading import Look, Pause, Read, Reading, Send, Step
@@ -104,7 +105,7 @@ class AsyncHandle:
         while not group.ended:
             step = group.next_round(time.monotonic())
             try:
-                pieces = await self._take_round(step, group)
+                pieces = await take_round(self._line, step, group)
             except (BrokerUnavailableError, OverloadedError) as error:
                 group.failed(error, time.monotonic())
                 continue
@@ -113,19 +114,6 @@ class AsyncHandle:
             for piece in pieces:
                 yield piece
         yield group.end()
-
-    async def _take_round(self, step: Round, group: Group) -> list[Chunk]:
-        if step.pause_s:
-            await asyncio.sleep(step.pause_s)
-        for submission in step.sends:
-            await self._line.send(submission)
-            group.sent()
-        broker = await self._line.broker()
-        for name in step.looks:
-            group.saw(name, (await broker.request_fields(name)).get("state"), time.monotonic())
-        if not step.reads:
-            return []
-        return group.got(step, await broker.chunks_of(step.reads, step.block_ms), time.monotonic())
 
     async def _take(self, step: Step, reading: Reading) -> list[Chunk]:
         match step:

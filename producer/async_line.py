@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from headrace.async_broker import AsyncBroker
@@ -13,7 +13,7 @@ from headrace.keys import RequestStream
 from headrace.moves import CancelCall, Submitted
 from headrace.producer.durability import FSYNC_SETTINGS, cannot_check, check_fsync
 from headrace.producer.patience import Patience
-from headrace.producer.submission import Submission, Via
+from headrace.producer.submission import Submission, Via, num_accepted
 
 T = TypeVar("T")
 
@@ -54,6 +54,15 @@ class AsyncLine:
             return submission.accepted(await broker.run(submission.call(self.settings)))
         except OverloadedError as error:
             raise OverloadedError(str(error), request_id=submission.request_id) from error
+
+    async def send_all(self, submissions: Sequence[Submission]) -> int:
+        """Submit together; see ``Line.send_all``."""
+        first = submissions[0]
+        if first.durability == "fsync" or first.via == "xadd":
+            await self.send(first)
+            return 1
+        calls = [submission.call(self.settings) for submission in submissions]
+        return num_accepted(submissions, await (await self.broker()).run_all(calls))
 
     async def cancel(self, request_id: str, stream: RequestStream, via: Via) -> str:
         """Ask for a request's end; return the state that it was in, "" where ``via`` does not tell."""

@@ -5,8 +5,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from headrace.config import Settings
+from headrace.encoder_result import Answer
 from headrace.errors import BrokerUnavailableError, InvalidRequestError
 from headrace.keys import Lane
+from headrace.producer.encoder_calls import EncoderCalls
+from headrace.producer.encoder_submission import prepare_encoder
+from headrace.producer.encoding import EncoderCall
 from headrace.producer.handle import Handle
 from headrace.producer.line import Line
 from headrace.producer.options import (
@@ -18,11 +22,12 @@ from headrace.producer.options import (
     settings_of,
     stream_of,
 )
+from headrace.producer.rounds import take_all
 from headrace.producer.submission import Durability, Via, prepare
 from headrace.wire import Encoding
 
 
-class Client:
+class Client(EncoderCalls):
     """Submits requests to one queue. Safe to share between threads; connects at its first use.
 
     ::
@@ -92,7 +97,7 @@ class Client:
                 that syncs every write before it answers.
             via: ``move`` or ``xadd``, default the client's.
             **fields: the other fields of ``headrace.request.Request``: ``max_tokens``, ``temperature``, ``seed``,
-                ``stop``, ``deadline_ms``, ``ttl_ms``, …
+                ``stop``, ``deadline_ms``, ``ttl_ms``, …; or with ``task``, of ``headrace.encoder_request``.
 
         Raises:
             InvalidRequestError: ``field`` names the culprit, the message its limit; nothing was sent.
@@ -145,6 +150,13 @@ class Client:
         except GeneratorExit:
             handle.cancel()
             raise
+
+    def _encode(
+        self, call: EncoderCall, timeout_s: float | None, texts_per_request: int, options: dict[str, Any]
+    ) -> list[Answer]:
+        limit_s = checked_seconds(self._timeout_s if timeout_s is None else timeout_s)
+        submissions = prepare_encoder(self.settings, call, texts_per_request, options, self._via)
+        return take_all(self._line, submissions, limit_s)
 
     def attach(self, request_id: str, *, wait_s: float = ATTACH_WAIT_S) -> Handle:
         """A handle of a request that somebody else submitted, perhaps in another life of this process.

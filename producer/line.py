@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from headrace.broker import Broker
@@ -13,7 +13,7 @@ from headrace.keys import RequestStream
 from headrace.moves import CancelCall, Submitted
 from headrace.producer.durability import FSYNC_SETTINGS, cannot_check, check_fsync
 from headrace.producer.patience import Patience
-from headrace.producer.submission import Submission, Via
+from headrace.producer.submission import Submission, Via, num_accepted
 
 T = TypeVar("T")
 
@@ -65,6 +65,18 @@ class Line:
             return submission.accepted(broker.run(submission.call(self.settings)))
         except OverloadedError as error:
             raise OverloadedError(str(error), request_id=submission.request_id) from error
+
+    def send_all(self, submissions: Sequence[Submission]) -> int:
+        """Submit together, in one round trip; return how many, from the first on, are in the queue.
+
+        Raises what ``send`` does; OverloadedError where the first one is refused.
+        """
+        first = submissions[0]
+        if first.durability == "fsync" or first.via == "xadd":
+            self.send(first)
+            return 1
+        calls = [submission.call(self.settings) for submission in submissions]
+        return num_accepted(submissions, self.broker().run_all(calls))
 
     def cancel(self, request_id: str, stream: RequestStream, via: Via) -> str:
         """Ask for a request's end; return the state that it was in, "" where ``via`` does not tell."""

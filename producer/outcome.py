@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from headrace.encoder_result import Answer, read_answer
 from headrace.errors import (
     CancelledError,
     DecodeError,
@@ -28,6 +29,7 @@ class Result:
         logprobs: a token each, where they were asked for.
         cumulative_logprob: their sum.
         echo: the prompt, where it was asked for; it is no part of ``text``.
+        answer: of a request to an encoder, what it answers.
         results: of a request with several, each of them in order; then ``text``, ``ids``, ``logprobs`` and ``echo`` are
             the first one's, ``reason`` and ``usage`` those of all.
     """
@@ -40,6 +42,7 @@ class Result:
     logprobs: tuple[TokenLogprobs, ...] = ()
     cumulative_logprob: float | None = None
     echo: Echo | None = None
+    answer: Answer | None = None
     results: tuple["Result", ...] = ()
 
     @property
@@ -73,6 +76,7 @@ class Result:
             tuple(token for piece in pieces for token in piece.logprobs),
             done.cumulative_logprob,
             next((piece.echo for piece in pieces if piece.echo is not None), None),
+            None if done.result is None else read_answer(done.result),
         )
 
 

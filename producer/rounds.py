@@ -1,11 +1,16 @@
-"""One round of reading several results: what a state machine asks for is done, and it is told what came of it."""
+"""Reading several results: what a state machine asks for is done, and it is told what came of it."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from headrace.encoder_result import Answer
+from headrace.errors import BrokerUnavailableError, OverloadedError
 from headrace.producer.group import Round
 from headrace.producer.line import Line
+from headrace.producer.parts import Parts
+from headrace.producer.submission import Submission
 from headrace.wire import Chunk
 
 
@@ -43,3 +48,41 @@ def take_round(line: Line, step: Round, rounds: Rounds) -> list[Chunk]:
     if not step.reads:
         return []
     return rounds.got(step, broker.chunks_of(step.reads, step.block_ms), time.monotonic())
+
+
+def take_all(line: Line, submissions: Sequence[Submission], timeout_s: float) -> list[Answer]:
+    """Send requests to an encoder and wait for their answers; those that are left when one fails are cancelled.
+
+    Raises:
+        RequestError: what became of the first one that failed.
+        TimeoutError: time is up.
+        BrokerUnavailableError: no server took a request within the line's patience.
+    """
+    parts = Parts(submissions, time.monotonic() + timeout_s)
+    try:
+        while not parts.ended:
+            if sends := parts.next_sends(time.monotonic()):
+                _send(line, parts, sends)
+                continue
+            step = parts.bundle.next_round(time.monotonic())
+            try:
+                pieces = take_round(line, step, parts.bundle)
+            except (BrokerUnavailableError, OverloadedError) as error:
+                parts.bundle.failed(error, time.monotonic())
+                continue
+            parts.take(pieces)
+    except BaseException:
+        with contextlib.suppress(BrokerUnavailableError, OverloadedError):
+            for name in parts.bundle.names:
+                line.cancel(name, submissions[0].stream, submissions[0].via)
+        raise
+    return parts.answers
+
+
+def _send(line: Line, parts: Parts, sends: Sequence[Submission]) -> None:
+    try:
+        num_sent = line.persist(lambda: line.send_all(sends))
+    except OverloadedError as error:
+        parts.refused(error)
+    else:
+        parts.went(num_sent, time.monotonic())

@@ -104,6 +104,16 @@ class Submission:
         return replace(self, fields={**self.fields, "deadline_ms": left_ms}, made_s=now_s)
 
 
+def num_accepted(submissions: Sequence[Submission], answers: Sequence[Submitted]) -> int:
+    """How many submissions, from the first on, are in the queue.
+
+    Raises:
+        OverloadedError: the first one was refused.
+    """
+    submissions[0].accepted(answers[0])
+    return next((i for i, answer in enumerate(answers) if answer.verdict == "overloaded"), len(answers))
+
+
 def prepare(
     settings: Settings,
     prompt: str | Sequence[int] | None,

@@ -14,11 +14,11 @@ from headrace.errors import (
     OverloadedError,
 )
 from headrace.moves import CancelCall
-from headrace.producer.bulk.bundle import Bundle
 from headrace.producer.bulk.errand import Errand
 from headrace.producer.bulk.failure import failure_fields
 from headrace.producer.bulk.names import current_name, request_name
 from headrace.producer.bulk.watch import Watch
+from headrace.producer.bundle import Bundle
 from headrace.producer.cutting import Cutter
 from headrace.producer.patience import Patience
 from headrace.producer.reading import Reading

@@ -1,10 +1,11 @@
 """Every command that asynchronous code sends to Redis: the courier and the asynchronous client."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import redis.asyncio
+import redis.exceptions
 
 from headrace.batch_log import BatchRun
 from headrace.config import Settings
@@ -61,6 +62,22 @@ class AsyncBroker:
                 script = self._scripts[call.move] = self.client.register_script(source(call.move))
             reply = await script(keys=[self.keys.load], args=call.arguments())
         return call.read(reply)
+
+    async def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+        """Send calls of one move together, so that they take one round trip; see ``Broker.run_all``."""
+        if not calls:
+            return []
+        answers = [await self.run(calls[0])]  # and its script is known to the server
+        script = self._scripts[calls[0].move]
+        with translated_async(self.settings):
+            pipe = self.client.pipeline(transaction=False)
+            for call in calls[1:]:
+                pipe.evalsha(script.sha, 1, self.keys.load, *call.arguments())
+            try:
+                replies = await pipe.execute()
+            except redis.exceptions.NoScriptError:  # the server has just started again; moves may be sent twice
+                return answers + [await self.run(call) for call in calls[1:]]
+        return answers + [call.read(reply) for call, reply in zip(calls[1:], replies, strict=True)]
 
     async def add_request(self, stream: RequestStream, request_id: str, encoding: Encoding, body: bytes) -> str:
         """Put a request into its stream with a plain XADD, as ``Broker.add_request`` does; return the entry."""

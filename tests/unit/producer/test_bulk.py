@@ -22,10 +22,10 @@ from headrace.errors import (
     UnknownRequestError,
 )
 from headrace.keys import REQUEST_ID_PATTERN
-from headrace.producer.bulk.bundle import Bundle
 from headrace.producer.bulk.failure import failure_fields
 from headrace.producer.bulk.many import check_prompts, request_of
 from headrace.producer.bulk.names import current_name, request_name, seed_of
+from headrace.producer.bundle import Bundle
 from headrace.producer.cutting import Cutter
 from headrace.producer.options import checked_id
 from headrace.producer.reading import Reading
