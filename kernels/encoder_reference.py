@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from headrace.errors import KernelError
 from headrace.kernels.encoder_table import Activation, Embeddings, EncoderBatch, Norm, Pooling
+from headrace.kernels.int8_linear import Int8Linear
 from headrace.kernels.reference import ReferenceOperations
 from headrace.kernels.table import Linear
 
@@ -97,6 +98,8 @@ class EncoderReference:
 
     def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
         """Multiply and add."""
+        if isinstance(linear, Int8Linear):
+            return linear.multiply(x, out=out)
         if linear.writes_out or out is None:
             return self._products.linear(x, linear, out=out)
         return out.copy_(self._products.linear(x, linear))

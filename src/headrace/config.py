@@ -136,8 +136,9 @@ class Settings(BaseSettings):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
         "cpu", description="where engines compute: cpu, cuda, or cuda:<index>"
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of weights and activations; auto: float32 on a CPU, bfloat16 on a GPU"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto",
+        description="of weights and activations; auto: float32 on a CPU, bfloat16 on a GPU; int8: encoders on a CPU",
     )
     num_threads: Annotated[int, Field(ge=0)] = Field(0, description="of an engine's products; 0: the cores to spare")
     max_rows: Annotated[int, Field(ge=0)] = Field(
@@ -226,7 +227,7 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"settings: {error}") from error
 
     @property
-    def engine_dtype(self) -> Literal["float32", "bfloat16", "float16"]:
+    def engine_dtype(self) -> Literal["float32", "bfloat16", "float16", "int8"]:
         """The dtype, chosen for the device where that is left to it."""
         if self.dtype != "auto":
             return self.dtype

@@ -19,10 +19,11 @@ from transformers import (
 )
 
 VOCAB = 211
+# Widths that vectors of a processor divide, as those of all real models: what is left over is rounded otherwise.
 BERT: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 48,
-    "intermediate_size": 80,
+    "intermediate_size": 96,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "max_position_embeddings": 520,
@@ -30,7 +31,7 @@ BERT: dict[str, Any] = {
 DISTILBERT: dict[str, Any] = {
     "vocab_size": VOCAB,
     "dim": 48,
-    "hidden_dim": 80,
+    "hidden_dim": 96,
     "n_layers": 3,
     "n_heads": 4,
     "max_position_embeddings": 512,

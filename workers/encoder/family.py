@@ -30,7 +30,7 @@ class FillNames:
         dense: from hidden states to the embeddings' width.
         norm: behind it.
         decoder: to the vocabulary.
-        bias: of the decoder; ``<decoder>.bias`` may stand for it.
+        bias: of the decoder; where the two are not tied, ``<decoder>.bias`` stands for it.
         activation: between dense and norm; None for the model's own.
     """
 

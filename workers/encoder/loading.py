@@ -11,6 +11,7 @@ import torch
 
 from headrace.errors import ModelError
 from headrace.kernels.encoder_table import EncoderOperations
+from headrace.kernels.table import Packer
 from headrace.workers.encoder.families import find_architecture
 from headrace.workers.encoder.family import Family, Task
 from headrace.workers.encoder.heads import Heads, load_classes, load_fill, load_pooler
@@ -63,13 +64,16 @@ class LoadedEncoder:
     mask_id: int | None
 
 
-def load_encoder(folder: Path, operations: EncoderOperations, dtype: torch.dtype) -> LoadedEncoder:
+def load_encoder(
+    folder: Path, operations: EncoderOperations, dtype: torch.dtype, *, block_packer: Packer | None = None
+) -> LoadedEncoder:
     """Load a folder in Hugging Face's layout, with or without sentence-transformers' files beside it.
 
     Args:
         folder: of the model.
         operations: the table to compute with.
         dtype: of weights and activations, whatever the files hold.
+        block_packer: lays out the weights of the transformer blocks; None for the table itself.
 
     Raises:
         ModelError: a file is missing or damaged, the family is not supported, or the configuration or the tensors are
@@ -77,7 +81,7 @@ def load_encoder(folder: Path, operations: EncoderOperations, dtype: torch.dtype
     """
     config = _read_json(folder / "config.json")
     with Checkpoint(folder) as checkpoint:
-        encoder = build_encoder(config, checkpoint, checkpoint.names, operations, dtype)
+        encoder = build_encoder(config, checkpoint, checkpoint.names, operations, dtype, block_packer=block_packer)
     sentences = load_sentences(folder, encoder.model.config.hidden_size, operations, dtype)
     return LoadedEncoder(encoder, sentences, _mask_id(folder))
 
@@ -88,6 +92,8 @@ def build_encoder(
     names: Iterable[str],
     operations: EncoderOperations,
     dtype: torch.dtype,
+    *,
+    block_packer: Packer | None = None,
 ) -> Encoder:
     """Build an encoder from a configuration and weights.
 
@@ -97,6 +103,7 @@ def build_encoder(
         names: of all of them.
         operations: the table to compute with.
         dtype: of weights and activations.
+        block_packer: as ``load_encoder``.
 
     Raises:
         ModelError: as ``load_encoder``.
@@ -106,7 +113,8 @@ def build_encoder(
     tensors = ReadTensors(checkpoint)
     top = Weights(tensors, operations, dtype)
     prefix = family.prefix if f"{family.prefix}embeddings.word_embeddings.weight" in tensors else ""
-    model = EncoderModel(shape, family, top.under(prefix), operations, dtype)
+    blocks = top if block_packer is None else Weights(tensors, block_packer, dtype)
+    model = EncoderModel(shape, family, top.under(prefix), blocks.under(prefix), operations, dtype)
     pooler = None
     if f"{prefix}{family.pooler}.weight" in tensors or (
         task == "ForSequenceClassification" and family.classes.dense is None
@@ -130,7 +138,8 @@ def _load_heads(headless: Encoder, top: Weights, tensors: ReadTensors) -> Heads:
         case "ForSequenceClassification":
             return Heads(pooler, classes=load_classes(shape, family, top, pooler))
         case "ForMaskedLM" | "ForPreTraining":
-            own_bias = family.fill.bias not in tensors
+            own = f"{family.fill.decoder}.bias"
+            own_bias = own in tensors and (not shape.tied or family.fill.bias not in tensors)
             words = headless.model.word_embeddings
             return Heads(pooler, fill=load_fill(shape, family, top, words, headless.operations, own_bias=own_bias))
         case "ForTokenClassification" | "ForQuestionAnswering":

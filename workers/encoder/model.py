@@ -48,6 +48,7 @@ class EncoderModel:
         config: its shape.
         family: its weights' names.
         weights: its weights, below the prefix that the checkpoint may have.
+        blocks: the same, for the transformer blocks, whose table may lay them out otherwise.
         operations: the table to compute with.
         dtype: of weights and activations.
 
@@ -56,7 +57,13 @@ class EncoderModel:
     """
 
     def __init__(
-        self, config: EncoderConfig, family: Family, weights: Weights, operations: EncoderOperations, dtype: torch.dtype
+        self,
+        config: EncoderConfig,
+        family: Family,
+        weights: Weights,
+        blocks: Weights,
+        operations: EncoderOperations,
+        dtype: torch.dtype,
     ) -> None:
         self.config = config
         self.dtype = dtype
@@ -70,7 +77,7 @@ class EncoderModel:
             norm=load_norm(tables, "LayerNorm", width, config.layer_norm_eps),
         )
         self._mapping = weights.linear({family.mapping: hidden}, width, bias=True) if family.mapping else None
-        loaded = {prefix: self._load(weights.under(prefix), family) for prefix in dict.fromkeys(config.blocks)}
+        loaded = {prefix: self._load(blocks.under(prefix), family) for prefix in dict.fromkeys(config.blocks)}
         self._blocks = [loaded[prefix] for prefix in config.blocks]
 
     def _load(self, weights: Weights, family: Family) -> _Block:

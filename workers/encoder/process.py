@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from headrace.errors import ConfigurationError, DecodeError
-from headrace.kernels.encoder_reference import EncoderReference
 from headrace.workers.channel import Costs, Drop, Encode, Measure, Message
 from headrace.workers.costs.cost_file import CostFile, CostKey
+from headrace.workers.encoder.assembly import load_for
 from headrace.workers.encoder.engine import EncoderEngine
 from headrace.workers.encoder.findings import Findings
-from headrace.workers.encoder.loading import LoadedEncoder, load_encoder
+from headrace.workers.encoder.loading import LoadedEncoder
 from headrace.workers.encoder.runner import EncoderRunner
 from headrace.workers.encoder.scratch import EncoderScratch
 from headrace.workers.engine.cost_keeper import CostKeeper
@@ -46,7 +46,7 @@ def serve(settings: EngineSettings) -> None:
         raise ConfigurationError(f"device {settings.device}: encoders compute on a CPU; set device to cpu")
     torch.set_num_threads(settings.num_threads)
     start_s = time.monotonic()
-    loaded = load_encoder(Path(settings.model_dir), EncoderReference(), getattr(torch, settings.dtype))
+    loaded = load_for(Path(settings.model_dir), torch.device(settings.device), settings.dtype)
     runner = EncoderRunner(loaded, batch_tokens=settings.step_tokens)
     engine = make_engine(loaded, runner, settings.step_tokens)
     costs = keep_costs(settings, loaded, runner)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from headrace.errors import DecodeError, InvalidRequestError
+from headrace.errors import ConfigurationError, DecodeError, InvalidRequestError
 from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.reference import ReferenceOperations
 from headrace.workers.channel import Add, Costs, Drop, Measure, Message, Tokens
@@ -38,8 +38,11 @@ def serve(settings: EngineSettings) -> None:
 
     Raises:
         ModelError: the model folder cannot be served.
+        ConfigurationError: the settings are those of an encoder.
         OSError: the socket cannot be bound.
     """
+    if settings.dtype == "int8":
+        raise ConfigurationError("int8 is for encoders; this model writes text: set dtype to float32 or bfloat16")
     torch.set_num_threads(settings.num_threads)
     start_s = time.monotonic()
     engine, costs = _load(settings)

@@ -19,7 +19,7 @@ class EngineSettings:
         model_dir: folder with config.json and safetensors.
         revision: of the model; the engine only passes it on in ``Ready``.
         device: cpu, cuda (torch's current one) or cuda:<index>.
-        dtype: of weights, activations and the key-value memory; float16 only on a GPU.
+        dtype: of weights, activations and the key-value memory; float16 only on a GPU, int8 only in encoders on a CPU.
         num_threads: threads of one operation, >= 1. An operation ends with its slowest thread: where other processes
             want the same cores, one thread is the fastest.
         max_rows: rows in flight at once, >= 1.
@@ -39,7 +39,7 @@ class EngineSettings:
     model_dir: str
     revision: str
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     num_threads: int = 1
     max_rows: int = 32
     kv_tokens: int = 16384
@@ -54,8 +54,10 @@ class EngineSettings:
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigurationError(f"dtype {self.dtype!r} is neither float32, bfloat16 nor float16")
+        if self.dtype not in ("float32", "bfloat16", "float16", "int8"):
+            raise ConfigurationError(f"dtype {self.dtype!r} is neither float32, bfloat16, float16 nor int8")
+        if self.dtype == "int8" and self.device != "cpu":
+            raise ConfigurationError("int8 is for encoders on a CPU; on a GPU set dtype to bfloat16 or float16")
         if self.dtype == "float16" and self.device == "cpu":
             raise ConfigurationError("float16 needs a GPU: its range is too small for what a CPU computes in it")
         for name in ("num_threads", "max_rows", "kv_tokens", "step_tokens", "page_size", "row_tokens"):

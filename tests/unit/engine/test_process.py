@@ -211,12 +211,19 @@ def test_an_idle_engine_measures_serves_in_between_and_reads_its_costs_at_the_ne
     assert CostTable.decode(kept.table) == CostTable.decode(again.table)
 
 
-@pytest.mark.parametrize("text", [None, '{"socket_path": "s", "model_dir": "/nowhere", "revision": "r"}'])
-def test_a_process_that_cannot_serve_says_so_and_fails(text: str | None) -> None:
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, ENVIRONMENT_VARIABLE),
+        ('{"socket_path": "s", "model_dir": "/nowhere", "revision": "r"}', "/nowhere"),
+        ('{"socket_path": "s", "model_dir": "/nowhere", "revision": "r", "dtype": "int8"}', "int8 is for encoders"),
+    ],
+)
+def test_a_process_that_cannot_serve_says_so_and_fails(text: str | None, told: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != ENVIRONMENT_VARIABLE}
     if text is not None:
         environment[ENVIRONMENT_VARIABLE] = text
     ended = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == CONFIGURATION_STATUS
     assert "Traceback" not in ended.stderr
-    assert "nowhere" in ended.stderr or ENVIRONMENT_VARIABLE in ended.stderr
+    assert told in ended.stderr

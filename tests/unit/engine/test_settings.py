@@ -18,6 +18,7 @@ def test_settings_survive_the_environment() -> None:
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "color": 1}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "dtype": "int4"}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "dtype": "float16"}',
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "dtype": "int8", "device": "cuda"}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "num_threads": 0}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "kv_tokens": 0}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "device": "cuda", "memory_fraction": 1.5}',
