@@ -83,7 +83,8 @@ _INERT = (
     "pooler_num_fc_layers",
     "pooler_size_per_head",
     "return_dict",
-    "sentence_transformers",
+    "torchscript",
+    "use_bfloat16",
 )
 _PROBLEMS: tuple[Problem, ...] = ("single_label_classification", "multi_label_classification", "regression")
 

@@ -17,6 +17,7 @@ from headrace.kernels.encoder_table import Activation, EncoderOperations, Poolin
 from headrace.kernels.table import Linear
 from headrace.workers.engine.checkpoint import Checkpoint
 from headrace.workers.engine.models.fields import Fields
+from headrace.workers.text.encoder_facts import text_limit
 
 _MODES: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
@@ -81,7 +82,7 @@ def load_sentences(folder: Path, hidden: int, operations: EncoderOperations, dty
     """
     path = folder / "modules.json"
     if not path.exists():
-        return Sentences(max_tokens=_max_tokens(folder))
+        return Sentences(max_tokens=text_limit(folder))
     pooling: Pooling | None = None
     projections: list[Projection] = []
     normalise = False
@@ -100,7 +101,7 @@ def load_sentences(folder: Path, hidden: int, operations: EncoderOperations, dty
             raise ModelError(f"{path}: a module {kind} in this place is not supported")
     if pooling is None:
         raise ModelError(f"{path}: there is no pooling among the modules")
-    return Sentences(pooling, tuple(projections), normalise, _max_tokens(folder))
+    return Sentences(pooling, tuple(projections), normalise, text_limit(folder))
 
 
 def read_pooling(path: Path, hidden: int) -> Pooling:
@@ -139,19 +140,14 @@ def _load_projection(folder: Path, width: int, operations: EncoderOperations, dt
     if named not in _DENSE_ACTIVATIONS:
         raise fields.refusal("activation_function", named)
     has_bias = fields.get("bias", bool, True)
+    for name in ("module_input_name", "module_output_name"):
+        fields.only(name, "sentence_embedding")
     fields.refuse_unknown()
     with Checkpoint(folder) as checkpoint:
         weight = checkpoint.tensor("linear.weight", (outputs, inputs), dtype)
         bias = checkpoint.tensor("linear.bias", (outputs,), dtype) if has_bias else None
         linear = operations.pack_linear(weight, None if bias is None else operations.hold(bias))
     return Projection(linear, _DENSE_ACTIVATIONS[named], outputs)
-
-
-def _max_tokens(folder: Path) -> int | None:
-    path = folder / "sentence_bert_config.json"
-    if not path.exists():
-        return None
-    return Fields(_read(path, dict), str(path)).find("max_seq_length", int)
 
 
 def _module(module: Any, path: Path) -> tuple[str, str]:

@@ -23,6 +23,7 @@ _HEADS: Mapping[str, tuple[Task, ...]] = {
     "ForTokenClassification": ("embed", "rerank"),
     "ForQuestionAnswering": ("embed", "rerank"),
 }
+_NO_LIMIT = 1 << 31
 _ARCHITECTURES = {family + head: (family, head) for family in _FAMILIES for head in _HEADS}
 
 
@@ -102,8 +103,24 @@ def _max_length(folder: Path, config: dict[str, Any], *, has_offset: bool) -> in
     if has_offset:
         pad_id = config.get("pad_token_id")
         positions -= 1 + (pad_id if isinstance(pad_id, int) else 1)
-    trained = read_json_if_there(folder / "sentence_bert_config.json").get("max_seq_length")
-    return min(positions, trained) if isinstance(trained, int) and trained > 0 else positions
+    return min(positions, text_limit(folder) or positions)
+
+
+def text_limit(folder: Path) -> int | None:
+    """Tokens to which a folder wants texts cut, None where it does not say.
+
+    Old versions of sentence-transformers wrote it into a file of their own, new ones leave it to the tokenizer.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    places = (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length"))
+    for file, name in places:
+        limit = read_json_if_there(folder / file).get(name)
+        # A tokenizer without a limit says 10 ** 30.
+        if isinstance(limit, int) and 0 < limit < _NO_LIMIT:
+            return limit
+    return None
 
 
 def _width(folder: Path, config: dict[str, Any]) -> int:
