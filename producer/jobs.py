@@ -23,12 +23,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from headrace.encoder_result import Classification, Embeddings, Filling, Ranking
 from headrace.errors import InvalidRequestError
+from headrace.producer.bulk.encode import call_of, run_encoder
 from headrace.producer.bulk.errand import Errand
 from headrace.producer.bulk.many import ManyRun
 from headrace.producer.bulk.one import run_one
 from headrace.producer.client import Client
 from headrace.producer.dead_letters import choose, read_dead, replay
+from headrace.producer.encoding import (
+    TEXTS_PER_REQUEST,
+    join_embeddings,
+    join_labels,
+    join_masks,
+    join_rankings,
+    joined,
+)
 from headrace.stock import take_stock as count_stock
 
 
@@ -77,6 +87,71 @@ def generate_many(prompts: Sequence[object], **options: Any) -> list[dict[str, A
     """
     with Errand() as errand:
         return ManyRun(errand, prompts, {"lane": "bulk", **options}).run()
+
+
+def embed(input: Any, **options: Any) -> list[float] | list[list[float]]:
+    """Have an encoder turn texts into vectors; return one for one text, and for a list of them a list, in its order.
+
+    Many texts become several requests. The job's meta counts them: ``state``, ``total``, ``done``, ``request_id``.
+
+    Args:
+        input: a text or its token ids, or a list of either.
+        **options: ``pooling``, ``normalize``, ``dimensions``, ``truncate``, …, and ``lane``, ``tenant``, ``encoding``
+            and ``durability``.
+
+    Raises:
+        InvalidRequestError: a field breaks a rule; RQ does not try again, nor after the two that follow.
+        ExpiredError: its deadline passed.
+        CancelledError: somebody cancelled it.
+        OverloadedError: the backlog is over its limit; RQ tries again if it was told to.
+        FailedError: the fleet gave it up; the same.
+    """
+    call = call_of("embed", {"input": input})
+    with Errand() as errand:
+        found = joined(run_encoder(errand, call, options), join_embeddings, Embeddings)
+    vectors: list[list[float]] = found.fields("json", floats=True)["embeddings"]
+    return vectors[0] if call.divided is None else vectors
+
+
+def classify(input: Any, text_pair: Any = None, **options: Any) -> list[Any]:
+    """Have an encoder give texts, or pairs of them, their labels; as ``embed``, with ``top_k``.
+
+    Returns:
+        Of one text the labels, each ``{"label": …, "score": …}``, the highest score first; of a list, a list of these.
+    """
+    call = call_of("classify", {"input": input, "text_pair": text_pair})
+    with Errand() as errand:
+        found = joined(run_encoder(errand, call, options), join_labels, Classification)
+    labels: list[Any] = found.fields()["labels"]
+    return labels[0] if call.divided is None else labels
+
+
+def rerank(query: str, documents: Sequence[str], top_n: int = 0, **options: Any) -> list[dict[str, Any]]:
+    """Have an encoder put documents in the order in which they answer a query; as ``embed``.
+
+    Returns:
+        ``{"index": …, "score": …}`` of each document, or of the ``top_n`` best.
+    """
+    call = call_of("rerank", {"query": query, "documents": documents, "top_n": top_n})
+    with Errand() as errand:
+        answers = run_encoder(errand, call, options)
+    found = joined(answers, lambda parts: join_rankings(parts, TEXTS_PER_REQUEST, top_n), Ranking)
+    documents_found: list[dict[str, Any]] = found.fields()["documents"]
+    return documents_found
+
+
+def fill(input: Any, **options: Any) -> list[Any]:
+    """Have an encoder find what may stand where texts have a mask; as ``embed``, with ``top_k``.
+
+    Returns:
+        Of one text its masks, each ``{"position": …, "candidates": [{"id": …, "text": …, "score": …}, …]}``; of a list,
+        a list of these.
+    """
+    call = call_of("fill", {"input": input})
+    with Errand() as errand:
+        found = joined(run_encoder(errand, call, options), join_masks, Filling)
+    masks: list[Any] = found.fields()["masks"]
+    return masks[0] if call.divided is None else masks
 
 
 def measure_costs(worker_class: str = "") -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from headrace.encoder_result import Answer, read_answer
-from headrace.errors import DecodeError, OverloadedError
+from headrace.errors import CancelledError, DecodeError, OverloadedError
 from headrace.producer.bundle import Bundle
 from headrace.producer.cutting import Cutter
 from headrace.producer.reading import Reading
@@ -39,15 +39,27 @@ class Parts:
         self._answers: list[Answer | None] = [None] * len(submissions)
         self._end_s = end_s
         self._is_full = False
+        self._is_withdrawn = False
 
     @property
     def ended(self) -> bool:
         """All answers are there."""
-        return not self._waiting and not self.bundle
+        return not self.bundle and (self._is_withdrawn or not self._waiting)
+
+    @property
+    def num_done(self) -> int:
+        """Requests whose answers are there."""
+        return sum(answer is not None for answer in self._answers)
 
     @property
     def answers(self) -> list[Answer]:
-        """An answer a request, once all has ended."""
+        """An answer a request, once all has ended.
+
+        Raises:
+            CancelledError: some were withdrawn.
+        """
+        if self._is_withdrawn:
+            raise CancelledError("the call was withdrawn")
         return [answer for answer in self._answers if answer is not None]
 
     def next_sends(self, now_s: float) -> list[Submission]:
@@ -56,8 +68,12 @@ class Parts:
         Raises:
             ExpiredError: the deadline of one has passed while it waited to be sent.
         """
-        room = 0 if self._is_full else min(IN_FLIGHT - len(self.bundle), _MAX_SENDS)
+        room = 0 if self._is_full or self._is_withdrawn else min(IN_FLIGHT - len(self.bundle), _MAX_SENDS)
         return [submission.again(now_s) for _, submission in islice(self._waiting, max(0, room))]
+
+    def withdraw(self) -> None:
+        """Send nothing more. Another thread may call it."""
+        self._is_withdrawn = True
 
     def went(self, num_sent: int, now_s: float) -> None:
         """Take that so many of them, from the first on, are in the queue."""

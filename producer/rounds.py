@@ -60,22 +60,27 @@ def take_all(line: Line, submissions: Sequence[Submission], timeout_s: float) ->
     """
     parts = Parts(submissions, time.monotonic() + timeout_s)
     try:
-        while not parts.ended:
-            if sends := parts.next_sends(time.monotonic()):
-                _send(line, parts, sends)
-                continue
-            step = parts.bundle.next_round(time.monotonic())
-            try:
-                pieces = take_round(line, step, parts.bundle)
-            except (BrokerUnavailableError, OverloadedError) as error:
-                parts.bundle.failed(error, time.monotonic())
-                continue
-            parts.take(pieces)
+        return drive(line, parts)
     except BaseException:
         with contextlib.suppress(BrokerUnavailableError, OverloadedError):
             for name in parts.bundle.names:
                 line.cancel(name, submissions[0].stream, submissions[0].via)
         raise
+
+
+def drive(line: Line, parts: Parts) -> list[Answer]:
+    """Send requests and wait for their answers; raises what ``take_all`` does, and cancels nothing."""
+    while not parts.ended:
+        if sends := parts.next_sends(time.monotonic()):
+            _send(line, parts, sends)
+            continue
+        step = parts.bundle.next_round(time.monotonic())
+        try:
+            pieces = take_round(line, step, parts.bundle)
+        except (BrokerUnavailableError, OverloadedError) as error:
+            parts.bundle.failed(error, time.monotonic())
+            continue
+        parts.take(pieces)
     return parts.answers
 
 

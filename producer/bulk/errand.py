@@ -54,8 +54,11 @@ class Errand:
                 raise InvalidRequestError(f"{field}: a job's request is named after the job", field=field)
         manner = {key: options.get(key, default) for key, default in _MANNERS.items()}
         fields = {key: value for key, value in options.items() if key not in _MANNERS}
-        if fields.get("seed") is None:
+        if fields.get("seed") is None and "task" not in fields:
+            # Always the same one; but nobody chose it, and nobody else's request will have it.
             fields["seed"] = seed_of(name)
+            if fields.get("temperature", 1.0) != 0:
+                fields.setdefault("cache", False)
         return prepare(self.settings, prompt, messages, fields, request_id=name, via="move", **manner)
 
     def __enter__(self) -> Self:

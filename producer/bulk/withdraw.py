@@ -7,6 +7,7 @@ from headrace.config import Settings
 from headrace.connection import open_client
 from headrace.errors import InvalidRequestError
 from headrace.moves import CancelCall
+from headrace.producer.bulk.encode import TASKS, call_of, names_of
 from headrace.producer.bulk.fleet_job import RefusedJobError
 from headrace.producer.bulk.many import check_prompts, request_of
 from headrace.producer.bulk.names import current_name, request_name
@@ -37,6 +38,8 @@ def _names(job: Job, settings: Settings) -> list[str]:
         options = dict(job.kwargs)
         if function == "generate":
             return [request_name(job.id, options.get("tenant", ""))]
+        if function in TASKS:
+            return names_of(job.id, call_of(function, options), options.get("tenant", ""))
         if function != "generate_many":
             return []
         prompts = options.pop("prompts", job.args[0] if job.args else None)

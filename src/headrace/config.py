@@ -36,7 +36,9 @@ Objective = Literal["total", "mean", "misses"]
 #: When a window is handed over; ``headrace.workers.scheduler.trigger``.
 Trigger = Literal["hungry", "lazy", "half_goal"]
 #: A function of ``headrace.producer.jobs``.
-RqJob = Literal["generate", "generate_many", "measure_costs", "take_stock", "replay_dead"]
+RqJob = Literal[
+    "generate", "generate_many", "embed", "classify", "rerank", "fill", "measure_costs", "take_stock", "replay_dead"
+]
 
 
 class Settings(BaseSettings):

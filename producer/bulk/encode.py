@@ -1,0 +1,75 @@
+"""The jobs ``embed``, ``classify``, ``rerank`` and ``fill``: a call of an encoder, from its texts to their answer."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headrace.encoder_result import Answer
+from headrace.errors import HeadraceError, InvalidRequestError
+from headrace.moves import CancelCall
+from headrace.producer.bulk.errand import Errand
+from headrace.producer.bulk.names import current_name, request_name
+from headrace.producer.bulk.watch import Watch
+from headrace.producer.encoding import TEXTS_PER_REQUEST, EncoderCall
+from headrace.producer.parts import Parts
+from headrace.producer.rounds import drive
+
+TASKS = ("embed", "classify", "rerank", "fill")
+
+
+def call_of(task: str, fields: Mapping[str, Any]) -> EncoderCall:
+    """The texts of a job, by its arguments.
+
+    Raises:
+        InvalidRequestError: there are none, or they do not fit together.
+    """
+    if task == "rerank":
+        documents = fields.get("documents")
+        if not isinstance(documents, list):
+            raise InvalidRequestError("documents: must be a list of texts", field="documents")
+        top_n = fields.get("top_n", 0)
+        return EncoderCall("rerank", {"documents": documents}, {"query": fields.get("query"), "top_n": top_n})
+    if task in ("embed", "classify", "fill"):
+        return EncoderCall.of_input(task, fields.get("input"), fields.get("text_pair"))  # type: ignore[arg-type]
+    raise InvalidRequestError(f"task: {task!r} is none of {', '.join(TASKS)}", field="task")
+
+
+def names_of(job_id: str, call: EncoderCall, tenant: object) -> list[str]:
+    """The names of a job's requests, before any of them has failed."""
+    num_requests = len(call.requests(TEXTS_PER_REQUEST))
+    return [request_name(job_id, tenant, index if num_requests > 1 else None) for index in range(num_requests)]
+
+
+def run_encoder(errand: Errand, call: EncoderCall, options: Mapping[str, Any]) -> list[Answer]:
+    """Submit, or find what was submitted by whoever began this job, and wait for all answers; see ``jobs.embed``."""
+    names = names_of(errand.job.id, call, options.get("tenant", ""))
+    broker = errand.line.broker()
+    submissions = [
+        errand.submission(current_name(broker, name), None, None, {**request, **options})
+        for name, request in zip(names, call.requests(TEXTS_PER_REQUEST), strict=True)
+    ]
+    parts = Parts(submissions, math.inf)
+
+    def facts() -> dict[str, Any]:
+        return {
+            "state": "running" if parts.num_done else "queued",
+            "request_id": request_name(errand.job.id, options.get("tenant", "")),
+            "total": len(submissions),
+            "done": parts.num_done,
+        }
+
+    def cancel() -> None:
+        parts.withdraw()
+        _cancel(errand, parts.bundle.names)
+
+    with Watch(errand.job, errand.settings, facts, cancel):
+        try:
+            return drive(errand.line, parts)
+        except HeadraceError:
+            _cancel(errand, parts.bundle.names)
+            raise
+
+
+def _cancel(errand: Errand, names: Sequence[str]) -> None:
+    for name in names:
+        errand.line.broker().run(CancelCall(name, errand.settings))
