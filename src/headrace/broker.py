@@ -216,6 +216,16 @@ class Broker:
         counts = {name: int(value or 0) for name, value in zip(names, totals, strict=True)}
         return counts | {"ready": ready, "batches": batches, "dead": dead}
 
+    def cache_totals(self) -> dict[str, int]:
+        """The response cache: ``entries``, ``bytes``, and since it was last empty ``hits``, ``misses``, ``evicted``."""
+        names = ("bytes", "hits", "misses", "evicted")
+        with translated(self.settings):
+            pipe = self.client.pipeline(transaction=False)
+            pipe.zcard(self.keys.cache_use)
+            pipe.hmget(self.keys.cache_sum, *names)
+            entries, totals = pipe.execute()
+        return {"entries": int(entries)} | {name: int(n or 0) for name, n in zip(names, totals, strict=True)}
+
     def stream_lengths(self, streams: Sequence[RequestStream]) -> dict[str, int]:
         """Entries not admitted yet, by the stream's suffix."""
         with translated(self.settings):

@@ -8,8 +8,9 @@ A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share
                            ``normal``; ``requests:interactive`` and ``requests:bulk`` are the others, and
                            ``requests:<lane>:<tenant>`` a tenant's own. ``admit`` deletes in order; never trimmed.
 ``request:<id>``           hash: a request's state, without its body. No time to live until it is done. Fields below.
-``job:<id>``               string: the canonical job (``headrace.job``). Deleted when the request is done. Children
-                           have none of their own: they compute their parent's, with seeds of their own.
+``job:<id>``               string: the canonical job (``headrace.job``, ``headrace.encoder_job``). Deleted when the
+                           request is done. Children have none of their own: they compute their parent's, with seeds of
+                           their own.
 ``ready``                  sorted set: admitted ids by score, the order in which they are considered.
 ``due``                    sorted set: every live id by the next moment (ms) at which ``reap`` must look at it; half a
                            millisecond on top marks a lease that an amnesty has spared once.
@@ -42,6 +43,14 @@ A queue is a tag: all of its keys carry ``{queue}``, so that a move's keys share
                            ``cost_life_ms`` after the last worker of the class.
 ``measure``                hash: class of workers, or ``*`` for all, -> when (ms) somebody asked for its costs to be
                            measured again. Workers hear of it by their heartbeats; forgotten after an hour.
+``cache``                  hash: key of an answer -> the answer, one chunk, behind ``<until (ms)> <tokens> <length of
+                           its text> <reason> ``. Where ``cache_entries`` is not 0, workers keep answers here
+                           (``remember``) and ``admit`` gives them. The key is a hash of job and encoding
+                           (``headrace.cache_key``). All three go when nothing was kept for ``cache_life_ms``, and can
+                           be deleted at any time.
+``cacheuse``               sorted set: these keys by the time (ms) of their last use; who has waited for longest goes
+                           first where ``cache_entries`` or ``cache_bytes`` is reached.
+``cachesum``               hash: ``bytes`` of keys and answers, and counts: ``hits``, ``misses``, ``kept``, ``evicted``.
 ``contract``               hash: ``min`` and ``max`` version of the contract that may serve this queue.
 ``dead``                   stream: requests given up as poison, with their jobs.
 =========================  ===========================================================================================
@@ -139,6 +148,9 @@ class Keys:
         self.classes = self.prefix + "classes"
         self.cost = self.prefix + "cost"
         self.measure = self.prefix + "measure"
+        self.cache = self.prefix + "cache"
+        self.cache_use = self.prefix + "cacheuse"
+        self.cache_sum = self.prefix + "cachesum"
         self.contract = self.prefix + "contract"
         self.dead = self.prefix + "dead"
 

@@ -21,6 +21,7 @@ from headrace.moves import (
     EmitCall,
     HeartbeatCall,
     ReapCall,
+    RememberCall,
     SubmitCall,
 )
 from headrace.overview import look
@@ -44,8 +45,9 @@ PRODUCER = (
 WORKER = (
     "~hr:{test}:request:* ~hr:{test}:job:* ~hr:{test}:out:* ~hr:{test}:reply:* ~hr:{test}:batches ~hr:{test}:wake "
     "~hr:{test}:due ~hr:{test}:ready ~hr:{test}:load ~hr:{test}:dead ~hr:{test}:worker:* ~hr:{test}:workers "
-    "~hr:{test}:classes ~hr:{test}:cost ~hr:{test}:batchlog %R~hr:{test}:measure %R~hr:{test}:contract "
-    "&hr:{test}:out:* " + SCRIPTS + " +xread +zscore +zrangebyscore +hello +ping +info"
+    "~hr:{test}:classes ~hr:{test}:cost ~hr:{test}:batchlog ~hr:{test}:cache* "
+    "%R~hr:{test}:measure %R~hr:{test}:contract "
+    "&hr:{test}:out:* " + SCRIPTS + " +xread +zscore +zrange +zrangebyscore +zcard +hdel +hello +ping +info"
 )
 SCHEDULER = (
     "~hr:{test}:* &hr:{test}:out:* " + SCRIPTS + " +xread +hsetnx +zscore +zrange +zrangebyscore +zremrangebyscore "
@@ -123,6 +125,21 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
     look(scheduler, 5)
     scheduler.living.leave("scheduler", "s")
     scheduler.leadership.resign("s")
+
+
+def test_what_a_worker_keeps_a_scheduler_tells_the_next_who_asks(users: dict[str, Broker]) -> None:
+    scheduler, worker, producer = (users[name] for name in ("scheduler", "worker", "producer"))
+    small = scheduler.settings.model_copy(update={"cache_entries": 1})
+    for key in ("k", "l", "l"):  # and what has no room makes some
+        assert worker.run(RememberCall(key, 0, 0, "stop", b"{}", small))
+    stream = RequestStream("normal")
+    producer.run(SubmitCall("c", stream, "json", b"", 5, 1_000, "", small))
+    admissions = [replace(admission, cache_key="l") for admission in Actors(scheduler).judged(stream)]
+    assert scheduler.run(AdmitCall(stream, admissions, small)) == ["cached"]
+    found = scheduler.cache_totals()
+    assert {name: found[name] for name in ("entries", "hits", "misses", "evicted")} == {
+        "entries": 1, "hits": 1, "misses": 0, "evicted": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

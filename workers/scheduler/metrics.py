@@ -48,11 +48,13 @@ def gather(figures: Figures, broker: Broker, tally: Tally) -> None:
     _count(figures, "scheduler_reaped_requests", "Requests that fell due, by their fate.", "fate", tally.reaped)
     try:
         found = look(broker, _NUM_BATCHES)
+        cache = broker.cache_totals() if broker.settings.cache_entries else {}
     except BrokerUnavailableError:
         figures.gauge("broker_up", "1 if the broker answers.", 0)
         return
     figures.gauge("broker_up", "1 if the broker answers.", 1)
     _queue(figures, found)
+    _cache(figures, cache)
 
 
 def _count(figures: Figures, name: str, text: str, label: str, counts: Mapping[str, int]) -> None:
@@ -92,6 +94,16 @@ def _queue(figures: Figures, found: Overview) -> None:
         "What the newest batches took, by what was predicted, by class of workers.",
         [({"class": name}, ratio) for name, ratio in cost_ratios(found.batches).items()],
     )
+
+
+def _cache(figures: Figures, totals: Mapping[str, int]) -> None:
+    if not totals:
+        return
+    figures.gauge("queue_cache_entries", "Answers in the response cache.", totals["entries"])
+    figures.gauge("queue_cache_bytes", "Size of the response cache.", totals["bytes"])
+    looks = [({"found": name}, float(totals[of])) for name, of in (("yes", "hits"), ("no", "misses"))]
+    figures.counter("queue_cache_looks", "Requests whose answer was looked for in the response cache.", looks)
+    figures.counter("queue_cache_evicted", "Answers that made room for others.", totals["evicted"])
 
 
 def cost_ratios(batches: tuple[BatchRecord, ...]) -> dict[str, float]:

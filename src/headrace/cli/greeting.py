@@ -1,4 +1,4 @@
-"""What ``headrace up`` says once the fleet is ready: where it listens, and three ways to ask it."""
+"""What ``headrace up`` says once the fleet is ready: where it listens, and ways to ask it."""
 
 import shlex
 
@@ -8,27 +8,34 @@ from headrace.config import Settings, redact
 from headrace.keys import Keys, RequestStream
 
 _BODY = '{"id":"a1","prompt":"The capital of France is","max_tokens":8,"temperature":0}'
+_ENCODER_BODY = '{"id":"a1","task":"embed","input":"The sea is calm."}'
 
 
-def greeting(fleet: Fleet) -> list[str]:
-    """Lines for somebody who is going to copy them into another terminal. None holds a password."""
+def greeting(fleet: Fleet, *, encodes: bool = False) -> list[str]:
+    """Lines for somebody who is going to copy them into another terminal. None holds a password.
+
+    Args:
+        fleet: that is ready.
+        encodes: it serves an encoder, which writes no text.
+    """
     settings = fleet.settings
     address = Address.of(settings.redis_url)
     queue, keys = settings.queue_name, Keys(settings.queue_name)
     requests, out = keys.requests(RequestStream("normal")), keys.out("a1")
     server = shlex.join(address.redis_cli())
     url = "" if address.has_password else f'url="{settings.redis_url}", '
-    python = (
-        "from headrace.producer import Client; "
-        f'[print(piece, end="") for piece in Client({url}queue="{queue}").generate("A headrace is")]'
-    )
+    client = f'Client({url}queue="{queue}")'
+    if encodes:
+        body, python = _ENCODER_BODY, f'print({client}.embed("The sea is calm.").vector)'
+    else:
+        body, python = _BODY, f'[print(piece, end="") for piece in {client}.generate("A headrace is")]'
     shown = redact(address.url if address.has_password and "?" in settings.redis_url else settings.redis_url)
     return [
         f"ready: {shown}, queue {queue}, workers: {settings.workers}. Ctrl-C ends it. Try, in another terminal:",
         *_preparation(settings, address),
-        f"  {server} XADD '{requests}' '*' json '{_BODY}'; {server} XREAD BLOCK 9999 STREAMS '{out}' 0",
-        f"  headrace submit {_client_options(fleet, address)}--chat 'What is a headrace?'",
-        f"  python -c '{python}'",
+        f"  {server} XADD '{requests}' '*' json '{body}'; {server} XREAD BLOCK 9999 STREAMS '{out}' 0",
+        *([] if encodes else [f"  headrace submit {_client_options(fleet, address)}--chat 'What is a headrace?'"]),
+        f"  python -c 'from headrace.producer import Client; {python}'",
     ]
 
 

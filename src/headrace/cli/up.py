@@ -25,7 +25,9 @@ from headrace.cli.options import (
 from headrace.config import Settings
 from headrace.errors import ModelError
 from headrace.logs import configure
+from headrace.workers.model_store.store import ModelFolder, default_cache_dir, pull, resolve
 from headrace.workers.supervisor import Supervisor
+from headrace.workers.text.encoder_facts import is_encoder
 
 
 def up(
@@ -60,14 +62,16 @@ def up(
     )  # fmt: skip
     configure(settings.log_level)
     fleet = Fleet.plan(settings)
-    bring_model(fleet.settings)
-    supervisor = Supervisor(
-        fleet.stages(), settings.restart_ms / 1000, lambda: print("\n".join(greeting(fleet)), flush=True)
-    )
+    encodes = is_encoder(bring_model(fleet.settings).path)
+
+    def greet() -> None:
+        print("\n".join(greeting(fleet, encodes=encodes)), flush=True)
+
+    supervisor = Supervisor(fleet.stages(), settings.restart_ms / 1000, greet)
     raise typer.Exit(supervisor.run())
 
 
-def bring_model(settings: Settings) -> None:
+def bring_model(settings: Settings) -> ModelFolder:
     """Pull the model if it is not on this machine; its size is told before the download starts.
 
     Raises:
@@ -75,10 +79,8 @@ def bring_model(settings: Settings) -> None:
     """
     from rich.console import Console
 
-    from headrace.workers.model_store.store import default_cache_dir, pull, resolve
-
     cache_dir = settings.cache_dir or default_cache_dir()
     try:
-        resolve(settings.model, cache_dir)
+        return resolve(settings.model, cache_dir)
     except ModelError:
-        pull(settings.model, cache_dir, Console(stderr=True))
+        return pull(settings.model, cache_dir, Console(stderr=True))

@@ -108,3 +108,12 @@ def test_the_greeting_of_a_socket_uses_redis_clis_option_for_sockets() -> None:
     lines = _greeting(redis_url="unix:///run/r.sock")
     assert "redis-cli -s /run/r.sock XADD" in lines[1]
     assert "headrace submit --redis-url unix:///run/r.sock --chat" in lines[2]
+
+
+def test_a_fleet_for_an_encoder_greets_with_what_an_encoder_can_do() -> None:
+    settings = Settings(redis_url="redis://127.0.0.1:6399/0", model="all-minilm-l6-v2")
+    lines = "\n".join(greeting(Fleet(settings, None), encodes=True))
+    assert '"task":"embed"' in lines
+    assert '.embed("The sea is calm.").vector' in lines
+    assert "headrace submit" not in lines
+    assert "prompt" not in lines

@@ -5,6 +5,7 @@ from urllib.request import urlopen
 
 import pytest
 from tests.conftest import fast_settings
+from tests.unit.contract.actors import Actors
 
 from headrace.batch_log import BatchRecord, BatchRun
 from headrace.broker import Broker
@@ -85,3 +86,18 @@ def test_no_port_means_no_server() -> None:
 
     with serving(fast_settings(), never):
         pass
+
+
+def test_the_response_cache_is_told_of_where_there_is_one(valkey_server: Server) -> None:
+    for entries, expected in ((0, set()), (5, {("no", 1.0), ("yes", 0.0)})):
+        settings = fast_settings(redis_url=valkey_server.url, cache_entries=entries)
+        broker = Broker.connect(settings)
+        actors = Actors(broker)
+        actors.queued(f"r{entries}", cache_key="k" if entries else "")
+        figures = Figures("test")
+        gather(figures, broker, Tally())
+        broker.close()
+        samples = [sample for family in figures.families for sample in family.samples]
+        looks = {(s.labels["found"], s.value) for s in samples if s.name == "headrace_queue_cache_looks_total"}
+        assert looks == expected
+        assert any(s.name == "headrace_queue_cache_bytes" for s in samples) == bool(entries)
