@@ -1,4 +1,4 @@
-"""Moving pages of keys and values, and the page tables that name them: ``cuda/page_copy.cu``."""
+"""Moving pages of keys and values: ``cuda/page_copy.cu``."""
 
 import functools
 import math
@@ -10,8 +10,9 @@ from headrace.errors import KernelError
 from headrace.kernels.checks import require
 from headrace.kernels.launch import Kernel, load
 
-_THREADS = 256
-_VECS = 4
+_WARP, _MOST_THREADS = 32, 128
+# Vectors of a thread. Larger blocks have more on their way, and are slower for it.
+_VECS = 2
 _VECTOR_BYTES = 16
 
 
@@ -36,31 +37,15 @@ def copy_pages(pages: Tensor, moves: Tensor) -> None:
     if any(count % _VECTOR_BYTES for count in (page_bytes, *strides, pages.data_ptr())):
         raise KernelError(f"pages do not begin and end at multiples of {_VECTOR_BYTES} bytes")
     num_vecs = page_bytes // _VECTOR_BYTES
-    num_stretches = -(-num_vecs // (_VECS * _THREADS))
-    kernel = _kernel(pages.device, "page_copy", "PPqqi")
+    threads = max(_WARP, min(_MOST_THREADS, -(-num_vecs // (_VECS * _WARP)) * _WARP))
+    num_stretches = -(-num_vecs // (_VECS * threads))
+    kernel = _kernel(pages.device, threads)
     for first in range(0, moves.shape[0], 65535):
         part = moves[first : first + 65535]
         grid = (num_stretches, part.shape[0], pages.shape[0])
-        kernel(grid, (_THREADS,), pages, part, *strides, num_vecs)
-
-
-def renumber_pages(page_table: Tensor, new_numbers: Tensor) -> None:
-    """Replace every page number in a page table, in place; negative entries, which name no page, stay.
-
-    Args:
-        page_table: int32 of any shape, contiguous.
-        new_numbers: int32 ``[num_pages]``, what each page is called now.
-
-    Raises:
-        KernelError: shapes, dtypes or devices do not fit.
-    """
-    require(page_table, "page_table", page_table.shape, torch.int32, alignment=4)
-    require(new_numbers, "new_numbers", (new_numbers.numel(),), torch.int32, alignment=4)
-    count = page_table.numel()
-    kernel = _kernel(page_table.device, "renumber", "PPq")
-    kernel((-(-count // _THREADS),), (_THREADS,), page_table, new_numbers, count)
+        kernel(grid, (threads,), pages, part, *strides, num_vecs)
 
 
 @functools.cache
-def _kernel(device: torch.device, entry: str, params: str) -> Kernel:
-    return load("page_copy", entry, params, device, THREADS=_THREADS, VECS=_VECS)
+def _kernel(device: torch.device, threads: int) -> Kernel:
+    return load("page_copy", "page_copy", "PPqqi", device, THREADS=threads, VECS=_VECS)

@@ -126,12 +126,6 @@ def copy_pages(pages: Tensor, moves: Tensor) -> None:
     pages[:, kept[:, 1]] = pages[:, kept[:, 0]]
 
 
-def renumber_pages(page_table: Tensor, new_numbers: Tensor) -> None:
-    """Replace page numbers in place."""
-    named = page_table >= 0
-    page_table[named] = new_numbers[page_table[named].long()]
-
-
 def _gate_up(gate_up: Tensor, layout: str) -> tuple[Tensor, Tensor]:
     if layout == "halves":
         gate, up = gate_up.chunk(2, dim=-1)

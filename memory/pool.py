@@ -16,11 +16,7 @@ from headrace.memory.budget import ALIGNMENT_BYTES, Budget, KVShape
 from headrace.memory.chunks import Chunks
 from headrace.memory.kv_cache import CopyPages, KVCache, PageOrder
 from headrace.memory.pages import Pages
-from headrace.memory.shuffle import PageMove
 from headrace.memory.workspace import Activation, Workspace
-
-#: Told of pages that have moved, after the bookkeeping and before anything is computed.
-OnMoved = Callable[[Sequence[PageMove]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +103,8 @@ class Pool:
         self._blocks = ChunkBlocks(storage, budget.chunk_bytes, self._chunks)
         self.workspace = Workspace(self._blocks)
         self._rest = storage[:0]  # of the last chunk given to a kernel for good
-        self._on_moved: list[OnMoved] = []
         self._num_shuffles = 0
         self._num_moved_pages = 0
-
-    def on_moved(self, listener: OnMoved) -> None:
-        """Tell a listener from now on of pages that have moved; rows know their new pages by then."""
-        self._on_moved.append(listener)
 
     def workspace_for_good(self, num_bytes: int) -> Tensor:
         """Give a kernel memory that it keeps: uint8 ``[num_bytes]``, aligned to 512 bytes, not initialised.
@@ -168,8 +159,6 @@ class Pool:
             self.kv_cache.move(moves)
             self._num_shuffles += 1
             self._num_moved_pages += len(moves)
-            for listener in self._on_moved:
-                listener(moves)
         return True
 
     def memory_info(self) -> MemoryInfo:

@@ -85,8 +85,6 @@ def measure(report: Report, case: str, num_bytes: int, fullness: float) -> None:
         churn.go_on(len(churn.rows) // 4)
     rng = random.Random(1)
     times_ms, moved, freed, all_moved = [], [], [], []
-    moved_in_shuffle: list[int] = []
-    pool.on_moved(lambda moves: moved_in_shuffle.append(len(moves)))
     for _ in range(100 * NUM_SHUFFLES):
         churn.go_on(len(churn.rows) // 3 + 1)
         num_free = pool.memory_info().num_free_chunks
@@ -95,7 +93,7 @@ def measure(report: Report, case: str, num_bytes: int, fullness: float) -> None:
         if num_chunks < 1:
             continue  # they lie together as well as they can
         everything = fewest_to_free_all(pool, churn.rows.values())
-        moved_in_shuffle.clear()
+        num_moved = pool.memory_info().num_moved_pages
         synchronize()
         start_s = time.perf_counter()
         fits = pool.free_chunks(num_free + num_chunks, adjacent=False)
@@ -103,7 +101,7 @@ def measure(report: Report, case: str, num_bytes: int, fullness: float) -> None:
         if not fits:
             raise SystemExit("chunks were not freed, though enough pages are free")
         times_ms.append((time.perf_counter() - start_s) * 1e3)
-        moved.append(sum(moved_in_shuffle))
+        moved.append(pool.memory_info().num_moved_pages - num_moved)
         freed.append((pool.memory_info().num_free_chunks - num_free) * pool.budget.chunk_bytes)
         all_moved.append(everything)
         if len(times_ms) == NUM_SHUFFLES:

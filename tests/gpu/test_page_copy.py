@@ -3,7 +3,7 @@ import torch
 
 from headrace.errors import KernelError
 from headrace.kernels import reference_fused as reference
-from headrace.kernels.page_copy import copy_pages, renumber_pages
+from headrace.kernels.page_copy import copy_pages
 
 
 @pytest.mark.parametrize(("kv_heads", "page_size", "head_dim"), [(1, 1, 8), (3, 16, 80), (8, 64, 128)])
@@ -26,15 +26,6 @@ def test_one_side_of_a_page_moves_alone(device: torch.device) -> None:
     copy_pages(pages[:, :, 1], torch.tensor([[2, 9], [7, 0]], device=device, dtype=torch.int32))
     before[:, [9, 0], 1] = before[:, [2, 7], 1]
     assert torch.equal(pages, before)
-
-
-def test_page_tables_take_the_new_numbers(device: torch.device) -> None:
-    table = torch.randint(-1, 100, (37, 41), device=device, dtype=torch.int32)
-    new_numbers = torch.randperm(100, device=device).to(torch.int32)
-    expected = table.clone()
-    reference.renumber_pages(expected, new_numbers)
-    renumber_pages(table, new_numbers)
-    assert torch.equal(table, expected)
 
 
 def test_a_page_of_odd_bytes_is_refused(device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 import gc
 import random
-from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -14,13 +13,12 @@ from headrace.kernels import reference_attention
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape
 from headrace.kernels.device_memory import allocate, free_bytes
-from headrace.kernels.page_copy import copy_pages, renumber_pages
+from headrace.kernels.page_copy import copy_pages
 from headrace.kernels.rotary_kv import KVPages
 from headrace.memory.budget import Budget, KVShape, Needs, available_bytes, fill
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import PageCopy, RowPages
 from headrace.memory.pool import Pool
-from headrace.memory.shuffle import PageMove
 from headrace.testing.gpu_memory import watch_torch
 
 SHAPE = KVShape(num_layers=3, num_kv_heads=2, head_dim=64, page_size=64, element_bytes=2)
@@ -89,7 +87,7 @@ def test_a_pool_takes_what_is_left_and_leaves_the_reserve(device: torch.device) 
 
 
 class Rows:
-    """Rows of random lengths that lie about in a pool, and a page table of them on the device."""
+    """Rows of random lengths that lie about in a pool."""
 
     def __init__(self, pool: Pool, device: torch.device) -> None:
         rng = random.Random(0)
@@ -100,19 +98,18 @@ class Rows:
             pool.pages.end(row)
         self.rows = [row for row, _ in rows[::2]]
         self.lengths = torch.tensor([length for _, length in rows[::2]], dtype=torch.int32, device=device)
-        self.table = torch.full((len(self.rows), 10), -1, dtype=torch.int32, device=device)
-        for place, row in enumerate(self.rows):
-            self.table[place, : len(row.page_ids)] = torch.tensor(row.page_ids)
+        for row in self.rows:
             for layer in range(SHAPE.num_layers):
                 for part in pool.kv_cache.paged(layer):
                     content = torch.randn(len(row.page_ids), 2, 64, 64, device=device)
                     part[row.page_ids] = content.to(torch.bfloat16)
 
-    def renumber(self, moves: Sequence[PageMove]) -> None:
-        new = torch.arange(NUM_CHUNKS * CHUNK_PAGES, dtype=torch.int32)
-        for move in moves:
-            new[move.source] = move.target
-        renumber_pages(self.table, new.to(self.table.device))
+    def table(self) -> torch.Tensor:
+        """Where the rows' pages lie now, int32 ``[num_rows, 10]``."""
+        table = torch.full((len(self.rows), 10), -1, dtype=torch.int32)
+        for place, row in enumerate(self.rows):
+            table[place, : len(row.page_ids)] = torch.tensor(row.page_ids)
+        return table.to(self.lengths.device)
 
 
 def test_attention_reads_pages_of_every_chunk_before_and_after_they_move(device: torch.device) -> None:
@@ -130,8 +127,8 @@ def test_attention_reads_pages_of_every_chunk_before_and_after_they_move(device:
     def check() -> None:
         attention.plan(rows.lengths)
         for layer, query in enumerate(queries):
-            pages = KVPages(*pool.kv_cache.paged(layer), rows.table)
-            exact = KVPages(pages.keys.double(), pages.values.double(), rows.table)
+            pages = KVPages(*pool.kv_cache.paged(layer), rows.table())
+            exact = KVPages(pages.keys.double(), pages.values.double(), pages.page_table)
             out = poisoned(query)
             attention.run(out, query, pages, rows.lengths)
             truth = reference_attention.decode_attention(query.double(), exact, rows.lengths)
@@ -139,14 +136,11 @@ def test_attention_reads_pages_of_every_chunk_before_and_after_they_move(device:
 
     check()
     before = contents()
-    pool.on_moved(rows.renumber)
     num_chunks = pool.memory_info().num_free_chunks + 2
     assert pool.make_room("long", partial(list, [Each(num_chunks * CHUNK_BYTES)]))
     assert pool.memory_info().num_moved_pages > 0
     for tensor in pool.workspace.place("long", partial(list, [Each(num_chunks * CHUNK_BYTES)])):
         tensor.fill_(255)
-    for place, row in enumerate(rows.rows):
-        assert rows.table[place, : len(row.page_ids)].tolist() == row.page_ids
     assert all(torch.equal(*both) for both in zip(contents(), before, strict=True))
     check()
 
