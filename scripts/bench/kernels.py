@@ -2,7 +2,8 @@
 
 A case is ``kernel/<name>/<shape>``; bf16 unless it says otherwise. The cache is overwritten before every run, torch's
 operation runs in turn with ours, and the bytes counted are those that must move: each input read once, each result
-written once.
+written once. Launches under 10 us are timed once more in a graph of 200, which follow each other and find all in the
+cache.
 """
 
 import sys
@@ -27,19 +28,25 @@ from headrace.testing.gpu_timing import Timer
 from headrace.testing.rows import Report, arguments
 
 DEVICE = torch.device("cuda", 0)
+SMALL_US = 10
 NUM_ROWS = (1, 8, 64, 256, 2048, 16384, 65536)
 Operation = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A kernel and its peer on the same data; ``peer`` says what torch is asked to do."""
+    """A kernel and its peer on the same data; ``peer`` says what torch is asked to do.
+
+    Attributes:
+        waits: whether the peer waits for the device, so that no graph can hold it.
+    """
 
     name: str
     moved_bytes: int
     ours: Operation
     theirs: Operation
     peer: str
+    waits: bool = False
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -179,7 +186,7 @@ def rotaries() -> Iterator[Case]:
             reference.rotary_kv, qkv, positions, pages, num_heads=num_heads, rotary=rotary, norm=norm, rows=rows
         )
         moved = 2 * qkv.nbytes + 2 * rotary.cosines.nbytes
-        yield Case(f"rotary_kv/{name}_{n}", moved, ours, theirs, "the same in torch operations")
+        yield Case(f"rotary_kv/{name}_{n}", moved, ours, theirs, "the same in torch operations", waits=True)
 
 
 def page_moves() -> Iterator[Case]:
@@ -210,12 +217,17 @@ def main() -> None:
     timer = Timer(DEVICE)
     limit = timer.copy_gb_per_s()
     report.add("kernel/copy/1GiB", "bandwidth", limit, "GB/s")
+    for mebibytes in (32, 64):
+        report.add(f"kernel/copy/{mebibytes}MiB", "bandwidth", timer.copy_gb_per_s(mebibytes << 20), "GB/s")
     for cases in (norms, softmaxes, activations, gathers, rotaries, page_moves):
         for case in cases():
             ours, theirs = timer.medians_us([case.ours, case.theirs])
             report.add(f"kernel/{case.name}", "time", ours, "us", peer=case.peer, peer_value=theirs)
             rate = case.moved_bytes / ours / 1e3
             report.add(f"kernel/{case.name}", "bandwidth", rate, "GB/s", peer="copy", peer_value=limit)
+            if ours < SMALL_US and not case.waits:
+                graphed = timer.graphed_us(case.ours), timer.graphed_us(case.theirs)
+                report.add(f"kernel/{case.name}", "graph_time", graphed[0], "us", peer=case.peer, peer_value=graphed[1])
     report.finish(save=wanted.save)
 
 
