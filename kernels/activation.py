@@ -11,7 +11,7 @@ from headrace.kernels.checks import element_type, require
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.rows import vector
-from headrace.kernels.stretches import Stretches, stretch
+from headrace.kernels.stretches import Stretches, layers, stretch
 
 Gelu = Literal["erf", "tanh"]
 Layout = Literal["halves", "alternating"]
@@ -19,6 +19,7 @@ Layout = Literal["halves", "alternating"]
 _SILU = 0
 _GELU: dict[Gelu, int] = {"erf": 1, "tanh": 2}
 _PLAIN, _BIASED = 0, 3
+_WIDEST, _THREADS_A_SM = 16, 2048  # bytes of a vector; what a multiprocessor runs at once
 _GATED: dict[Layout, int] = {"halves": 1, "alternating": 2}
 
 
@@ -76,10 +77,13 @@ def _gated(gate_up: Tensor, function: int, layout: Layout, out: Tensor | None) -
 def _launch(out: Tensor, x: Tensor, bias: Tensor | None, function: int, form: int) -> None:
     num_rows, width = x.shape[0], out.shape[1]
     require(out, "out", (num_rows, x.shape[1] // 2 if form in _GATED.values() else x.shape[1]), x.dtype)
+    num_sms = open_device(x.get_device()).num_sms
     vec = vector(width, x.element_size())
-    shape = stretch(width // vec, num_rows, open_device(x.get_device()).num_sms)
+    if vec * x.element_size() == _WIDEST and num_rows * (2 * width // vec) <= num_sms * _THREADS_A_SM:
+        vec //= 2  # where narrower vectors still leave threads idle, their shorter program counts
+    shape = stretch(width // vec, num_rows, num_sms)
     kernel = _kernel(x.device, element_type(x, "x"), vec, shape, function, form)
-    kernel((shape.num_stretches, min(num_rows, 65535)), (shape.threads,), out, x, bias, num_rows, width)
+    kernel((shape.num_stretches, *layers(num_rows)), (shape.threads,), out, x, bias, num_rows, width)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from headrace.kernels.checks import element_type, integer_type, require
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.rows import vector
+from headrace.kernels.stretches import layers
 
 _WARP, _MAX_THREADS, _THREADS_A_SM = 32, 256, 2048
 # Rows that a thread has on their way at a time, where there are many.
@@ -45,8 +46,8 @@ def embedding(token_ids: Tensor, weight: Tensor, *, first_id: int = 0, out: Tens
     kernel = _kernel(
         weight.device, element_type(weight, "weight"), integer_type(token_ids, "token_ids"), vec, threads, tokens
     )
-    grid = (stretches, min(-(-num_tokens // tokens), 65535))
-    kernel(grid, (threads,), out, token_ids, weight, num_tokens, num_ids, width, first_id)
+    grid = (stretches, *layers(-(-num_tokens // tokens)))
+    kernel(grid, (threads,), out, token_ids, weight, num_tokens, num_ids, num_vecs, first_id)
     return out
 
 

@@ -10,6 +10,9 @@ from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.rows import RowPlan, plan_rows, round_rows
 
+# A warp has no barrier to wait at, and merges moments for itself alone.
+_WARP_VECS = 4
+
 
 def layer_norm(
     x: Tensor,
@@ -49,7 +52,8 @@ def layer_norm(
         require(tensor, name, (num_rows, width), x.dtype)
     for name, tensor in (("weight", weight), ("bias", bias), ("input_bias", input_bias)):
         require(tensor, name, (width,), x.dtype)
-    plan = plan_rows(width, round_rows(num_rows), x.element_size(), open_device(x.get_device()).num_sms)
+    num_sms = open_device(x.get_device()).num_sms
+    plan = plan_rows(width, round_rows(num_rows), x.element_size(), num_sms, warp_vecs=_WARP_VECS)
     use = 0 if residual is None else 1 if update_residual else 2
     kernel = _kernel(x.device, element_type(x, "x"), plan, use, input_bias is not None)
     grid, block = (plan.num_blocks(num_rows),), (plan.threads,)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.checks import element_type, require
+from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.logits import require_rows
 
@@ -67,10 +68,14 @@ def edit_logits(logits: Tensor, places: Tensor, edits: Edits) -> None:
     columns = (edits.bias_ids, edits.biases, edits.num_biases, edits.forbidden, edits.num_forbidden, edits.unbiased)
     kernel = _kernel(logits.device, element_type(logits, "logits"))
     sizes = edits.bias_ids.shape[1], edits.forbidden.shape[1]
-    kernel((num_rows,), (_THREADS,), logits, logits.stride(0), vocab, places, *columns, *sizes)
+    # Few rows are cut among many blocks; of many rows, each block would read all biases for itself.
+    most_blocks = max(1, open_device(logits.get_device()).num_sms // max(1, num_rows))
+    turns = -(-num_words(vocab) // (_THREADS * most_blocks))
+    grid = -(-num_words(vocab) // (_THREADS * turns)), num_rows
+    kernel(grid, (_THREADS,), logits, logits.stride(0), vocab, places, *columns, *sizes, _THREADS * turns)
 
 
 @functools.cache
 def _kernel(device: torch.device, element: str) -> Kernel:
-    params = "PqiP" + 6 * "P" + "ii"
+    params = "PqiP" + 6 * "P" + "iii"
     return load("logit_edits", "edit_logits", params, device, DTYPE=element, THREADS=_THREADS)

@@ -32,7 +32,7 @@ def workspace_floats(num_rows: int, vocab_size: int) -> int:
 
 def search_grid(vocab_size: int, num_rows: int) -> tuple[int, int]:
     """Blocks of a kernel that reads all logits into bins, which is done the faster the fewer they are."""
-    return min(-(-vocab_size // (THREADS * _OCTET)), max(1, _SEARCH_BLOCKS // num_rows)), num_rows
+    return min(-(-vocab_size // (THREADS * _OCTET)), max(1, _SEARCH_BLOCKS // max(1, num_rows))), num_rows
 
 
 def groups_a_thread(vocab_size: int) -> int:

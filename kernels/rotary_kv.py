@@ -10,12 +10,12 @@ from headrace.errors import KernelError
 from headrace.kernels.checks import element_type, integer_type, require
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
-from headrace.kernels.rows import vector
+from headrace.kernels.rows import divisor, vector
 
 _WARP = 32
-_THREADS = 128
+_THREADS = 64
 # Blocks of a multiprocessor, and heads of a thread on their way: more of one would cost registers of the other.
-_BLOCKS, _MOST_TURNS = 8, 2
+_BLOCKS, _MOST_TURNS = 16, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +196,7 @@ def rotary_kv(
         pages.page_table,
         pages.page_table.shape[1],
         page_size,
+        *divisor(page_size),
     )
     return out
 
@@ -246,7 +247,7 @@ def _kernel(device: torch.device, element: str, position: str, heads: _Heads, tu
     return load(
         "rotary_kv",
         "rotary_kv",
-        "PqPqiiPPPPfPPPPqqqPii",
+        "PqPqiiPPPPfPPPPqqqPiiIi",
         device,
         DTYPE=element,
         HEAD_DIM=heads.head_dim,

@@ -22,7 +22,6 @@ class RowPlan:
         warp_a_row: a warp owns a row, else a block.
         threads: of a block.
         even: every thread holds as many elements as any other, and there are a power of two of them.
-        stages: turns of a block's rows in shared memory, all but one of them on their way; 0: a block has one turn.
     """
 
     vec: int
@@ -31,7 +30,6 @@ class RowPlan:
     warp_a_row: bool
     threads: int
     even: bool = False
-    stages: int = 0
 
     def num_blocks(self, num_rows: int) -> int:
         """Blocks that ``num_rows`` rows need."""
@@ -48,7 +46,6 @@ class RowPlan:
             "WARP_A_ROW": int(self.warp_a_row),
             "THREADS": self.threads,
             "EVEN": int(self.even),
-            "STAGES": self.stages,
         }
 
 
@@ -61,7 +58,9 @@ def vector(width: int, element_bytes: int) -> int:
 
 
 @functools.cache
-def plan_rows(width: int, num_rows: int, element_bytes: int, num_sms: int, max_vecs: int = _MAX_VECS) -> RowPlan:
+def plan_rows(
+    width: int, num_rows: int, element_bytes: int, num_sms: int, max_vecs: int = _MAX_VECS, warp_vecs: int = 2
+) -> RowPlan:
     """Choose a plan; many rows get fewer threads each, and short ones share a block's reductions.
 
     Args:
@@ -70,6 +69,7 @@ def plan_rows(width: int, num_rows: int, element_bytes: int, num_sms: int, max_v
         element_bytes: size of an element.
         num_sms: of the device.
         max_vecs: vectors that the kernel can hold in a thread.
+        warp_vecs: of many rows, those that take no more vectors a lane belong to a warp.
     """
     vec = vector(width, element_bytes)
     num_vecs = -(-width // vec)
@@ -80,8 +80,9 @@ def plan_rows(width: int, num_rows: int, element_bytes: int, num_sms: int, max_v
             vec, num_vecs = vec // 2, 2 * num_vecs
         threads = 256 if many else 128 if num_rows >= _WAVES * num_sms else 32
         return RowPlan(vec, 1, 1, True, threads, num_vecs == _WARP)
-    if many and num_vecs <= 2 * _WARP and max_vecs >= 2:
-        return RowPlan(vec, 2, 1, True, 128, num_vecs == 2 * _WARP)
+    if many and num_vecs <= warp_vecs * _WARP:
+        vecs = _power(num_vecs, _WARP)
+        return RowPlan(vec, vecs, 1, True, 256 // vecs, num_vecs == vecs * _WARP)
     if num_vecs > _MAX_THREADS * max_vecs:
         return RowPlan(vec, 0, 1, False, _MAX_THREADS)
     vecs = min(max_vecs, _power(num_vecs, 256 if many else 512))

@@ -13,6 +13,10 @@ from headrace.kernels.rows import RowPlan, divisor, plan_rows, round_rows
 
 # The values are held in fp32: half as many vectors fit as of 16-bit values held as they are.
 _MAX_VECS = 2
+# A warp has no barrier to wait at, which is worth more than the registers of twice as many.
+_WARP_VECS = 4
+# The smallest fp32 number above 0: times any score, it is too small to tell scores apart.
+_SMALLEST = 2.0**-149
 
 
 def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, out: Tensor | None = None) -> Tensor:
@@ -48,11 +52,15 @@ def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, o
         kind = 1 if mask.dtype == torch.bool else 2
         strides = (spread.stride(0), spread.stride(1), spread.stride(2))
     num_sms = open_device(scores.get_device()).num_sms
-    plan = plan_rows(length, round_rows(num_rows), scores.element_size(), num_sms, _MAX_VECS)
+    plan = plan_rows(length, round_rows(num_rows), scores.element_size(), num_sms, _MAX_VECS, _WARP_VECS)
     if mask is not None:
         places = (*strides, mask.data_ptr() // mask.element_size())
         aligned = all(place % plan.vec == 0 for place in places)
-    kernel = _kernel(scores.device, element_type(scores, "scores"), plan, kind, aligned)
+    negative = kind != 2 and scale < 0
+    if kind != 2:
+        # What is not seen is -inf before it is multiplied: by no negative number, and not by 0.
+        scale = abs(scale) or _SMALLEST
+    kernel = _kernel(scores.device, element_type(scores, "scores"), plan, kind, aligned, negative)
     grid, block = (plan.num_blocks(num_rows),), (plan.threads,)
     divisors = (*divisor(queries), *divisor(heads))
     kernel(grid, block, out, scores, mask, num_rows, length, scale, heads, queries, *strides, *divisors)
@@ -60,7 +68,7 @@ def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, o
 
 
 @functools.cache
-def _kernel(device: torch.device, element: str, plan: RowPlan, mask: int, aligned: bool) -> Kernel:
+def _kernel(device: torch.device, element: str, plan: RowPlan, mask: int, aligned: bool, negative: bool) -> Kernel:
     return load(
         "softmax",
         "softmax",
@@ -69,5 +77,6 @@ def _kernel(device: torch.device, element: str, plan: RowPlan, mask: int, aligne
         DTYPE=element,
         MASK=mask,
         MASK_ALIGNED=int(aligned),
+        NEGATIVE=int(negative),
         **plan.macros,
     )

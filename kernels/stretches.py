@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 _WARP = 32
 _MAX_THREADS = 256
+_MOST_BLOCKS = 65535  # of a grid's second dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +28,9 @@ def stretch(num_vecs: int, num_rows: int, num_sms: int) -> Stretches:
     vecs = 2 if much and num_vecs >= 2 * _WARP else 1
     threads = min(_MAX_THREADS, -(-num_vecs // (vecs * _WARP)) * _WARP)
     return Stretches(vecs, threads, -(-num_vecs // (vecs * threads)))
+
+
+def layers(num_blocks: int) -> tuple[int, int]:
+    """Cut a number of blocks into a grid's second and third dimension; some blocks more may come of it."""
+    num_layers = max(1, -(-num_blocks // _MOST_BLOCKS))
+    return -(-num_blocks // num_layers), num_layers

@@ -43,11 +43,11 @@ template <typename T>
 __device__ __forceinline__ Vec<T, VEC> at(const T* x, const T* bias, int64_t row, int width, int column) {
     float y[VEC];
 #if FORM == 0
-    const Vec<T, VEC> in = load_once<T, VEC>(x + row * width + column);
+    const Vec<T, VEC> in = load<T, VEC>(x + row * width + column);
 #pragma unroll
     for (int e = 0; e < VEC; e++) y[e] = activated<T>(in.get(e));
 #elif FORM == 3
-    const Vec<T, VEC> in = load_once<T, VEC>(x + row * width + column), b = load<T, VEC>(bias + column);
+    const Vec<T, VEC> in = load<T, VEC>(x + row * width + column), b = load<T, VEC>(bias + column);
 #pragma unroll
     for (int e = 0; e < VEC; e++) y[e] = activated<T>(in.get(e) + b.get(e));
 #else
@@ -55,7 +55,7 @@ __device__ __forceinline__ Vec<T, VEC> at(const T* x, const T* bias, int64_t row
     Vec<T, VEC> half[2];
 #pragma unroll
     for (int h = 0; h < 2; h++)
-        half[h] = load_once<T, VEC>(from + (FORM == 1 ? int64_t(h) * width + column : 2 * int64_t(column) + h * VEC));
+        half[h] = load<T, VEC>(from + (FORM == 1 ? int64_t(h) * width + column : 2 * int64_t(column) + h * VEC));
 #pragma unroll
     for (int e = 0; e < VEC; e++) {
         const float gate = FORM == 1 ? half[0].get(e) : half[2 * e / VEC].get(2 * e % VEC);
@@ -70,19 +70,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     activation(DTYPE* out, const DTYPE* x, const DTYPE* bias, int64_t num_rows, int width) {
     using T = DTYPE;
     const int first = (blockIdx.x * VECS * THREADS + threadIdx.x) * VEC;
+    const int64_t row = int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    for (int64_t row = blockIdx.y; row < num_rows; row += gridDim.y) {
-        Vec<T, VEC> y[VECS];
+    if (row >= num_rows) return;
+    Vec<T, VEC> y[VECS];
 #pragma unroll
-        for (int i = 0; i < VECS; i++) {
-            const int column = first + i * THREADS * VEC;
-            if (column < width) y[i] = at<T>(x, bias, row, width, column);
-        }
+    for (int i = 0; i < VECS; i++) {
+        const int column = first + i * THREADS * VEC;
+        if (column < width) y[i] = at<T>(x, bias, row, width, column);
+    }
 #pragma unroll
-        for (int i = 0; i < VECS; i++) {
-            const int column = first + i * THREADS * VEC;
-            if (column < width) store<T, VEC>(out + row * width + column, y[i]);
-        }
+    for (int i = 0; i < VECS; i++) {
+        const int column = first + i * THREADS * VEC;
+        if (column < width) store<T, VEC>(out + row * width + column, y[i]);
     }
 }

@@ -3,6 +3,7 @@
 // Ids need no sorting: sums of segments of 1,024 tell which segment holds the token, and only that one is read again.
 #pragma once
 
+#include "drawn.cuh"
 #include "threshold.cuh"
 
 namespace headrace {
@@ -63,21 +64,26 @@ __device__ __forceinline__ uint64_t token_in(const Row& row, int segment, Units 
     return key;
 }
 
-// One warp's sum over a segment; ``units_of`` may do more with a token than tell what it counts.
-template <typename Units>
+// One warp's sum over a segment, of which it reads AHEAD turns at once; ``units_of`` may do more with a token than tell what
+// it counts.
+template <int AHEAD, typename Units>
 __device__ __forceinline__ uint64_t sum_segment(const Row& row, int segment, Units units_of) {
     const int lane = threadIdx.x % WARP;
-    float value[TURNS][OCTET];
-#pragma unroll
-    for (int turn = 0; turn < TURNS; turn++) row.read(value[turn], segment * SEGMENT + (turn * WARP + lane) * OCTET);
     uint64_t sum = 0;
+#pragma unroll 1
+    for (int turn = 0; turn < TURNS; turn += AHEAD) {
+        float value[AHEAD][OCTET];
+        const int first = segment * SEGMENT + (turn * WARP + lane) * OCTET;
 #pragma unroll
-    for (int turn = 0; turn < TURNS; turn++)
+        for (int i = 0; i < AHEAD; i++) row.read(value[i], first + i * WARP * OCTET);
 #pragma unroll
-        for (int e = 0; e < OCTET; e++) {
-            const int id = segment * SEGMENT + (turn * WARP + lane) * OCTET + e;
-            if (id < row.vocab) sum += units_of(value[turn][e], id);
-        }
+        for (int i = 0; i < AHEAD; i++)
+#pragma unroll
+            for (int e = 0; e < OCTET; e++) {
+                const int id = first + i * WARP * OCTET + e;
+                if (id < row.vocab) sum += units_of(value[i][e], id);
+            }
+    }
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, distance);
     return sum;
@@ -99,20 +105,18 @@ __device__ __forceinline__ uint64_t draw_kept(const Row& row, const Mass& mass, 
 struct Filters {
     int top_k;  // 1 to vocab; vocab keeps all
     float top_p, min_p;
-    double uniform;
 
     __device__ __forceinline__ Filters(const Parameters& of, int64_t place, int vocab)
         : top_k(of.top_k[place] > 0 ? min(of.top_k[place], vocab) : vocab),
           top_p(of.top_p[place]),
-          min_p(of.min_p[place]),
-          uniform(headrace::uniform(of.seed[place], of.position[place] - of.num_prompt_tokens[place])) {}
+          min_p(of.min_p[place]) {}
 };
 
 // One block's sums over all segments, left in the workspace; returns their sum.
 __device__ __forceinline__ uint64_t sum_kept(const Row& row, const Mass& mass, const Kept& kept, const Workspace& space) {
     uint64_t sum = 0;
     for (int segment = threadIdx.x / WARP; segment < space.num_segments; segment += NUM_WARPS) {
-        const uint64_t own = sum_segment(row, segment, [&](float logit, int id) { return kept.units(mass, logit, id); });
+        const uint64_t own = sum_segment<1>(row, segment, [&](float logit, int id) { return kept.units(mass, logit, id); });
         if (threadIdx.x % WARP == 0) {
             space.segment_units[segment] = own;
             sum += own;
@@ -121,10 +125,10 @@ __device__ __forceinline__ uint64_t sum_kept(const Row& row, const Mass& mass, c
     return exclusive_sum(sum);
 }
 
-// Draw by one block, whatever is asked for and however many tokens are equal. It is called seldom, and takes little with it:
-// what it needs is made anew, so that its callers keep their registers.
-__device__ __noinline__ uint64_t draw_exactly(const DTYPE* logits, int vocab, float* workspace, int64_t index, int64_t place,
-                                              float best, const Parameters& of, Ranking& list) {
+// Draw by one block, whatever is asked for and however many tokens are equal. It is called seldom, and last: what it needs
+// is made anew, so that its callers keep their registers.
+__device__ __noinline__ void draw_exactly(int64_t* token_ids, bool* valid, const DTYPE* logits, int vocab, float* workspace,
+                                          int64_t index, int64_t place, float best, const Parameters& of, Ranking& list) {
     const Workspace space(workspace, index, vocab);
     const Row row(logits, vocab, place, of);
     const Mass mass(best, of.temperature[place]);
@@ -138,7 +142,8 @@ __device__ __noinline__ uint64_t draw_exactly(const DTYPE* logits, int vocab, fl
     }
     kept.least = least_units(filters.min_p);
     sum_kept(row, mass, kept, space);
-    return draw_kept(row, mass, kept, filters.uniform, space);
+    const uint64_t key = draw_kept(row, mass, kept, of.uniform(place), space);
+    if (threadIdx.x == 0) finish(token_ids, valid, index, place, key, true, of);
 }
 
 }  // namespace headrace

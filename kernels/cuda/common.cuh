@@ -16,13 +16,6 @@
 
 #include <type_traits>
 
-#ifndef HINT_LOAD
-#define HINT_LOAD 1
-#endif
-#ifndef HINT_STORE
-#define HINT_STORE 1
-#endif
-
 namespace headrace {
 
 constexpr int WARP = 32;
@@ -70,7 +63,18 @@ template <typename T, int N>
 struct alignas(sizeof(T) * N) Vec {
     T at[N];
 
-    __device__ __forceinline__ float get(int i) const { return to_float(at[i]); }
+    // By words: of 16-bit elements, the compiler would take each out of its word before it widens it.
+    __device__ __forceinline__ float get(int i) const {
+        if constexpr (std::is_same_v<T, __nv_bfloat16> && N > 1) {
+            const uint32_t word = reinterpret_cast<const uint32_t*>(at)[i / 2];
+            return __uint_as_float(i % 2 ? word & 0xffff0000u : word << 16);
+        } else if constexpr (std::is_same_v<T, __half> && N > 1) {
+            const __half2 word = reinterpret_cast<const __half2*>(at)[i / 2];
+            return i % 2 ? __high2float(word) : __low2float(word);
+        } else {
+            return to_float(at[i]);
+        }
+    }
     __device__ __forceinline__ void set(int i, float x) { at[i] = from_float<T>(x); }
 };
 
@@ -93,12 +97,23 @@ __device__ __forceinline__ Vec<T, N> pack(const float (&x)[N]) {
     return packed;
 }
 
+// Change all signs.
+template <typename T, int N>
+__device__ __forceinline__ void negate(Vec<T, N>& of) {
+#pragma unroll
+    for (int i = 0; i < N; i++) of.at[i] = -of.at[i];
+}
+
 // Elements in 16 bytes.
 template <typename T>
 constexpr int FULL = 16 / sizeof(T);
 
 template <int BYTES>
 struct Word;
+template <>
+struct Word<1> {
+    using type = unsigned char;
+};
 template <>
 struct Word<2> {
     using type = unsigned short;
@@ -121,42 +136,20 @@ __device__ __forceinline__ Vec<T, N> load(const T* address) {
     return *reinterpret_cast<const Vec<T, N>*>(address);
 }
 
-// For what is read once: leaves the caches to others.
-template <typename T, int N>
-__device__ __forceinline__ Vec<T, N> load_once(const T* address) {
-    using W = typename Word<sizeof(T) * N>::type;
-#if HINT_LOAD == 1
-    return load<T, N>(address);
-#elif HINT_LOAD == 2
-    if constexpr (sizeof(T) * N == 16) {
-        uint4 word;
-        asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
-                     : "l"(address));
-        return reinterpret_cast<const Vec<T, N>&>(word);
-    } else {
-        return load<T, N>(address);
-    }
-#else
-    const W word = __ldcs(reinterpret_cast<const W*>(address));
-    return reinterpret_cast<const Vec<T, N>&>(word);
-#endif
-}
-
 template <typename T, int N>
 __device__ __forceinline__ void store(T* address, const Vec<T, N>& value) {
     *reinterpret_cast<Vec<T, N>*>(address) = value;
 }
 
-template <typename T, int N>
-__device__ __forceinline__ void store_once(T* address, const Vec<T, N>& value) {
-    using W = typename Word<sizeof(T) * N>::type;
-#if HINT_STORE == 1
-    store<T, N>(address, value);
-#else
-    __stcs(reinterpret_cast<W*>(address), reinterpret_cast<const W&>(value));
-#endif
-}
+// n / d for n below 2^31 by one multiplication: factor = ceil(2^(31 + bits) / d), bits = ceil(log2 d).
+struct Divisor {
+    uint32_t factor;
+    int shift;  // 31 + bits
+
+    __device__ __forceinline__ int of(int n) const {
+        return static_cast<int>(uint64_t(static_cast<uint32_t>(n)) * factor >> shift);
+    }
+};
 
 // ---- the hardware's own approximations ---------------------------------------------------------------------------
 

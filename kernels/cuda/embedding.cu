@@ -6,26 +6,27 @@
 
 using namespace headrace;
 
+// A vector of the table, which nobody looks into.
+using W = Word<sizeof(DTYPE) * VEC>::type;
+
 extern "C" __global__ void __launch_bounds__(THREADS)
-    embedding(DTYPE* out, const TOKEN* token_ids, const DTYPE* table, int64_t num_tokens, int64_t num_rows, int width,
+    embedding(W* out, const TOKEN* token_ids, const W* table, int64_t num_tokens, int64_t num_rows, int num_vecs,
               int64_t first_id) {
-    using T = DTYPE;
-    const int column = (blockIdx.x * THREADS + threadIdx.x) * VEC;
+    const int vec = blockIdx.x * THREADS + threadIdx.x;
+    const int64_t first = (int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * TOKENS;
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    if (column >= width) return;
-    for (int64_t base = int64_t(blockIdx.y) * TOKENS; base < num_tokens; base += int64_t(gridDim.y) * TOKENS) {
-        int64_t id[TOKENS];
-        Vec<T, VEC> held[TOKENS];
+    if (vec >= num_vecs) return;
+    int64_t id[TOKENS];
+    W held[TOKENS];
 #pragma unroll
-        for (int i = 0; i < TOKENS; i++) id[i] = base + i < num_tokens ? int64_t(token_ids[base + i]) - first_id : -1;
+    for (int i = 0; i < TOKENS; i++) id[i] = first + i < num_tokens ? int64_t(token_ids[first + i]) - first_id : -1;
 #pragma unroll
-        for (int i = 0; i < TOKENS; i++) {
-            held[i] = Vec<T, VEC>{};
-            if (id[i] >= 0 && id[i] < num_rows) held[i] = load<T, VEC>(table + id[i] * width + column);
-        }
-#pragma unroll
-        for (int i = 0; i < TOKENS; i++)
-            if (base + i < num_tokens) store<T, VEC>(out + (base + i) * width + column, held[i]);
+    for (int i = 0; i < TOKENS; i++) {
+        held[i] = W{};
+        if (id[i] >= 0 && id[i] < num_rows) held[i] = table[id[i] * num_vecs + vec];
     }
+#pragma unroll
+    for (int i = 0; i < TOKENS; i++)
+        if (first + i < num_tokens) out[(first + i) * num_vecs + vec] = held[i];
 }

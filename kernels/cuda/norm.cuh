@@ -4,7 +4,7 @@
 // stream, as it would if the addition were an operation of its own.
 //
 // Macros: those of rows.cuh; RESIDUAL (0: none, 1: updated in place, 2: only read), BIASED (0 or 1: x + input_bias).
-// VECS = 0: a row too long for registers, read once more per pass. STAGES is for rows without residual and bias.
+// VECS = 0: a row too long for registers, read once more per pass.
 #pragma once
 
 #include "rows.cuh"
@@ -15,7 +15,7 @@ namespace headrace {
 template <typename T>
 __device__ __forceinline__ Vec<T, VEC> read_stream(const T* x, T* residual, const T* input_bias, int64_t base, int vec) {
     const int64_t at = base + int64_t(vec) * VEC;
-    Vec<T, VEC> value = load_once<T, VEC>(x + at);
+    Vec<T, VEC> value = load<T, VEC>(x + at);
     if (BIASED) {
         const Vec<T, VEC> bias = load<T, VEC>(input_bias + int64_t(vec) * VEC);
         float sum[VEC];

@@ -41,6 +41,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int e = 0; e < VEC; e++) squares[0] += value.get(e) * value.get(e);
     }
 #endif
+    const float share = 1.f / width;
     if (WARP_A_ROW)
         warp_reduce<Sum, ROWS>(squares);
     else
@@ -49,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int r = 0; r < ROWS; r++) {
         if (place.row + r >= num_rows) break;
         const int64_t base = (place.row + r) * width;
-        const float scale = rsqrtf(squares[r] / width + eps);
+        const float scale = rsqrtf(squares[r] * share + eps);
 #if VECS
 #pragma unroll
         for (int i = 0; i < VECS; i++)

@@ -71,10 +71,11 @@ struct Pages {
     int64_t page_stride, head_stride, slot_stride;  // elements; the same for keys and values
     const int* table;                               // [rows, max_pages]
     int max_pages, page_size;
+    Divisor by_page_size;
 
     // Where a position's first head lies.
     __device__ __forceinline__ int64_t at(int64_t row, int position) const {
-        const int turn = position / page_size;
+        const int turn = by_page_size.of(position);
         return table[row * max_pages + turn] * page_stride + (position - turn * page_size) * slot_stride;
     }
 };
@@ -83,10 +84,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     rotary_kv(DTYPE* query, int64_t query_stride, const DTYPE* qkv, int64_t qkv_stride, int num_heads, int num_kv_heads,
               const float* cosines, const float* sines, const DTYPE* query_norm, const DTYPE* key_norm, float eps,
               const POSITION* positions, const int* rows, DTYPE* key_pages, DTYPE* value_pages, int64_t page_stride,
-              int64_t head_stride, int64_t slot_stride, const int* page_table, int max_pages, int page_size) {
+              int64_t head_stride, int64_t slot_stride, const int* page_table, int max_pages, int page_size,
+              uint32_t page_factor, int page_shift) {
     using T = DTYPE;
-    const Pages pages{key_pages,   value_pages, page_stride, head_stride,
-                      slot_stride, page_table,  max_pages,   page_size};
+    const Pages pages{key_pages,  value_pages, page_stride, head_stride,          slot_stride,
+                      page_table, max_pages,   page_size,   {page_factor, page_shift}};
     const int group = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const int64_t token = blockIdx.x;
     const Pairs pairs(lane);

@@ -9,12 +9,12 @@
 //
 // Nothing depends on other rows or on their number.
 #include "choice.cuh"
-#include "drawn.cuh"
 
 using namespace headrace;
 
 constexpr int NUM_CANDIDATES = 256;  // listed where there is no top_k: nearly all cuts fall among them
 constexpr int LONGEST_TOP_K = 1024;  // a longer one is searched exactly
+constexpr int FEW = 128;             // tokens that are compared each with each sooner than they are sorted by id
 constexpr double PARTS = 0x1p40;     // of the best token's mass: integers in which segments' sums are added
 
 extern "C" __global__ void __launch_bounds__(SCAN_WARPS* WARP)
@@ -94,9 +94,38 @@ __device__ __forceinline__ uint64_t draw_plainly(const Row& row, const Sums& sum
     return token_in(row, segment, [&](float logit, int) { return mass.units(logit); }, 0, share);
 }
 
+// The first of the list's first tokens, by id, with which their sum exceeds ``target``. They lie in falling order, summed up.
+__device__ __forceinline__ uint64_t take_by_id(Ranking& list, int kept, uint64_t target, const Mass& mass) {
+    if (kept <= FEW) {
+        __shared__ uint64_t taken;
+        if (threadIdx.x < kept) {
+            const int id = token_of(list.keys[threadIdx.x]);
+            uint64_t before = 0, last = 0, own = 0;
+            for (int i = 0; i < kept; i++) {
+                const uint64_t sum = list.cumulative[i];
+                if (token_of(list.keys[i]) < id) before += sum - last;
+                if (i == threadIdx.x) own = sum - last;
+                last = sum;
+            }
+            if (before <= target && target - before < own) taken = list.keys[threadIdx.x];
+        }
+        __syncthreads();
+        return taken;
+    }
+    __syncthreads();
+    // The smaller id's complement is the greater.
+    for (int i = threadIdx.x; i < kept; i += THREADS) list.keys[i] = list.keys[i] << 32 | list.keys[i] >> 32;
+    if (threadIdx.x == 0) list.count = kept;
+    __syncthreads();
+    sort(list);
+    accumulate(list, kept, 0, [&](uint64_t listed) { return mass.units(unordered(static_cast<uint32_t>(listed))); });
+    const uint64_t taken = list.keys[prefix_length(kept - 1, [&](int i) { return list.cumulative[i] <= target; })];
+    return taken << 32 | taken >> 32;
+}
+
 // Draw from the sorted list; false if the list is too short to tell. ``whole`` is the mass of all tokens, in units.
-__device__ __forceinline__ bool draw_listed(const Filters& filters, const Row& row, const Mass& mass, double whole,
-                                            Ranking& list, uint64_t& key) {
+__device__ __forceinline__ bool draw_listed(const Filters& filters, const Parameters& of, int64_t place, const Row& row,
+                                            const Mass& mass, double whole, Ranking& list, uint64_t& key) {
     const bool all = filters.top_k >= row.vocab;
     const int n = min(list.count, filters.top_k);
     const uint64_t least = least_units(filters.min_p);
@@ -107,16 +136,7 @@ __device__ __forceinline__ bool draw_listed(const Filters& filters, const Row& r
                              return before < wanted && list.cumulative[i] - before >= least;
                          }));
     if (all && kept == n && n < row.vocab) return false;
-    const uint64_t target = share_of(list.cumulative[kept - 1], filters.uniform);
-    __syncthreads();
-    // By id: the smaller one's complement is the greater.
-    for (int i = threadIdx.x; i < kept; i += THREADS) list.keys[i] = list.keys[i] << 32 | list.keys[i] >> 32;
-    if (threadIdx.x == 0) list.count = kept;
-    __syncthreads();
-    sort(list);
-    accumulate(list, kept, 0, [&](uint64_t listed) { return mass.units(unordered(static_cast<uint32_t>(listed))); });
-    const uint64_t drawn = list.keys[prefix_length(kept - 1, [&](int i) { return list.cumulative[i] <= target; })];
-    key = drawn << 32 | drawn >> 32;
+    key = take_by_id(list, kept, share_of(list.cumulative[kept - 1], of.uniform(place)), mass);
     return true;
 }
 
@@ -147,21 +167,20 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     } else if (sound) {
         const Mass mass(best, temperature);
         const Filters filters(of, place, vocab);
-        const Sums sums(space, mass);
         const bool all = filters.top_k >= vocab;
         bool drawn = false;
         if (all && filters.top_p >= 1.f && filters.min_p <= 0.f) {
-            key = draw_plainly(row, sums, filters.uniform, temperature);
+            key = draw_plainly(row, Sums(space, mass), of.uniform(place), temperature);
             drawn = true;
         } else if (all || filters.top_k <= LONGEST_TOP_K) {
             uint32_t own[GROUPS_A_THREAD], least = 1;  // all tokens
             take_groups(space, own);
             if (vocab > CAPACITY) least = bound(own, all ? NUM_CANDIDATES : filters.top_k);
-            const double whole = static_cast<double>(sums.total) * (double(uint64_t(1) << UNIT_BITS) / PARTS);
-            drawn = list_above(row, least, own, list) && draw_listed(filters, row, mass, whole, list, key);
+            const double whole = all ? Sums(space, mass).total * (double(uint64_t(1) << UNIT_BITS) / PARTS) : 0.;
+            drawn = list_above(row, least, own, list) && draw_listed(filters, of, place, row, mass, whole, list, key);
         }
         if (!drawn && is_searched && all) return leave_open(filters, space, best);
-        if (!drawn) key = draw_exactly(row.logits, vocab, workspace, index, place, best, of, list);
+        if (!drawn) return draw_exactly(token_ids, valid, row.logits, vocab, workspace, index, place, best, of, list);
     }
     if (threadIdx.x == 0) finish(token_ids, valid, index, place, key, sound, of);
 }

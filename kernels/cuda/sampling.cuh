@@ -16,6 +16,20 @@ constexpr int GROUPS_A_SEGMENT = SEGMENT / GROUP;
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr int UNIT_BITS = 34;               // the best token has 2^34 units of mass
 
+// Stafford's variant 13, as in SplitMix64 [1, figure 16]; workers/engine/uniform.py is the same function.
+// [1] G. L. Steele, D. Lea, C. H. Flood. Fast splittable pseudorandom number generators. OOPSLA 2014.
+__device__ __forceinline__ uint64_t mix(uint64_t z) {
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    return z ^ z >> 31;
+}
+
+// In [0, 1), a function of the request's seed and of the tokens that it has generated: of no other row.
+__device__ __forceinline__ double uniform(uint64_t seed, uint64_t position) {
+    constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15ull;
+    return (mix(mix(seed + GAMMA) + (position + 1) * GAMMA) >> 11) * 0x1p-53;
+}
+
 // Rows' parameters lie in arrays, one element a place, so that a captured graph reads what changes between replays.
 struct Parameters {
     const int64_t* places;  // where a row's parameters lie; null: in the order of rows; -1: the row is passed over
@@ -29,6 +43,11 @@ struct Parameters {
     int64_t counts_stride;
 
     __device__ __forceinline__ int64_t place(int64_t row) const { return places ? places[row] : row; }
+
+    // The row's random number.
+    __device__ __forceinline__ double uniform(int64_t place) const {
+        return headrace::uniform(seed[place], position[place] - num_prompt_tokens[place]);
+    }
 };
 
 constexpr int IN_PROMPT = 0x8000;
@@ -54,9 +73,9 @@ struct Row {
 #endif
     }
 
-    // Penalties as OpenAI's interface and CTRL [1] define them: repetition concerns prompt and output, the others output.
+    // Penalties as OpenAI's interface and CTRL [2] define them: repetition concerns prompt and output, the others output.
     // Rounded after each operation, as they are on a CPU.
-    // [1] N. S. Keskar et al. CTRL: a conditional transformer language model. arXiv:1909.05858, section 4.1.
+    // [2] N. S. Keskar et al. CTRL: a conditional transformer language model. arXiv:1909.05858, section 4.1.
     __device__ __forceinline__ float penalised(float logit, int id) const {
         const int count = static_cast<unsigned short>(counts[id]);
         if (count == 0) return logit;
@@ -137,20 +156,6 @@ __device__ __forceinline__ uint64_t least_units(float min_p) {
 // Of so many units, those up to which a random number lets tokens pass: fewer than all.
 __device__ __forceinline__ uint64_t share_of(uint64_t units, double uniform) {
     return min(static_cast<uint64_t>(uniform * static_cast<double>(units)), units - 1);
-}
-
-// Stafford's variant 13, as in SplitMix64 [2, figure 16]; workers/engine/uniform.py is the same function.
-// [2] G. L. Steele, D. Lea, C. H. Flood. Fast splittable pseudorandom number generators. OOPSLA 2014.
-__device__ __forceinline__ uint64_t mix(uint64_t z) {
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-    return z ^ z >> 31;
-}
-
-// In [0, 1), a function of the request's seed and of the tokens that it has generated: of no other row.
-__device__ __forceinline__ double uniform(uint64_t seed, uint64_t position) {
-    constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15ull;
-    return (mix(mix(seed + GAMMA) + (position + 1) * GAMMA) >> 11) * 0x1p-53;
 }
 
 }  // namespace headrace

@@ -5,7 +5,6 @@
 // search_pick, one block a row, sorts that list, which tells the last token kept, and draws. Sums are of integers: however
 // many blocks share a row, it draws the same token. Rows that sample_pick has drawn are passed over.
 #include "choice.cuh"
-#include "drawn.cuh"
 
 using namespace headrace;
 
@@ -93,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(SCAN_WARPS* WARP)
     const Scale scale(best, temperature);
     const int last = space.note->bin;
     const uint64_t least = least_units(of.min_p[place]);
-    const uint64_t sum = sum_segment(row, segment, [&](float logit, int id) {
+    const uint64_t sum = sum_segment<TURNS>(row, segment, [&](float logit, int id) {
         const uint64_t units = mass.units(logit);
         const int bin = scale.bin_of(logit);
         if (bin == last && units) {
@@ -116,32 +115,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (place < 0 || !space.note->open) return;
     const Row row(logits + index * stride, vocab, place, of);
     const Mass mass(space.note->best, of.temperature[place]);
-    const Filters filters(of, place, vocab);
     const int num_listed = space.note->num_listed;
-    uint64_t key;
-    if (num_listed > CAPACITY) {
-        key = draw_exactly(row.logits, vocab, workspace, index, place, space.note->best, of, list);
-    } else {
-        Kept kept{0, least_units(filters.min_p)};
-        if (num_listed > 0) {
-            for (int i = threadIdx.x; i < num_listed; i += THREADS) list.keys[i] = space.keys[i];
-            if (threadIdx.x == 0) list.count = num_listed;
-            __syncthreads();
-            sort(list);
-            auto units_of = [&](uint64_t listed) { return mass.units(logit_of(listed)); };
-            accumulate(list, num_listed, space.note->units_above, units_of);
-            const uint64_t target = space.note->target;
-            const int last = prefix_length(num_listed - 1, [&](int i) { return list.cumulative[i] < target; });
-            kept.key = list.keys[last];
-            for (int i = threadIdx.x; i <= last; i += THREADS) {
-                const uint64_t units = units_of(list.keys[i]);
-                if (units >= kept.least)
-                    atomicAdd(reinterpret_cast<unsigned long long*>(&space.segment_units[token_of(list.keys[i]) / SEGMENT]),
-                              static_cast<unsigned long long>(units));
-            }
-            __syncthreads();
+    if (num_listed > CAPACITY)
+        return draw_exactly(token_ids, valid, row.logits, vocab, workspace, index, place, space.note->best, of, list);
+    Kept kept{0, least_units(of.min_p[place])};
+    if (num_listed > 0) {
+        for (int i = threadIdx.x; i < num_listed; i += THREADS) list.keys[i] = space.keys[i];
+        if (threadIdx.x == 0) list.count = num_listed;
+        __syncthreads();
+        sort(list);
+        auto units_of = [&](uint64_t listed) { return mass.units(logit_of(listed)); };
+        accumulate(list, num_listed, space.note->units_above, units_of);
+        const uint64_t target = space.note->target;
+        const int last = prefix_length(num_listed - 1, [&](int i) { return list.cumulative[i] < target; });
+        kept.key = list.keys[last];
+        for (int i = threadIdx.x; i <= last; i += THREADS) {
+            const uint64_t units = units_of(list.keys[i]);
+            if (units >= kept.least)
+                atomicAdd(reinterpret_cast<unsigned long long*>(&space.segment_units[token_of(list.keys[i]) / SEGMENT]),
+                          static_cast<unsigned long long>(units));
         }
-        key = draw_kept(row, mass, kept, filters.uniform, space);
+        __syncthreads();
     }
+    const uint64_t key = draw_kept(row, mass, kept, of.uniform(place), space);
     if (threadIdx.x == 0) finish(token_ids, valid, index, place, key, true, of);
 }

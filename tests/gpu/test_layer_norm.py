@@ -36,6 +36,14 @@ def test_a_large_mean_does_not_drown_the_variance(device: torch.device, mean: fl
     assert_fair(layer_norm(x, weight, bias, 1e-5), truth, peer)
 
 
+@pytest.mark.parametrize("shape", [(300, 64), (300, 1000), (4096, 1024), (300, 4096)])
+def test_rows_of_one_value_become_the_bias(device: torch.device, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    """Nothing is left of a large mean, though what is left would be divided by the root of eps."""
+    x = torch.randint(-30_000, 30_000, (shape[0], 1), device=device).to(dtype).expand(shape).contiguous()
+    weight, bias = torch.randn(shape[1], device=device, dtype=dtype), torch.randn(shape[1], device=device, dtype=dtype)
+    assert torch.equal(layer_norm(x, weight, bias, 1e-5), bias.expand(shape))
+
+
 def test_an_outlier_first_does_not_spoil_its_row(device: torch.device) -> None:
     """A variance shifted by a row's first value would."""
     x = torch.randn(10, 4096, device=device)

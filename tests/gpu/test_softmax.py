@@ -13,6 +13,9 @@ SHAPES = [
     (64, 16, 8, 40),
     (2, 1, 3, 5000),
     (1, 1, 2, 40001),
+    (8, 16, 64, 1024),
+    (4, 8, 128, 1000),
+    (1, 2, 3, 8192),
 ]
 
 
@@ -36,6 +39,27 @@ def test_softmax_errs_as_little_as_torch(
     truth = reference.softmax(scores.double(), wide, scale=0.3)
     peer = reference.softmax(scores, mask, scale=0.3)
     assert_fair(softmax(scores, mask, scale=0.3, out=poisoned(scores)), truth, peer)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+@pytest.mark.parametrize("length", [40, 5000])
+def test_a_scale_may_be_negative_or_nought(device: torch.device, dtype: torch.dtype, length: int, scale: float) -> None:
+    scores = torch.randn(2, 4, 10, length, device=device, dtype=dtype) * 4
+    mask = torch.ones(10, length, device=device, dtype=torch.bool).tril(length - 10)[None, None]
+    for given in (None, mask):
+        truth = reference.softmax(scores.double(), given, scale=scale)
+        assert_fair(softmax(scores, given, scale=scale), truth, reference.softmax(scores, given, scale=scale))
+
+
+def test_a_mask_may_begin_anywhere(device: torch.device, dtype: torch.dtype) -> None:
+    """Elsewhere than where vectors of it could be read."""
+    scores = torch.randn(3, 2, 5, 64, device=device, dtype=dtype)
+    mask = (torch.rand(3, 1, 5, 67, device=device) < 0.7)[..., 1:65]
+    mask[..., 0] = True
+    for given in (mask, mask.to(dtype)):
+        wide = given if given.dtype == torch.bool else given.double()
+        truth = reference.softmax(scores.double(), wide)
+        assert_fair(softmax(scores, given), truth, reference.softmax(scores, given))
 
 
 @pytest.mark.parametrize("length", [3, 700, 9000, 50000])
