@@ -10,11 +10,11 @@ def change_words(words: Tensor, changes: Tensor) -> None:
     words[changes[:, 0].long()] = changes[:, 1]
 
 
-def next_tokens(out: NextTokens, position: Tensor, last_token: Tensor, decodes: Tensor) -> None:
+def next_tokens(out: NextTokens, position: Tensor, last_token: Tensor, source: Tensor, decodes: Tensor) -> None:
     """Tell what every place computes next, and count it as computed; see ``row_state.next_tokens``."""
     num_places = len(out.token_ids)
     on, at = decodes[:num_places] > 0, position[:num_places]
-    out.token_ids.copy_(last_token[:num_places].where(on, 0))
+    out.token_ids.copy_(last_token[source[:num_places].long()].where(on, 0))
     out.positions.copy_(at.where(on, -1))
     out.lengths.copy_((at + 1).where(on, 0))
     if out.places is not None:

@@ -59,13 +59,14 @@ def change_words(words: Tensor, changes: Tensor) -> None:
     kernel((-(-changes.shape[0] // _THREADS),), (_THREADS,), words, changes, changes.shape[0])
 
 
-def next_tokens(out: NextTokens, position: Tensor, last_token: Tensor, decodes: Tensor) -> None:
+def next_tokens(out: NextTokens, position: Tensor, last_token: Tensor, source: Tensor, decodes: Tensor) -> None:
     """Tell what every place computes next, and count it as computed.
 
     Args:
         out: where to, of the first places.
         position: int64 ``[max_places]``, tokens computed; one more from here on where a place decodes.
         last_token: int64 ``[max_places]``.
+        source: int32 ``[max_places]``, in which place of ``last_token`` each place's token is.
         decodes: int32 ``[max_places]``, 1 where a place takes part in the step by its last token, else 0.
 
     Raises:
@@ -78,12 +79,14 @@ def next_tokens(out: NextTokens, position: Tensor, last_token: Tensor, decodes: 
     require(out.places, "places", (num_places,), torch.int64, alignment=8)
     require(position, "position", (max(num_places, position.numel()),), torch.int64, alignment=8)
     require(last_token, "last_token", position.shape, torch.int64, alignment=8)
+    require(source, "source", position.shape, torch.int32, alignment=4)
     require(decodes, "decodes", position.shape, torch.int32, alignment=4)
-    kernel = _kernel(position.device, "next_tokens", "PPPPPPPi")
+    kernel = _kernel(position.device, "next_tokens", "PPPPPPPPi")
     kernel(
         (-(-num_places // _THREADS),),
         (_THREADS,),
-        *(out.token_ids, out.positions, out.lengths, out.places, position, last_token, decodes, num_places),
+        *(out.token_ids, out.positions, out.lengths, out.places),
+        *(position, last_token, source, decodes, num_places),
     )
 
 

@@ -36,11 +36,12 @@ def test_words_are_changed(device: torch.device) -> None:
 def test_rows_that_decode_go_on_by_one_token(device: torch.device) -> None:
     for num_places in (1, 31, 256, 600):
         position, last_token = torch.randint(0, 9999, (2, 700), device=device)
+        source = torch.randperm(700, dtype=torch.int32, device=device)
         decodes = torch.randint(0, 2, (700,), dtype=torch.int32, device=device)
         ours, theirs = NextTokens.empty(num_places, device), NextTokens.empty(num_places, device)
         expected = position.clone()
-        reference.next_tokens(theirs, expected, last_token, decodes)
-        next_tokens(ours, position, last_token, decodes)
+        reference.next_tokens(theirs, expected, last_token, source, decodes)
+        next_tokens(ours, position, last_token, source, decodes)
         for name in ("token_ids", "positions", "lengths", "places"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name))
         assert torch.equal(position, expected)
@@ -79,12 +80,13 @@ def test_the_gpu_knows_what_the_cpu_knows(device: torch.device) -> None:
         plan = fusion.plan()
         sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
         on_gpu, on_cpu = states
-        assert on_gpu.enter(plan.chunks) == on_cpu.enter(plan.chunks)
+        below = len(plan.chunks) if all(chunk.decodes for chunk in plan.chunks) else None
+        assert on_gpu.enter(plan.chunks, below=below) == on_cpu.enter(plan.chunks, below=below)
         for state in states:
             state.next_tokens(NextTokens.empty(4, state.position.device))
             for row in sampling:
                 state.last_token[state.place_of(row)] = number
-        for name in ("last_token", "position", "decodes", "page_table"):
+        for name in ("last_token", "position", "source", "decodes", "page_table"):
             assert torch.equal(getattr(on_gpu, name).cpu(), getattr(on_cpu, name))
         for name in SamplingState.columns(0):
             assert torch.equal(getattr(on_gpu.sampling, name).cpu(), getattr(on_cpu.sampling, name))

@@ -138,9 +138,10 @@ class DeviceSteps:
 
     def _decode(self, chunks: Rows[Chunk]) -> "StartedDeviceStep":
         """Launch a step in which every place up to the last one that decodes computes a token, somebody's or not."""
-        sampler, places = self._sampler, self.rows.enter(chunks)
+        sampler, max_places = self._sampler, len(self.rows.position)
+        places = self.rows.enter(chunks, below=padded_places(len(chunks), max_places))
         group = sampler.prepare([chunk.sequence for chunk in chunks], places)
-        num_places = padded_places(1 + max(places), len(self.rows.position))
+        num_places = padded_places(1 + max(places), max_places)
         # Rules differ in more ways than graphs should be captured for: their rows draw behind the graph.
         key = num_places, None if group.kind.is_ruled else group.kind
         launch = partial(self._launch, *key)

@@ -18,7 +18,10 @@ def sequence(row: int, num_prompt: int, max_tokens: int) -> Sequence:
 def step(fusion: Fusion, state: RowState, token_id: int) -> None:
     """One step as the runner and settle make it, and a check of what the device would have read."""
     plan = fusion.plan()
-    places = state.enter(plan.chunks)
+    all_decode = all(chunk.decodes for chunk in plan.chunks)
+    places = state.enter(plan.chunks, below=len(plan.chunks) if all_decode else None)
+    if all_decode:
+        assert sorted(places) == list(range(len(places))), "rows that decode alone lie behind each other"
     assert len(set(places)) == len(places)
     given = NextTokens.empty(len(state.position))
     state.next_tokens(given)
@@ -29,6 +32,7 @@ def step(fusion: Fusion, state: RowState, token_id: int) -> None:
     for chunk, place in zip(plan.chunks, places, strict=True):
         row = chunk.sequence
         assert state.position[place] == chunk.end, "where the next draw is counted from"
+        assert state.place_of(row) == place
         assert state.page_table[place, : len(row.pages.page_ids)].tolist() == row.pages.page_ids
         for name, value in state.sampling.values_of(row).items():
             assert getattr(state.sampling, name)[place] == value
