@@ -188,7 +188,9 @@ class KVCache:
             # Room for more than now, so that it seldom grows.
             self._moves = torch.empty(2 * len(moves), 2, dtype=torch.int32, device=self._pages.device)
         pairs = self._moves[: len(moves)]
-        pairs.copy_(torch.tensor([(move.source, move.target) for move in moves], dtype=torch.int32))
+        numbers = [(move.source, move.target) for move in moves]
+        # From page-locked memory, or the host would wait for the steps at work.
+        pairs.copy_(torch.tensor(numbers, dtype=torch.int32, pin_memory=pairs.is_cuda), non_blocking=True)
         self._copy_pages(self._pages.flatten(1).unsqueeze(0), pairs)
 
     def _layer_view(self, layer: int) -> Tensor:
