@@ -109,8 +109,6 @@ class DeviceRules:
             state["repetition"], state["presence"], state["frequency"], counts, state["slots"]
         )
         self._token_ids = torch.zeros(max_tokens, dtype=torch.int64, device=device)
-        self._pinned = torch.zeros(max_tokens, dtype=torch.int64, pin_memory=device.type == "cuda")
-        self._gone = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def bring_up_to_date(self, rows: Rows[Sequence], places: Rows[int]) -> None:
         """Write what the kernels must know of the rows of a step, before they run."""
@@ -170,9 +168,7 @@ class DeviceRules:
         known.bits = bits
 
     def _count(self, row: Sequence, place: int) -> None:
-        num_tokens = len(row.token_ids)
-        self._gone.synchronize()
-        self._pinned[:num_tokens] = torch.tensor(row.token_ids)
-        self._token_ids[:num_tokens].copy_(self._pinned[:num_tokens], non_blocking=True)
-        self._gone.record()
-        count_tokens(self.penalties.counts[place], self._token_ids[:num_tokens], row.num_prompt_tokens)
+        here = torch.tensor(row.token_ids, pin_memory=True)  # or the host would wait for the steps at work
+        there = self._token_ids[: len(here)]
+        there.copy_(here, non_blocking=True)
+        count_tokens(self.penalties.counts[place], there, row.num_prompt_tokens)

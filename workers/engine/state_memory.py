@@ -15,8 +15,8 @@ Columns = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 _WORD_BYTES = 4
 _NUMPY = {torch.int64: np.int64, torch.int32: np.int32, torch.float32: np.float32}
-#: Changes that travel together.
-_STAGED = 4096
+#: Changes that travel together: all of those that hundreds of new rows make, or the host waits for the steps at work.
+_STAGED = 1 << 15
 
 
 class StateMemory:
