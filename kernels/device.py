@@ -89,6 +89,10 @@ class Device:
         self._streams[stream.handle] = stream
         return _as_torch(stream.handle, self.index)
 
+    def own_stream(self, handle: int) -> Any:
+        """The PyCUDA stream of a handle, if it is one of ours; else None."""
+        return self._streams.get(handle)
+
     @contextmanager
     def launched_on(self, handle: int) -> Iterator[Any]:
         """Yield the PyCUDA stream on which work goes that shall be in order with the stream of a ``handle``.

@@ -8,6 +8,7 @@ A wrapper gets a kernel once per specialisation and calls it with tensors and nu
 Launches may be captured in torch's CUDA graphs. Wrappers check shapes and dtypes; kernels check nothing.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -73,15 +74,17 @@ class Kernel:
             self._launch(grid, block, values, shared_bytes)
 
     def _launch(self, grid: Extent, block: Extent, values: list[int | float], shared_bytes: int) -> None:
-        import pycuda._pvt_struct  # PyCUDA packs arguments with a struct module of its own
-        import pycuda.driver
-
-        handle = torch.cuda.current_stream(self.device.index).cuda_stream
+        # A step launches hundreds of kernels: torch.cuda.current_stream makes an object each time, which takes longer.
+        handle: int = torch._C._cuda_getCurrentRawStream(self.device.index)
         block = (*block, 1, 1)[:3]  # PyCUDA takes a shorter grid, but not a shorter block
         try:
+            stream = self.device.own_stream(handle)
+            if stream is not None:
+                self._function.prepared_async_call(grid, block, stream, *values, shared_size=shared_bytes)
+                return
             with self.device.launched_on(handle) as stream:
                 self._function.prepared_async_call(grid, block, stream, *values, shared_size=shared_bytes)
-        except (pycuda.driver.Error, pycuda._pvt_struct.error, OverflowError) as error:
+        except _refusals() as error:
             raise KernelError(f"{self._name} was not launched on {grid} blocks of {block}: {error}") from error
 
     def _values(self, arguments: tuple[Argument, ...]) -> list[int | float]:
@@ -95,7 +98,7 @@ class Kernel:
                 values.append(argument)
             elif argument is None:
                 values.append(0)
-            elif isinstance(argument, Tensor) and argument.device.index == self.device.index and argument.is_cuda:
+            elif isinstance(argument, Tensor) and argument.get_device() == self.device.index and argument.is_cuda:
                 values.append(argument.data_ptr())
             else:
                 where = argument.device if isinstance(argument, Tensor) else type(argument).__name__
@@ -132,6 +135,14 @@ def load(
     _entries.add(entry)
     module = opened.load(cubin(Target.of(source, opened.arch, defines)))
     return _prepared(module, opened, entry, params, shared_bytes)
+
+
+@functools.cache
+def _refusals() -> tuple[type[Exception], ...]:
+    import pycuda._pvt_struct  # PyCUDA packs arguments with a struct module of its own
+    import pycuda.driver
+
+    return pycuda.driver.Error, pycuda._pvt_struct.error, OverflowError
 
 
 def is_ours(name: str) -> bool:
