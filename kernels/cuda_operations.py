@@ -3,7 +3,7 @@
 Shapes and dtypes are in ``table.Operations``, which ``CudaOperations`` fulfils; here are only the reasons for how.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,72 +15,16 @@ from torch import Tensor
 from headrace.errors import KernelError
 from headrace.kernels import activation, rotary_kv
 from headrace.kernels.add import add
-from headrace.kernels.decode_attention import DecodeAttention
-from headrace.kernels.decode_shape import DecodeShape
+from headrace.kernels.cuda_attention import StepAttention
 from headrace.kernels.device import open_device
 from headrace.kernels.embedding import embedding
 from headrace.kernels.layer_norm import layer_norm
-from headrace.kernels.prefill_attention import PrefillAttention
-from headrace.kernels.prefill_shape import PrefillShape
+from headrace.kernels.paged_batch import PagedBatch, StepSizes
 from headrace.kernels.rms_norm import rms_norm
-from headrace.kernels.rotary_kv import KVPages, Rotary
-from headrace.kernels.table import Batch, HeadNorm, Linear
+from headrace.kernels.table import HeadNorm, Linear
 from headrace.kernels.thin_product import MOST_TOKENS, ThinProduct, beats_cublas
 
 _GELU: dict[str, activation.Gelu] = {"none": "erf", "tanh": "tanh"}
-
-
-@dataclass(frozen=True, slots=True)
-class Queries:
-    """The rows of a step that bring several tokens, or their prompt's first.
-
-    Attributes:
-        num_tokens: of all of them; they lie behind the tokens of decoding rows, in the order of their places.
-        starts: int32 ``[num_places + 1]``, where a place's tokens begin, counted from the first chunk's.
-        lengths: int32 ``[num_places]``, context with this step's tokens; 0 where a place brings no chunk.
-        num_chunks: places that bring one.
-    """
-
-    num_tokens: int
-    starts: Tensor
-    lengths: Tensor
-    num_chunks: int
-
-
-@dataclass(frozen=True, slots=True)
-class PagedBatch(Batch):
-    """A batch whose rows have places that stay: first a token of every place, then the chunks.
-
-    Token ids are int64, positions int32 and -1 where a place has nothing to decode: nothing is written for it, and what
-    is computed for it means nothing.
-
-    Attributes:
-        rows: int32 ``[num_tokens]``, each token's place.
-        lengths: int32 ``[num_places]``, context of decoding rows with this step's token, else 0; None where no row
-            decodes: then there are no tokens but the chunks'.
-        queries: None where all rows decode.
-        pages: a layer's pages each, with a page table of ``num_places`` rows.
-    """
-
-    rows: Tensor
-    lengths: Tensor | None
-    queries: Queries | None
-    pages: Sequence[KVPages]
-
-
-@dataclass(frozen=True, slots=True)
-class StepSizes:
-    """How large a step may be.
-
-    Attributes:
-        max_rows: places.
-        max_pages: pages of a row.
-        max_tokens: tokens, a token of every place among them.
-    """
-
-    max_rows: int
-    max_pages: int
-    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +60,13 @@ class CudaOperations:
         self._sizes = sizes
         self._workspace = workspace or partial(torch.empty, dtype=torch.uint8, device=self._device)
         self._angles: dict[int, tuple[Tensor, Tensor]] = {}
-        self._decode: dict[int | None, DecodeAttention] = {}
-        self._prefill: PrefillAttention | None = None
-        self._decode_planned: set[int | None] = set()
-        self._prefill_planned = False
+        self._attention = StepAttention(self._device, sizes, self._workspace)
 
     @contextmanager
     def step(self, batch: PagedBatch) -> Iterator[None]:
         """Keep the batch at hand; attention's work is shared out when the first layer asks."""
         self._batch = batch
-        self._decode_planned.clear()
-        self._prefill_planned = False
+        self._attention.begin()
         try:
             yield
         finally:
@@ -191,7 +131,7 @@ class CudaOperations:
         rotary = rotary_kv.rotary_table(positions, inv_freq, scale=scale, out=(cosines, sines))
         return rotary.cosines, rotary.sines
 
-    def rotary_kv(
+    def rotary_attention(
         self,
         qkv: Tensor,
         layer: int,
@@ -199,43 +139,15 @@ class CudaOperations:
         *,
         rotary: tuple[Tensor, Tensor] | None = None,
         norm: HeadNorm | None = None,
+        window: int | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
-        """Norm, rotate and write by one kernel; queries stay where they are."""
-        batch = self._entered()
-        pages = batch.pages[layer]
-        query = qkv.view(qkv.shape[0], -1, pages.keys.shape[3])[:, :num_heads]
-        return rotary_kv.rotary_kv(
-            qkv,
-            batch.positions,
-            pages,
-            num_heads=num_heads,
-            rotary=None if rotary is None else Rotary(*rotary),
-            norm=None if norm is None else rotary_kv.HeadNorm(norm.query, norm.key, norm.eps),
-            rows=batch.rows,
-            out=query,
+        """Norm, rotate, write and attend, by one kernel or several."""
+        if self._batch is None:
+            raise KernelError("attention and its memory belong to a step; enter one first")
+        return self._attention.rotary_attention(
+            self._batch, qkv, layer, num_heads, rotary=rotary, norm=norm, window=window, out=out
         )
-
-    def attention(self, query: Tensor, layer: int, *, window: int | None = None, out: Tensor | None = None) -> Tensor:
-        """Attend: rows that decode by one kernel, chunks by another."""
-        batch = self._entered()
-        num_tokens, num_heads, head_dim = query.shape
-        result = query.new_empty(num_tokens, num_heads * head_dim) if out is None else out
-        seen, pages = result.view(num_tokens, num_heads, head_dim), batch.pages[layer]
-        num_decoding = 0
-        if batch.lengths is not None:
-            num_decoding = batch.lengths.shape[0]
-            decode = self._decode_attention(query, pages, window)
-            if window not in self._decode_planned:
-                decode.plan(batch.lengths)
-                self._decode_planned.add(window)
-            decode.run(seen[:num_decoding], query[:num_decoding], pages, batch.lengths)
-        if (queries := batch.queries) is not None:
-            prefill = self._prefill_attention(query, pages)
-            if not self._prefill_planned:
-                prefill.plan(queries.starts, queries.lengths, queries.num_tokens, most_chunks=queries.num_chunks)
-                self._prefill_planned = True
-            prefill.run(seen[num_decoding:], query[num_decoding:], pages, window=window)
-        return result
 
     def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Gate."""
@@ -252,30 +164,3 @@ class CudaOperations:
     def select(self, x: Tensor, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Pick rows, as an embedding does."""
         return embedding(indices, x, out=out)
-
-    def _entered(self) -> PagedBatch:
-        if self._batch is None:
-            raise KernelError("attention and its memory belong to a step; enter one first")
-        return self._batch
-
-    def _decode_attention(self, query: Tensor, pages: KVPages, window: int | None) -> DecodeAttention:
-        if window not in self._decode:
-            num_kv_heads, page_size, head_dim = pages.keys.shape[1:]
-            group, sizes = query.shape[1] // num_kv_heads, self._sizes
-            shape = DecodeShape(
-                num_kv_heads, group, head_dim, query.dtype, sizes.max_rows, sizes.max_pages, page_size, window
-            )
-            workspace = self._workspace(DecodeAttention.workspace_bytes(shape, self._device))
-            self._decode[window] = DecodeAttention(shape, self._device, workspace)
-        return self._decode[window]
-
-    def _prefill_attention(self, query: Tensor, pages: KVPages) -> PrefillAttention:
-        if self._prefill is None:
-            num_kv_heads, page_size, head_dim = pages.keys.shape[1:]
-            group, sizes = query.shape[1] // num_kv_heads, self._sizes
-            shape = PrefillShape(
-                num_kv_heads, group, head_dim, query.dtype, sizes.max_rows, sizes.max_tokens, page_size
-            )
-            workspace = self._workspace(PrefillAttention.workspace_bytes(shape, self._device))
-            self._prefill = PrefillAttention(shape, self._device, workspace)
-        return self._prefill

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from headrace.errors import KernelError
-from headrace.kernels.build import C_TYPES
+from headrace.kernels.build import C_TYPES, Macro
 from headrace.kernels.checks import require
 from headrace.kernels.decode_shape import RESERVED_BYTES, TILE_KEYS, DecodeShape, Ring, choose_ring
 from headrace.kernels.device import Device, open_device
-from headrace.kernels.launch import Kernel, load
-from headrace.kernels.rotary_kv import KVPages
+from headrace.kernels.launch import Argument, Kernel, load
+from headrace.kernels.rotary_kv import HeadNorm, Heads, KVPages, Rotary, heads_of
 
 _PLAN_THREADS = 512
 _REGISTERS = 65536  # of a multiprocessor
@@ -33,20 +33,27 @@ class DecodeAttention:
         device: a GPU; without an index, torch's current one.
         workspace: uint8, at least ``workspace_bytes`` long, 16-byte aligned; default: torch allocates it.
         ring: default: what was measured to be the fastest (docs/bench/decode_attention.md).
+        heads: given, ``run_fused`` serves the object's steps; None: ``run`` does.
 
     Raises:
         KernelError: the workspace is too small, or the GPU's shared memory is.
     """
 
     def __init__(
-        self, shape: DecodeShape, device: torch.device, workspace: Tensor | None = None, ring: Ring | None = None
+        self,
+        shape: DecodeShape,
+        device: torch.device,
+        workspace: Tensor | None = None,
+        ring: Ring | None = None,
+        heads: Heads | None = None,
     ) -> None:
         opened = _open(device)
         self.shape = shape
+        self._heads = heads
         self._ring = ring or choose_ring(shape, opened.shared_bytes)
         self._plan_kernel = _plan_kernel(opened.index)
-        self._kernel = _kernel(opened.index, shape.dtype, shape.head_dim, shape.group, self._ring)
-        self._num_shares, sizes = _layout(shape, self._ring, opened, self._kernel)
+        self._kernel = _kernel(opened.index, shape.dtype, shape.head_dim, shape.group, self._ring, heads)
+        self._num_shares, sizes = _layout(shape, self._ring, opened, self._kernel, heads)
         if workspace is None:
             workspace = torch.empty(sum(sizes), dtype=torch.uint8, device=torch.device("cuda", opened.index))
         if workspace.nbytes < sum(sizes) or workspace.data_ptr() % 16:
@@ -56,12 +63,14 @@ class DecodeAttention:
         self._tickets.zero_()
 
     @staticmethod
-    def workspace_bytes(shape: DecodeShape, device: torch.device) -> int:
+    def workspace_bytes(
+        shape: DecodeShape, device: torch.device, ring: Ring | None = None, heads: Heads | None = None
+    ) -> int:
         """How much workspace an object wants on a GPU."""
         opened = _open(device)
-        ring = choose_ring(shape, opened.shared_bytes)
-        kernel = _kernel(opened.index, shape.dtype, shape.head_dim, shape.group, ring)
-        return sum(_layout(shape, ring, opened, kernel)[1])
+        ring = ring or choose_ring(shape, opened.shared_bytes)
+        kernel = _kernel(opened.index, shape.dtype, shape.head_dim, shape.group, ring, heads)
+        return sum(_layout(shape, ring, opened, kernel, heads)[1])
 
     def plan(self, lengths: Tensor) -> None:
         """Share a step's work out, on torch's current stream; valid until lengths change.
@@ -77,9 +86,15 @@ class DecodeAttention:
             (1, 1),
             (_PLAN_THREADS, 1, 1),
             *(self._plan, self._starts, lengths, num_rows, self.shape.num_kv_heads, self.shape.window or 0),
-            *(self._num_shares, self._ring.least_tiles if self.shape.segment_tokens is None else 1),
+            *(self._num_shares, self._num_blocks(num_rows)),
+            *(self._ring.least_tiles if self.shape.segment_tokens is None else 1, self._ring.whole_tiles),
             self.shape.segment_tiles,
         )
+
+    def _num_blocks(self, num_rows: int) -> int:
+        """Blocks of a launch: as many as run at once, or one for each pair of a row and a head of keys."""
+        items = num_rows * self.shape.num_kv_heads if self._ring.whole_tiles else 0
+        return max(self._num_shares, items)
 
     def run(
         self,
@@ -107,17 +122,73 @@ class DecodeAttention:
         Raises:
             KernelError: shapes, dtypes or layouts do not fit.
         """
-        shape, num_rows = self.shape, self._check_lengths(lengths)
+        shape, num_rows = self.shape, lengths.shape[0]
+        if self._heads is not None:
+            raise KernelError("this attention rotates by itself; call run_fused")
         expected = (num_rows, shape.num_heads, shape.head_dim)
-        require(out, "out", expected, shape.dtype)
-        require(pages.page_table, "page_table", (num_rows, shape.max_pages), torch.int32, alignment=4)
         if query.shape != expected or query.dtype != shape.dtype or query.stride()[1:] != (shape.head_dim, 1):
             raise KernelError(f"query is {query.dtype} {tuple(query.shape)}, and should be {shape.dtype} {expected}")
         if query.stride(0) % 2 or query.data_ptr() % 4:
             raise KernelError("query's rows do not begin at multiples of 4 bytes")
+        self._launch(out, query, pages, lengths, scale, old_is_settled)
+
+    def run_fused(
+        self,
+        out: Tensor,
+        qkv: Tensor,
+        pages: KVPages,
+        lengths: Tensor,
+        *,
+        rotary: Rotary | None = None,
+        norm: HeadNorm | None = None,
+        scale: float | None = None,
+        old_is_settled: bool = False,
+    ) -> None:
+        """Norm and rotate, write each row's newest key and value, and attend: ``rotary_kv`` and ``run`` in one launch.
+
+        Args:
+            out: as for ``run``.
+            qkv: ``[num_rows, (num_heads + 2 * num_kv_heads) * head_dim]``, contiguous: query heads, key heads, value
+                heads of each row's newest token, which is the row's last by ``lengths``.
+            pages: as for ``run``; the newest token's place is written.
+            lengths: as given to ``plan``; a row of length 0 writes nothing.
+            rotary: angles of the rows' newest tokens; None for models without rotation.
+            norm: weights of the heads' norms; None for models without.
+            scale: as for ``run``.
+            old_is_settled: as for ``run``; ``rotary`` is read early, too.
+
+        Raises:
+            KernelError: shapes, dtypes or layouts do not fit, or not the heads that the object is for.
+        """
+        shape, num_rows = self.shape, lengths.shape[0]
+        if self._heads != heads_of(shape.head_dim, rotary, norm is not None, shape.dtype.itemsize):
+            raise KernelError(f"this attention is for {self._heads}")
+        if rotary is not None and rotary.cosines.shape[0] != num_rows:
+            raise KernelError(f"there are angles of {rotary.cosines.shape[0]} rows, not of {num_rows}")
+        if norm is not None and (norm.query.dtype != shape.dtype or norm.query.shape != (shape.head_dim,)):
+            raise KernelError(f"norms are {norm.query.dtype} {tuple(norm.query.shape)}, and do not fit {shape}")
+        width = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
+        require(qkv, "qkv", (num_rows, width), shape.dtype)
+        angles = (None, None) if rotary is None else (rotary.cosines, rotary.sines)
+        weights = (None, None, 0.0) if norm is None else (norm.query, norm.key, norm.eps)
+        self._launch(*(out, qkv, pages, lengths, scale, old_is_settled), pages.keys, pages.values, *angles, *weights)
+
+    def _launch(
+        self,
+        out: Tensor,
+        query: Tensor,
+        pages: KVPages,
+        lengths: Tensor,
+        scale: float | None,
+        old_is_settled: bool,
+        *more: Argument,
+    ) -> None:
+        shape, num_rows = self.shape, self._check_lengths(lengths)
+        require(out, "out", (num_rows, shape.num_heads, shape.head_dim), shape.dtype)
+        require(pages.page_table, "page_table", (num_rows, shape.max_pages), torch.int32, alignment=4)
         self._check_pages(pages)
         self._kernel(
-            (self._num_shares, 1),
+            (self._num_blocks(num_rows), 1),
             (self._ring.warps * 32, 1, 1),
             *(out, query, pages.keys, pages.values, pages.page_table, lengths),
             *(self._plan, self._slots, self._tickets),
@@ -125,7 +196,8 @@ class DecodeAttention:
             *(query.stride(0), pages.keys.stride(0), pages.keys.stride(1)),
             (shape.head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
             int(old_is_settled),
-            shared_bytes=self._ring.shared_bytes(shape),
+            *more,
+            shared_bytes=self._ring.shared_bytes(shape, fused=self._heads is not None),
         )
 
     def _check_lengths(self, lengths: Tensor) -> int:
@@ -150,13 +222,16 @@ def _open(device: torch.device) -> Device:
     return open_device(torch.cuda.current_device() if device.index is None else device.index)
 
 
-def _layout(shape: DecodeShape, ring: Ring, device: Device, kernel: Kernel) -> tuple[int, list[int]]:
+def _layout(
+    shape: DecodeShape, ring: Ring, device: Device, kernel: Kernel, heads: Heads | None = None
+) -> tuple[int, list[int]]:
     """Count the shares, as many as run at once, and the bytes of plan, starts, tickets and slots."""
-    by_shared = (device.shared_bytes + RESERVED_BYTES) // (ring.shared_bytes(shape) + RESERVED_BYTES)
+    shared_bytes = ring.shared_bytes(shape, fused=heads is not None)
+    by_shared = (device.shared_bytes + RESERVED_BYTES) // (shared_bytes + RESERVED_BYTES)
     by_registers = _REGISTERS // (-(-kernel.num_registers // 8) * 8 * ring.warps * 32)
     num_shares = device.num_sms * min(by_shared, by_registers)
     sizes = (
-        16 * (1 + 2 * num_shares),
+        16 * (1 + 2 * max(num_shares, shape.num_items if ring.whole_tiles else 0)),
         4 * (shape.max_rows + 1),
         4 * shape.num_items,
         shape.num_slots(num_shares) * shape.slot_bytes,
@@ -166,15 +241,27 @@ def _layout(shape: DecodeShape, ring: Ring, device: Device, kernel: Kernel) -> t
 
 @functools.cache
 def _plan_kernel(index: int) -> Kernel:
-    return load("decode_plan", "decode_plan", "PPPiiiiii", torch.device("cuda", index))
+    return load("decode_plan", "decode_plan", "PPPiiiiiiii", torch.device("cuda", index))
 
 
 @functools.cache
-def _kernel(index: int, dtype: torch.dtype, head_dim: int, group: int, ring: Ring) -> Kernel:
+def _kernel(
+    index: int, dtype: torch.dtype, head_dim: int, group: int, ring: Ring, heads: Heads | None = None
+) -> Kernel:
+    more: dict[str, Macro] = {"FUSED": 0}
+    if heads is not None:
+        more = {
+            "FUSED": 1,
+            "ROTARY_DIM": heads.rotary_dim,
+            "INTERLEAVED": int(heads.interleaved),
+            "NORMED": int(heads.normed),
+            "VEC": heads.vec,
+            "LANES": heads.lanes,
+        }
     return load(
         "decode_attention",
         "decode_attention",
-        "PPPPPPPPPiiiiiqqqfi",
+        "PPPPPPPPPiiiiiqqqfi" + ("" if heads is None else "PPPPPPf"),
         torch.device("cuda", index),
         shared_bytes=open_device(index).shared_bytes,
         DTYPE=C_TYPES[dtype],
@@ -183,4 +270,6 @@ def _kernel(index: int, dtype: torch.dtype, head_dim: int, group: int, ring: Rin
         GROUP=group,
         WARPS=ring.warps,
         STAGES=ring.stages,
+        BLOCKS=ring.least_blocks,
+        **more,
     )

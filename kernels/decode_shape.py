@@ -3,6 +3,7 @@
 Pure arithmetic: it knows no device and launches nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,13 +95,17 @@ class Ring:
         warps: of a block.
         stages: tiles of 16 keys and values that each warp has in flight.
         least_tiles: a share is never smaller, so that few keys are not spread over blocks that only meet again.
+        whole_tiles: rows of up to so many tiles are not cut if there is a block for each of their heads.
+        least_blocks: on a multiprocessor; it limits a thread's registers.
     """
 
     warps: int
     stages: int
     least_tiles: int = 16
+    whole_tiles: int = 32
+    least_blocks: int = 1
 
-    def shared_bytes(self, shape: DecodeShape) -> int:
+    def shared_bytes(self, shape: DecodeShape, *, fused: bool = False) -> int:
         """Shared memory of a block, as ``decode_attention.cu`` divides it."""
         row_bytes = shape.head_dim * shape.dtype.itemsize
         tile = 2 * TILE_KEYS * (row_bytes if row_bytes % 128 == 0 else row_bytes + 16)
@@ -110,7 +115,8 @@ class Ring:
         private = 256 * steps if steps > 16 else 16
         if shape.dtype == torch.float32:
             private = 4 * shape.group * (shape.head_dim + TILE_KEYS)
-        return self.warps * (self.stages * tile + private) + -(-meeting // 16) * 16
+        newest = (shape.group + 2) * (row_bytes + 16) if fused else 0
+        return self.warps * (self.stages * tile + private) + -(-meeting // 16) * 16 + newest
 
 
 def choose_ring(shape: DecodeShape, shared_bytes: int) -> Ring:
@@ -123,9 +129,50 @@ def choose_ring(shape: DecodeShape, shared_bytes: int) -> Ring:
     Raises:
         KernelError: not even one warp's ring fits.
     """
-    for blocks, warps in ((3, 4), (2, 4), (3, 2), (2, 2), (1, 2), (1, 1)):
-        for stages in (4, 3, 2):
-            ring = Ring(warps, stages)
-            if blocks * (ring.shared_bytes(shape) + RESERVED_BYTES) <= shared_bytes + RESERVED_BYTES:
-                return ring
+    candidates = [
+        (blocks, Ring(warps, stages))
+        for blocks, warps in ((3, 4), (2, 4), (3, 2), (2, 2), (1, 2), (1, 1))
+        for stages in (4, 3, 2)
+    ]
+    return _first_that_fits(candidates, shape, shared_bytes, fused=False)
+
+
+def choose_fused_ring(shape: DecodeShape, num_rows: int, shared_bytes: int, num_sms: int) -> Ring | None:
+    """Say how blocks read where one launch norms, rotates and attends; None: two launches are faster.
+
+    One (row, head) a multiprocessor at most: its keys are all on their way at once, to many warps. From two on, several
+    blocks of few warps share a multiprocessor; they all run at once or one launch is no faster.
+
+    Args:
+        shape: what is attended to.
+        num_rows: of a step.
+        shared_bytes: the most that a block may have; a multiprocessor has ``RESERVED_BYTES`` more.
+        num_sms: multiprocessors.
+
+    Raises:
+        KernelError: not even one warp's ring fits.
+    """
+    items_an_sm = -(-num_rows * shape.num_kv_heads // num_sms)
+    if items_an_sm == 1:
+        candidates = [(1, Ring(warps, 2)) for warps in (8, 4, 2, 1)]
+        return _first_that_fits(candidates, shape, shared_bytes, fused=True)
+    several = Ring(2, 3, least_blocks=4)
+    if 2 < items_an_sm <= several.least_blocks and _fits(
+        several, several.least_blocks, shape, shared_bytes, fused=True
+    ):
+        return several
+    return None
+
+
+def _first_that_fits(
+    candidates: Sequence[tuple[int, Ring]], shape: DecodeShape, shared_bytes: int, *, fused: bool
+) -> Ring:
+    for blocks, ring in candidates:
+        if _fits(ring, blocks, shape, shared_bytes, fused=fused):
+            return ring
     raise KernelError(f"{shape} does not fit {shared_bytes} bytes of shared memory")
+
+
+def _fits(ring: Ring, blocks: int, shape: DecodeShape, shared_bytes: int, *, fused: bool) -> bool:
+    each = ring.shared_bytes(shape, fused=fused) + RESERVED_BYTES
+    return blocks * each <= shared_bytes + RESERVED_BYTES

@@ -204,7 +204,7 @@ class PlannedOperations(Generic[B]):
         """See ``Operations``."""
         return self._operations.rotary_table(positions, inv_freq, result, scale=scale)
 
-    def rotary_kv(
+    def rotary_attention(
         self,
         qkv: Tensor,
         layer: int,
@@ -212,16 +212,14 @@ class PlannedOperations(Generic[B]):
         *,
         rotary: tuple[Tensor, Tensor] | None = None,
         norm: HeadNorm | None = None,
+        window: int | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """See ``Operations``."""
-        query = self._operations.rotary_kv(qkv, layer, num_heads, rotary=rotary, norm=norm)
-        self._note(qkv)
-        return query
-
-    def attention(self, query: Tensor, layer: int, *, window: int | None = None, out: Tensor | None = None) -> Tensor:
-        """See ``Operations``."""
-        result = self._operations.attention(query, layer, window=window, out=self._out(out))
-        self._note(query, result=result)
+        result = self._operations.rotary_attention(
+            qkv, layer, num_heads, rotary=rotary, norm=norm, window=window, out=self._out(out)
+        )
+        self._note(qkv, result=result)
         return result
 
     def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:

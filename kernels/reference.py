@@ -111,6 +111,21 @@ class ReferenceOperations:
         angles = (positions.to(torch.float32)[:, None] * inv_freq)[:, None, :]
         return angles.cos().mul_(scale).to(result), angles.sin().mul_(scale).to(result)
 
+    def rotary_attention(
+        self,
+        qkv: Tensor,
+        layer: int,
+        num_heads: int,
+        *,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        norm: HeadNorm | None = None,
+        window: int | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Norm, rotate and write, then attend."""
+        query = self.rotary_kv(qkv, layer, num_heads, rotary=rotary, norm=norm)
+        return self.attention(query, layer, window=window, out=out)
+
     def rotary_kv(
         self,
         qkv: Tensor,
@@ -120,7 +135,7 @@ class ReferenceOperations:
         rotary: tuple[Tensor, Tensor] | None = None,
         norm: HeadNorm | None = None,
     ) -> Tensor:
-        """Norm, rotate and write, one after the other."""
+        """Norm, rotate and write, one after the other; gives the queries, ``[num_tokens, num_heads, head_dim]``."""
         memory = self._batch.layers[layer]
         num_kv_heads, head_dim = memory.shape[2:]
         heads = qkv.view(-1, num_heads + 2 * num_kv_heads, head_dim)

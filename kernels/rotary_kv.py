@@ -81,8 +81,8 @@ class HeadNorm:
 
 
 @dataclass(frozen=True, slots=True)
-class _Heads:
-    """A specialisation, but for the dtype."""
+class Heads:
+    """How a head is normed and rotated, and split over threads: a specialisation, but for the dtype."""
 
     head_dim: int
     rotary_dim: int
@@ -162,7 +162,7 @@ def rotary_kv(
     num_kv_heads, page_size, head_dim = pages.keys.shape[1:]
     num_slots = num_heads + 2 * num_kv_heads
     out = qkv.new_empty(num_tokens, num_heads, head_dim) if out is None else out
-    heads = _heads(head_dim, rotary, norm is not None, qkv.element_size())
+    heads = heads_of(head_dim, rotary, norm is not None, qkv.element_size())
     require(qkv, "qkv", (num_tokens, num_slots * head_dim), qkv.dtype)
     require(out[:1], "out", out[:1].shape, qkv.dtype)
     if out.shape != (num_tokens, num_heads, head_dim) or out.stride(0) * qkv.element_size() % 16:
@@ -225,7 +225,7 @@ def _check_heads(dtype: torch.dtype, pages: KVPages, norm: HeadNorm | None, vec:
 
 
 @functools.cache
-def _split(head_dim: int, rotary_dim: int, interleaved: bool, normed: bool, element_bytes: int) -> _Heads:
+def _split(head_dim: int, rotary_dim: int, interleaved: bool, normed: bool, element_bytes: int) -> Heads:
     half, tail = rotary_dim // 2, (head_dim - rotary_dim) // 2
     if not 0 <= rotary_dim <= head_dim or rotary_dim % 2 or head_dim % 2:
         raise KernelError(f"{rotary_dim} dimensions of a head of {head_dim} cannot be rotated in pairs")
@@ -233,17 +233,22 @@ def _split(head_dim: int, rotary_dim: int, interleaved: bool, normed: bool, elem
     lanes = 1 << (-(-head_dim // 2 // vec) - 1).bit_length()
     if lanes > _WARP:
         raise KernelError(f"a head of {head_dim}, {rotary_dim} of it rotated, does not fit a warp")
-    return _Heads(head_dim, rotary_dim, interleaved, normed, vec, lanes)
+    return Heads(head_dim, rotary_dim, interleaved, normed, vec, lanes)
 
 
-def _heads(head_dim: int, rotary: Rotary | None, normed: bool, element_bytes: int) -> _Heads:
+def heads_of(head_dim: int, rotary: Rotary | None, normed: bool, element_bytes: int) -> Heads:
+    """Say how a head is split over threads.
+
+    Raises:
+        KernelError: it cannot be.
+    """
     if rotary is None:
         return _split(head_dim, 0, False, normed, element_bytes)
     return _split(head_dim, 2 * rotary.cosines.shape[1], rotary.interleaved, normed, element_bytes)
 
 
 @functools.cache
-def _kernel(device: torch.device, element: str, position: str, heads: _Heads, turns: int) -> Kernel:
+def _kernel(device: torch.device, element: str, position: str, heads: Heads, turns: int) -> Kernel:
     return load(
         "rotary_kv",
         "rotary_kv",

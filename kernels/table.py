@@ -141,10 +141,10 @@ class Operations(Packer, Protocol):
             scale: multiplies cosines and sines.
 
         Returns:
-            Cosines and sines, for ``rotary_kv``; their layout is the table's own affair.
+            Cosines and sines, for ``rotary_attention``; their layout is the table's own affair.
         """
 
-    def rotary_kv(
+    def rotary_attention(
         self,
         qkv: Tensor,
         layer: int,
@@ -152,32 +152,24 @@ class Operations(Packer, Protocol):
         *,
         rotary: tuple[Tensor, Tensor] | None = None,
         norm: HeadNorm | None = None,
+        window: int | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
-        """Norm and rotate queries and keys in place, and write the batch's keys and values to their places.
+        """Norm and rotate queries and keys, write the batch's keys and values to their places, and attend.
 
         Of each head the first ``rotary_dim`` numbers are rotated, the others stay. The two halves of what is rotated
         turn against each other: number ``i`` with ``i + rotary_dim / 2``, the layout of Hugging Face's Llama weights.
         A model whose weights pair neighbours reorders them when it loads.
 
+        Then every token sees its own row's context up to itself; scores are scaled by ``head_dim ** -0.5``.
+
         Args:
             qkv: ``[num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]``, contiguous: query heads, key heads, value
-                heads. Overwritten.
+                heads; neighbouring query heads share one head of keys and values. May be overwritten.
             layer: whose keys and values these are.
             num_heads: query heads.
             rotary: from ``rotary_table``; None for models without rotation.
             norm: None for models without.
-
-        Returns:
-            The queries: a view of ``qkv``, ``[num_tokens, num_heads, head_dim]``.
-        """
-
-    def attention(self, query: Tensor, layer: int, *, window: int | None = None, out: Tensor | None = None) -> Tensor:
-        """Let every token see its own row's context up to itself; scores are scaled by ``head_dim ** -0.5``.
-
-        Args:
-            query: ``[num_tokens, num_heads, head_dim]``, from ``rotary_kv``; neighbouring heads share one head of keys
-                and values.
-            layer: whose keys and values, written before.
             window: tokens that a token sees at most, itself among them, >= 1: the last ones; None for all.
             out: see the class.
 

@@ -16,6 +16,9 @@
 // [2] T. Dao, D. Haziza, F. Massa, G. Sizov. Flash-Decoding for long-context inference. 2023.
 #include "copy_async.cuh"
 #include "decode_settle.cuh"
+#if FUSED
+#include "decode_newest.cuh"
+#endif
 
 namespace headrace {
 
@@ -26,18 +29,24 @@ struct Feeder {
     uint64_t policy;
     long long offset;    // a lane's: where the batch's tile number ``lane`` lies in a head's pages, elements
 
-    __device__ __forceinline__ Feeder(const Args& args, const Walk& walk) : walk(walk), policy(evict_first_policy()) {
-        enter(args);
+    // ``guessed``: the page that a lane would look up first if the share began with row ``guessed_row``.
+    __device__ __forceinline__ Feeder(const Args& args, const Walk& walk, int guessed_row, int guessed)
+        : walk(walk), policy(evict_first_policy()) {
+        if (walk.left == 0 || walk.row != guessed_row || walk.begin > 0) enter(args);
+        else tile = threadIdx.x / WARP, batch = 0, point_at(args, guessed);
+    }
+
+    __device__ __forceinline__ int wanted() const { return tile + threadIdx.x % WARP * WARPS; }
+
+    __device__ __forceinline__ void point_at(const Args& args, int page) {
+        offset = page * args.page_stride + wanted() % args.page_tiles * TILE_KEYS * HEAD_DIM;
     }
 
     __device__ __forceinline__ void look_up(const Args& args) {
-        const int lane = threadIdx.x % WARP, wanted = tile + lane * WARPS;
         batch = 0;
-        if (wanted < walk.end) {
-            const int page = wanted / args.page_tiles;
-            offset = args.page_table[static_cast<long long>(walk.row) * args.max_pages + page] * args.page_stride +
-                     (wanted - page * args.page_tiles) * TILE_KEYS * HEAD_DIM;
-        }
+        if (wanted() < walk.end)
+            point_at(args, args.page_table[static_cast<long long>(walk.row) * args.max_pages +
+                                           wanted() / args.page_tiles]);
     }
 
     __device__ __forceinline__ void enter(const Args& args) {
@@ -51,10 +60,10 @@ struct Feeder {
         while (walk.left > 0 && tile >= walk.end) walk.next(args), enter(args);
         if (walk.left > 0) {
             // The row's newest key and value are the previous kernel's work.
-            if (FIRST && (tile + 1) * TILE_KEYS >= walk.length) wait_for_earlier_kernels();
+            if (FIRST && !FUSED && (tile + 1) * TILE_KEYS >= walk.length) wait_for_earlier_kernels();
             if (batch == WARP) look_up(args);
             const long long from = __shfl_sync(ALL_LANES, offset, batch++) + walk.head * args.head_stride;
-            const int num_keys = min(walk.length - tile * TILE_KEYS, TILE_KEYS);
+            const int num_keys = min(walk.length - FUSED - tile * TILE_KEYS, TILE_KEYS);
             if (num_keys == TILE_KEYS) {
                 copy_tile<true>(stage, args.keys + from, num_keys);
                 copy_tile<true>(stage + TILE_BYTES, args.values + from, num_keys);
@@ -85,44 +94,71 @@ struct Feeder {
 
 }  // namespace headrace
 
-extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
+extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     decode_attention(DTYPE* out, const DTYPE* query, const DTYPE* keys, const DTYPE* values, const int* page_table,
                      const int* lengths, const int4* plan, float* slots, int* tickets, int num_rows, int num_kv_heads,
                      int max_pages, int page_tiles, int window, long long query_stride, long long page_stride,
-                     long long head_stride, float score_scale, int old_is_settled) {
+                     long long head_stride, float score_scale, int old_is_settled
+#if FUSED
+                     ,
+                     DTYPE* new_keys, DTYPE* new_values, const float* cosines, const float* sines,
+                     const DTYPE* query_norm, const DTYPE* key_norm, float eps
+#endif
+    ) {
     using namespace headrace;
     extern __shared__ __align__(128) unsigned char memory[];
-    // the warps' rings, what fragments keep there, the meeting
+    // the warps' rings, what fragments keep there, the meeting, the newest token
+    constexpr int RINGS = WARPS * STAGES * 2 * TILE_BYTES, PRIVATE = WARPS * sizeof(Private);
     const int warp = threadIdx.x / WARP;
-    const uint32_t ring = shared_address(memory) + warp * STAGES * 2 * TILE_BYTES;
-    Private& own = reinterpret_cast<Private*>(memory + WARPS * STAGES * 2 * TILE_BYTES)[warp];
-    Meeting& meeting = *reinterpret_cast<Meeting*>(memory + WARPS * (STAGES * 2 * TILE_BYTES + sizeof(Private)));
+    unsigned char* ring = memory + warp * STAGES * 2 * TILE_BYTES;
+    Private& own = reinterpret_cast<Private*>(memory + RINGS)[warp];
+    Meeting& meeting = *reinterpret_cast<Meeting*>(memory + RINGS + PRIVATE);
     const Args args{out,      query,        keys,      values,     page_table, lengths,      plan,        slots,       tickets,
                     num_rows, num_kv_heads, max_pages, page_tiles, window,     query_stride, page_stride, head_stride, score_scale};
-    let_next_kernel_start();
     if (!old_is_settled) wait_for_earlier_kernels();
+    // Most often, a step of few rows gives each (row, head) to a block, in order: then pages come together with the plan.
+    const int guessed_row = blockIdx.x / num_kv_heads, turn = (warp + threadIdx.x % WARP * WARPS) / page_tiles;
+    const bool guesses = guessed_row < num_rows && turn < max_pages;
+    const int guessed = guesses ? page_table[static_cast<long long>(guessed_row) * max_pages + turn] : 0;
     Walk walk(args);
-    Feeder feeder(args, walk);
-    for (int i = 0; i < STAGES; i++) feeder.feed<true>(args, ring + i * 2 * TILE_BYTES);
-    wait_for_earlier_kernels();
-    for (int row = blockIdx.x; row < num_rows; row += gridDim.x)
-        if (lengths[row] == 0)
-            for (int i = threadIdx.x; i < num_kv_heads * GROUP * HEAD_DIM; i += THREADS)
-                out[static_cast<long long>(row) * num_kv_heads * GROUP * HEAD_DIM + i] = from_float<DTYPE>(0.f);
-    int stage = 0;
+    Feeder feeder(args, walk, guessed_row, guessed);
+    for (int i = 0; i < STAGES; i++) feeder.feed<true>(args, shared_address(ring) + i * 2 * TILE_BYTES);
     Fragments fragments;
-    const auto start = [&] { fragments.start(query + walk.row * query_stride + walk.head * GROUP * HEAD_DIM, own); };
+#if FUSED
+    Newest& newest = *reinterpret_cast<Newest*>(memory + RINGS + PRIVATE + sizeof(Meeting));
+    const NewestArgs more{new_keys, new_values, cosines, sines, query_norm, key_norm, eps};
+    NewestHeads heads(args, more, walk);
+    constexpr bool STARTS_EARLY = false;
+    const auto start = [&] {
+        heads.make(newest, args, more, walk);
+        __syncthreads();
+        fragments.start(newest.query[0], NEWEST_PITCH, own);
+    };
+#else
+    constexpr bool STARTS_EARLY = Fragments::STARTS_EARLY;
+    const auto start = [&] {
+        fragments.start(query + walk.row * query_stride + walk.head * GROUP * HEAD_DIM, HEAD_DIM, own);
+    };
+#endif
+    wait_for_earlier_kernels();
+    // Only now: then whatever starts early after this one may count on all that was before it.
+    let_next_kernel_start();
     if (walk.left > 0) start();
+    int stage = 0;
     while (walk.left > 0) {
         for (int tile = walk.begin + warp; tile < walk.end; tile += WARPS) {
             wait_for_copies<STAGES - 1>();
             __syncwarp();
-            const uint32_t at = ring + stage * 2 * TILE_BYTES;
-            const int first_key = tile * TILE_KEYS;
-            fragments.add(at, at + TILE_BYTES, window > 0 ? max(walk.length - window - first_key, 0) : 0,
-                          min(walk.length - first_key, TILE_KEYS), score_scale, own);
+            unsigned char* at = ring + stage * 2 * TILE_BYTES;
+            const int first_key = tile * TILE_KEYS, num_keys = min(walk.length - first_key, TILE_KEYS);
+#if FUSED
+            if (first_key + TILE_KEYS >= walk.length) newest.join(at, num_keys - 1);
+#endif
+            const uint32_t address = shared_address(at);
+            fragments.add(address, address + TILE_BYTES, window > 0 ? max(walk.length - window - first_key, 0) : 0,
+                          num_keys, score_scale, own);
             __syncwarp();
-            feeder.feed<false>(args, at);
+            feeder.feed<false>(args, address);
             if (++stage == STAGES) stage = 0;
         }
         // Whoever is late with the last piece's sums is done with them.
@@ -132,8 +168,18 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
         const Walk done = walk;
         walk.next(args);
         // If registers suffice, the next queries are under way while the sums are settled.
-        if (Fragments::STARTS_EARLY && walk.left > 0) start();
+        if (STARTS_EARLY && walk.left > 0) start();
         settle(args, done, meeting);
-        if (!Fragments::STARTS_EARLY && walk.left > 0) start();
+        if (!STARTS_EARLY && walk.left > 0) {
+#if FUSED
+            heads = NewestHeads(args, more, walk);
+#endif
+            start();
+        }
     }
+    // Padding, last and from the last block on: those have least to do.
+    for (int row = gridDim.x - 1 - blockIdx.x; row < num_rows; row += gridDim.x)
+        if (lengths[row] == 0)
+            for (int i = threadIdx.x; i < num_kv_heads * GROUP * HEAD_DIM; i += THREADS)
+                out[static_cast<long long>(row) * num_kv_heads * GROUP * HEAD_DIM + i] = from_float<DTYPE>(0.f);
 }

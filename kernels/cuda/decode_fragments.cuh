@@ -31,9 +31,11 @@ struct Fragments {
     float4 sums[GROUP][PARTS];
     float most[GROUP], weight[GROUP];
 
-    __device__ __forceinline__ void start(const float* query, Private& own) {
+    // Heads are ``pitch`` elements apart.
+    __device__ __forceinline__ void start(const float* query, int pitch, Private& own) {
         __syncwarp();
-        for (int i = threadIdx.x % WARP; i < GROUP * HEAD_DIM; i += WARP) own.query[0][i] = query[i];
+        for (int i = threadIdx.x % WARP; i < GROUP * HEAD_DIM; i += WARP)
+            own.query[i / HEAD_DIM][i % HEAD_DIM] = query[i / HEAD_DIM * pitch + i % HEAD_DIM];
         __syncwarp();
 #pragma unroll
         for (int head = 0; head < GROUP; head++) {
@@ -139,12 +141,12 @@ struct Fragments {
     float sums[STEPS][COLUMNS][4];
     float most[COLUMNS][2], weight[COLUMNS][2];  // of heads 8 c + 2t and 8 c + 2t + 1; weight: of this lane's keys
 
-    __device__ __forceinline__ void start(const DTYPE* from, Private& own) {
+    __device__ __forceinline__ void start(const DTYPE* from, int pitch, Private& own) {
         const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
             // Columns beyond the group get its last head: what they hold is never written.
-            const DTYPE* row = from + min(c * 8 + g, GROUP - 1) * HEAD_DIM + 2 * t;
+            const DTYPE* row = from + min(c * 8 + g, GROUP - 1) * pitch + 2 * t;
             most[c][0] = most[c][1] = -INFINITY, weight[c][0] = weight[c][1] = 0;
 #pragma unroll
             for (int s = 0; s < STEPS; s++) {

@@ -3,10 +3,14 @@
 //
 // Items are (row, head of keys) in this order; an item's keys are counted in units: tiles of 16 keys, or segments of
 // ``segment_tiles`` of them. A share is a run of units, and may begin and end within an item. Writes
-//   plan[0]: {units a share, tiles a unit, 1 if units stay apart, units in all},
+//   plan[0]: {units a share, tiles a unit, 1 if units stay apart, 1 if no share goes beyond an item},
 //   plan[1 + 2b]: block b's {first item's row, its head, first unit in the item, number of units},
 //   plan[2 + 2b]: {that row's length, 0, 0, 0},
 // and uses starts [num_rows + 1] in between.
+//
+// To cut an item costs the meeting of its parts, which short ones do not earn: items of up to ``whole_units`` stay whole
+// if there is a block for each. Longer ones are cut where they would be if each began a share, if that takes no more
+// than the shares there are and does not make them much larger.
 //
 // That equal runs of a flattened index space beat splitting each row on its own is Stream-K's point for products [1]
 // and FlashInfer's for ragged attention [2].
@@ -20,35 +24,60 @@
 
 extern "C" __global__ void __launch_bounds__(512, 1)
     decode_plan(int4* plan, int* starts, const int* lengths, int num_rows, int num_kv_heads, int window, int num_shares,
-                int least_units, int segment_tiles) {
+                int num_blocks, int least_units, int whole_units, int segment_tiles) {
     using namespace headrace;
     let_next_kernel_start();
     wait_for_earlier_kernels();
     const int unit_tiles = segment_tiles > 0 ? segment_tiles : 1;
     const int rows_a_thread = (num_rows + PLAN_THREADS - 1) / PLAN_THREADS, first = threadIdx.x * rows_a_thread;
-    int mine = 0;
-    for (int row = first; row < min(first + rows_a_thread, num_rows); row++)
-        mine += tiles_seen(lengths[row], window).units(unit_tiles) * num_kv_heads;
-    int total;
-    int start = sum_before(mine, total);
-    for (int row = first; row < min(first + rows_a_thread, num_rows); row++) {
-        starts[row] = start;
-        start += tiles_seen(lengths[row], window).units(unit_tiles) * num_kv_heads;
+    const int behind = min(first + rows_a_thread, num_rows);
+    const auto units_of = [&](int row) { return tiles_seen(lengths[row], window).units(unit_tiles); };
+    // Shares of so many units over all rows, and each row's first one; 0: the units themselves.
+    const auto lay_out = [&](int size) {
+        const auto count = [&](int row) { return (size ? (units_of(row) + size - 1) / size : units_of(row)) * num_kv_heads; };
+        int mine = 0, total;
+        for (int row = first; row < behind; row++) mine += count(row);
+        __syncthreads();
+        int start = sum_before(mine, total);
+        for (int row = first; row < behind; row++) starts[row] = start, start += count(row);
+        if (threadIdx.x == 0) starts[num_rows] = total;
+        __syncthreads();
+        return total;
+    };
+    int total = lay_out(0);
+    int share = max((total + num_shares - 1) / num_shares, max(least_units, 1));
+    bool aligned = false;
+    if (segment_tiles == 0 && total > 0 && whole_units >= 0) {
+        __shared__ int longest;
+        if (threadIdx.x == 0) longest = 0;
+        __syncthreads();
+        for (int row = first; row < behind; row++) atomicMax(&longest, units_of(row));
+        __syncthreads();
+        const int most = share + share / 4;
+        if (longest <= whole_units) {
+            aligned = lay_out(max(longest, share)) <= num_blocks;
+            if (aligned) share = max(longest, share);
+        }
+        for (int turn = 0, size = share; turn < 4 && !aligned && size <= most; turn++) {
+            const int count = lay_out(size);
+            aligned = count <= num_shares;
+            if (aligned) share = size;
+            else size = max(size + 1, static_cast<int>(static_cast<long long>(size) * count / num_shares));
+        }
+        total = aligned ? starts[num_rows] : lay_out(0);
     }
-    if (threadIdx.x == 0) starts[num_rows] = total;
-    __syncthreads();
-    const int share = max((total + num_shares - 1) / num_shares, max(least_units, 1));
-    if (threadIdx.x == 0) plan[0] = make_int4(share, unit_tiles, segment_tiles > 0, total);
-    for (int block = threadIdx.x; block < num_shares; block += PLAN_THREADS) {
-        const long long at = static_cast<long long>(block) * share;
+    if (threadIdx.x == 0) plan[0] = make_int4(share, unit_tiles, segment_tiles > 0, aligned);
+    for (int block = threadIdx.x; block < num_blocks; block += PLAN_THREADS) {
+        const long long at = aligned ? block : static_cast<long long>(block) * share;
         int4 entry = make_int4(0, 0, 0, 0);
         int length = 0;
         if (at < total) {
-            const int low = row_of(starts, num_rows, at);
-            const int inner = static_cast<int>(at) - starts[low];
-            const int units = (starts[low + 1] - starts[low]) / num_kv_heads;
-            length = lengths[low];
-            entry = make_int4(low, inner / units, inner % units, min(share, total - static_cast<int>(at)));
+            const int row = row_of(starts, num_rows, at);
+            const int inner = static_cast<int>(at) - starts[row], each = (starts[row + 1] - starts[row]) / num_kv_heads;
+            length = lengths[row];
+            const int unit = inner % each * (aligned ? share : 1);
+            const int count = aligned ? min(share, units_of(row) - unit) : min(share, total - static_cast<int>(at));
+            entry = make_int4(row, inner / each, unit, count);
         }
         plan[1 + 2 * block] = entry;
         plan[2 + 2 * block] = make_int4(length, 0, 0, 0);

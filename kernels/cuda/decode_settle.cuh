@@ -36,8 +36,22 @@ struct alignas(16) Meeting {
     float sums[WARPS][GROUP][SUM_PITCH], mosts[WARPS][GROUP], weights[WARPS][GROUP];
     int is_last;
 
-    __device__ __forceinline__ Part part(int warp, int head, int dim) const {
-        return {*reinterpret_cast<const float4*>(&sums[warp][head][dim]), mosts[warp][head], weights[warp][head]};
+    // All warps' together. Warp 0 has the piece's first tile, so that its greatest score is a number.
+    __device__ __forceinline__ Part total(int head, int dim) const {
+        float most = mosts[0][head], weight = 0, factor[WARPS];
+#pragma unroll
+        for (int w = 1; w < WARPS; w++) most = fmaxf(most, mosts[w][head]);
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) factor[w] = exp2f(mosts[w][head] - most);
+        float4 all = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) {
+            const float4 own = *reinterpret_cast<const float4*>(&sums[w][head][dim]);
+            all.x += factor[w] * own.x, all.y += factor[w] * own.y;
+            all.z += factor[w] * own.z, all.w += factor[w] * own.w;
+            weight += factor[w] * weights[w][head];
+        }
+        return {all, most, weight};
     }
 };
 
@@ -48,20 +62,22 @@ __device__ __forceinline__ void settle(const Args& args, const Walk& walk, Meeti
     DTYPE* out = args.out + static_cast<long long>(item) * GROUP * HEAD_DIM;
     const bool whole = walk.piece_units == walk.units;
     const int4 header = *args.plan;
-    // Blocks write at most two slots, for the first piece and the last; segments have one each.
-    const int from = walk.at - walk.unit, first = header.z ? from : from / header.x,
-              last = header.z ? from + walk.units - 1 : (from + walk.units - 1) / header.x;
+    // Slots are a segment's each; or a share's each, if no share goes beyond an item; else a share writes at most two, for
+    // its first piece and its last.
+    const bool apart = header.z || header.w;
+    const int from = walk.at - walk.unit;
+    int first, last;
+    if (header.w) first = blockIdx.x - walk.unit / header.x, last = first + (walk.units - 1) / header.x;
+    else if (header.z) first = from, last = from + walk.units - 1;
+    else first = from / header.x, last = (from + walk.units - 1) / header.x;
     const auto slot_of = [&](int part) -> float* {
-        const int slot = header.z ? part : 2 * part + (part == first && from % header.x != 0);
+        const int slot = apart ? part : 2 * part + (part == first && from % header.x != 0);
         return args.slots + static_cast<long long>(slot) * SLOT;
     };
     float* slot = slot_of(header.z ? walk.at : blockIdx.x);
     for (int i = threadIdx.x; i < GROUP * QUADS; i += THREADS) {
         const int head = i / QUADS, dim = i % QUADS * 4;
-        // Warp 0 has the piece's first tile, so its greatest score is a number.
-        Part total = meeting.part(0, head, dim);
-#pragma unroll
-        for (int w = 1; w < WARPS; w++) total.add(meeting.part(w, head, dim));
+        const Part total = meeting.total(head, dim);
         if (whole) {
             write(out + head * HEAD_DIM + dim, total);
         } else {

@@ -10,61 +10,12 @@
 // registers shall leave room for on a multiprocessor).
 //
 // [1] J. Su et al. RoFormer: enhanced transformer with rotary position embedding. arXiv:2104.09864.
-#include "common.cuh"
 #include "copy_async.cuh"
+#include "rotary.cuh"
 
 using namespace headrace;
 
-constexpr int HALF = ROTARY_DIM / 2, TAIL = (HEAD_DIM - ROTARY_DIM) / 2, GROUPS = THREADS / LANES;
-static_assert(HALF % VEC == 0 && TAIL % VEC == 0 && HEAD_DIM / 2 <= LANES * VEC && WARP % LANES == 0, "impossible head");
-
-struct Pairs {
-    int first, second;  // where the thread's two vectors lie in a head
-    bool rotates, held;
-
-    __device__ __forceinline__ Pairs(int lane) {
-        const int pair = lane * VEC;
-        rotates = pair < HALF;
-        held = pair < HEAD_DIM / 2;
-        if (!rotates) {
-            first = ROTARY_DIM + pair - HALF;
-            second = first + TAIL;
-        } else {
-            first = INTERLEAVED ? 2 * pair : pair;
-            second = first + (INTERLEAVED ? VEC : HALF);
-        }
-    }
-};
-
-// A thread's part of a head, as memory holds it: so several fit in registers while they are on their way.
-template <typename T>
-struct Part {
-    Vec<T, VEC> first, second;
-
-    __device__ __forceinline__ void read(const T* head, const Pairs& pairs) {
-        first = load<T, VEC>(head + pairs.first);
-        second = load<T, VEC>(head + pairs.second);
-    }
-    __device__ __forceinline__ float get(int i) const { return i < VEC ? first.get(i) : second.get(i - VEC); }
-};
-
-template <typename T>
-__device__ __forceinline__ void write(T* head, const float (&value)[2 * VEC], const Pairs& pairs) {
-    store<T, VEC>(head + pairs.first, pack<T, VEC>(reinterpret_cast<const float(&)[VEC]>(value[0])));
-    store<T, VEC>(head + pairs.second, pack<T, VEC>(reinterpret_cast<const float(&)[VEC]>(value[VEC])));
-}
-
-#if ROTARY_DIM
-__device__ __forceinline__ void rotate(float (&value)[2 * VEC], const float (&cosine)[VEC], const float (&sine)[VEC]) {
-#pragma unroll
-    for (int e = 0; e < VEC; e++) {
-        const int a = INTERLEAVED ? 2 * e : e, b = INTERLEAVED ? 2 * e + 1 : VEC + e;
-        const float x = value[a], y = value[b];
-        value[a] = x * cosine[e] - y * sine[e];
-        value[b] = y * cosine[e] + x * sine[e];
-    }
-}
-#endif
+constexpr int GROUPS = THREADS / LANES;
 
 struct Pages {
     DTYPE *keys, *values;
@@ -110,11 +61,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int num_slots = num_heads + 2 * num_kv_heads, step = gridDim.y * GROUPS;
     // Whole warps go round together, because the norm's reduction needs all lanes.
     for (int base = blockIdx.y * GROUPS; base < num_slots; base += TURNS * step) {
-        Part<T> part[TURNS];
+        HeadPart<T> part[TURNS];
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
             const int slot = base + turn * step + group;
-            part[turn] = Part<T>{};
+            part[turn] = HeadPart<T>{};
             if (slot < num_slots && pairs.held)
                 part[turn].read(qkv + token * qkv_stride + int64_t(slot) * HEAD_DIM, pairs);
         }
@@ -142,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             for (int e = 0; e < 2 * VEC; e++) value[e] = part[turn].get(e);
 #if NORMED
             if (slot < num_heads + num_kv_heads) {
-                Part<T> weight;
+                HeadPart<T> weight;
                 weight.read(slot < num_heads ? query_norm : key_norm, pairs);
                 const float scale = rsqrtf(squares[turn] / HEAD_DIM + eps);
 #pragma unroll

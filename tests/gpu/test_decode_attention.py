@@ -102,7 +102,7 @@ def test_pages_windows_and_segments_of_any_size(
     check(replace(shape, window=window, segment_tokens=segment_tokens), lengths, device)
 
 
-@pytest.mark.parametrize("ring", [Ring(1, 2, 1), Ring(2, 3, 4), Ring(4, 2, 4), Ring(8, 2, 64)])
+@pytest.mark.parametrize("ring", [Ring(1, 2, 1, 0), Ring(2, 3, 4), Ring(4, 2, 4, 0), Ring(8, 2, 64)])
 def test_results_are_right_however_a_block_reads(device: torch.device, ring: Ring) -> None:
     lengths = [4000, 1, 250, 16, 0, 65]
     check(shaped(lengths, torch.bfloat16, 128, 4), lengths, device, ring)

@@ -8,10 +8,11 @@ from functools import partial
 import torch
 
 from headrace.errors import ConfigurationError
-from headrace.kernels.cuda_operations import CudaOperations, StepSizes
+from headrace.kernels.cuda_operations import CudaOperations
 from headrace.kernels.device import open_device
 from headrace.kernels.device_memory import allocate, free_bytes
 from headrace.kernels.page_copy import copy_pages
+from headrace.kernels.paged_batch import StepSizes
 from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.table import Operations
 from headrace.memory.budget import Budget, KVShape, Needs, available_bytes, fill

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headrace.errors import DeviceLostError
-from headrace.kernels.cuda_operations import PagedBatch
+from headrace.kernels.paged_batch import PagedBatch
 from headrace.kernels.table import Table
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import PageCopy

@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from headrace.kernels.cuda_operations import PagedBatch, Queries
+from headrace.kernels.paged_batch import PagedBatch, Queries
 from headrace.kernels.rotary_kv import KVPages
 from headrace.kernels.row_state import NextTokens
 from headrace.memory.kv_cache import KVCache

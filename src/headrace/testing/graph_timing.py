@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from headrace.kernels.device import open_device
+from headrace.kernels.launch import is_ours
 from headrace.kernels.programmatic import make_programmatic
 
 _LEAST_US = 3000.0
@@ -35,8 +36,7 @@ class GraphTimer:
         Args:
             operations: each as one callable for every copy of its data; together the copies are larger than the cache.
             repetitions: replays of each graph.
-            programmatic: whether launches may begin before the one before them has ended; only for kernels that wait
-                for it themselves.
+            programmatic: whether kernels of ours may begin before the one before them has ended.
         """
         graphs = [self._capture(copies, programmatic) for copies in operations]
         times: list[list[float]] = [[] for _ in graphs]
@@ -62,7 +62,7 @@ class GraphTimer:
             for index in range(count):
                 copies[index % len(copies)]()
         if programmatic:
-            make_programmatic(graph.raw_cuda_graph(), lambda _: True)
+            make_programmatic(graph.raw_cuda_graph(), is_ours)
         graph.instantiate()
         return graph, count
 

@@ -83,5 +83,5 @@ class Gpt2:
 
     def _attention(self, index: int, layer: _Layer, x: Tensor) -> Tensor:
         ops = self._ops
-        query = ops.rotary_kv(ops.linear(x, layer.qkv), index, self.config.num_heads)
-        return ops.linear(ops.attention(query, index), layer.out)
+        seen = ops.rotary_attention(ops.linear(x, layer.qkv), index, self.config.num_heads)
+        return ops.linear(seen, layer.out)

@@ -101,5 +101,5 @@ class GptJ:
         table: tuple[Tensor, Tensor],
     ) -> Tensor:
         ops = self._ops
-        query = ops.rotary_kv(ops.linear(x, layer.qkv), index, self.config.num_heads, rotary=table)
-        return ops.linear(ops.attention(query, index), layer.out)
+        seen = ops.rotary_attention(ops.linear(x, layer.qkv), index, self.config.num_heads, rotary=table)
+        return ops.linear(seen, layer.out)

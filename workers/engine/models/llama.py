@@ -102,5 +102,7 @@ class Llama:
     ) -> Tensor:
         ops, config = self._ops, self.config
         qkv = ops.linear(x, layer.qkv)
-        query = ops.rotary_kv(qkv, index, config.num_heads, rotary=table, norm=layer.head_norm)
-        return ops.linear(ops.attention(query, index, window=config.windows[index]), layer.out)
+        seen = ops.rotary_attention(
+            qkv, index, config.num_heads, rotary=table, norm=layer.head_norm, window=config.windows[index]
+        )
+        return ops.linear(seen, layer.out)

@@ -27,6 +27,11 @@ def build_prefill(block: Block, dtype: torch.dtype, head_dim: int, folder: Path)
     return _build("prefill", sources, block.macros(dtype, head_dim), folder)
 
 
+def build_decode_plan(folder: Path) -> ctypes.CDLL:
+    """Compile what shares decode attention's work out, in an empty folder."""
+    return _build("decode_plan", ("decode_plan.cu", "decode_tiles.cuh", "plan.cuh"), {}, folder)
+
+
 def build_sampling(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
     """Compile sampling in an empty folder."""
     names = ("sampling.cu", "search.cu", "sampling", "ranking", "shortlist", "threshold", "choice", "drawn")

@@ -186,6 +186,7 @@ T atomicAdd(T* address, U value) {
     *address += value;
     return old;
 }
+inline void atomicMax(int* address, int value) { *address = max(*address, value); }
 inline void atomicMin(int* address, int value) { *address = min(*address, value); }
 template <typename T>
 T __ldcg(const T* address) {

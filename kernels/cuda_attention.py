@@ -1,0 +1,138 @@
+"""Which kernels a step's attention takes on a GPU, and the plans that they share for all layers of the step.
+
+Rows that decode go through ``decode_attention``, chunks of prompts through ``prefill_attention``; before both,
+``rotary_kv`` norms, rotates and writes. In some steps none of whose rows brings a chunk, one launch does all of it
+(``decode_shape.choose_fused_ring``).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from headrace.kernels import rotary_kv
+from headrace.kernels.decode_attention import DecodeAttention
+from headrace.kernels.decode_shape import DecodeShape, Ring, choose_fused_ring
+from headrace.kernels.device import open_device
+from headrace.kernels.paged_batch import PagedBatch, Queries, StepSizes
+from headrace.kernels.prefill_attention import PrefillAttention
+from headrace.kernels.prefill_shape import PrefillShape
+from headrace.kernels.rotary_kv import Heads, KVPages, Rotary, heads_of
+from headrace.kernels.table import HeadNorm
+
+
+class StepAttention:
+    """Attention of one step after the other, on torch's current stream.
+
+    Args:
+        device: a GPU, with its index.
+        sizes: of steps at most.
+        workspace: gives memory for good: uint8, so many bytes, 16-byte aligned.
+    """
+
+    def __init__(self, device: torch.device, sizes: StepSizes, workspace: Callable[[int], Tensor]) -> None:
+        self._device = device
+        self._sizes = sizes
+        self._workspace = workspace
+        self._decode: dict[tuple[int | None, Heads | None, Ring | None], DecodeAttention] = {}
+        self._rings: dict[int, Ring | None] = {}  # of fused launches, by number of rows
+        self._prefill: PrefillAttention | None = None
+        self._planned: set[DecodeAttention | PrefillAttention] = set()
+
+    def begin(self) -> None:
+        """Begin a step: its work is shared out when the first layer asks."""
+        self._planned.clear()
+
+    def rotary_attention(
+        self,
+        batch: PagedBatch,
+        qkv: Tensor,
+        layer: int,
+        num_heads: int,
+        *,
+        rotary: tuple[Tensor, Tensor] | None,
+        norm: HeadNorm | None,
+        window: int | None,
+        out: Tensor | None,
+    ) -> Tensor:
+        """See ``table.Operations``."""
+        pages, num_tokens = batch.pages[layer], qkv.shape[0]
+        head_dim = pages.keys.shape[3]
+        out = qkv.new_empty(num_tokens, num_heads * head_dim) if out is None else out
+        angles = None if rotary is None else Rotary(*rotary)
+        weights = None if norm is None else rotary_kv.HeadNorm(norm.query, norm.key, norm.eps)
+        seen = out.view(num_tokens, num_heads, head_dim)
+        ring = self._fused_ring(qkv, num_heads, pages, window) if batch.queries is None else None
+        if batch.lengths is not None and ring is not None:
+            heads = heads_of(head_dim, angles, weights is not None, qkv.element_size())
+            decode = self._decode_attention(qkv, num_heads, pages, window, ring, heads)
+            settled = self._plan_decode(decode, batch.lengths)
+            decode.run_fused(seen, qkv, pages, batch.lengths, rotary=angles, norm=weights, old_is_settled=settled)
+            return out
+        query = qkv.view(num_tokens, -1, head_dim)[:, :num_heads]
+        rotary_kv.rotary_kv(
+            qkv, batch.positions, pages, num_heads=num_heads, rotary=angles, norm=weights, rows=batch.rows, out=query
+        )
+        num_decoding = 0
+        if batch.lengths is not None:
+            num_decoding = batch.lengths.shape[0]
+            decode = self._decode_attention(qkv, num_heads, pages, window)
+            settled = self._plan_decode(decode, batch.lengths)
+            decode.run(seen[:num_decoding], query[:num_decoding], pages, batch.lengths, old_is_settled=settled)
+        if batch.queries is not None:
+            self._attend_chunks(batch.queries, seen[num_decoding:], query[num_decoding:], pages, window)
+        return out
+
+    def _plan_decode(self, decode: DecodeAttention, lengths: Tensor) -> bool:
+        """Plan once a step; says whether the plan was made before this layer.
+
+        Then nothing that attention reads early is still under way: a later layer's begins at the earliest when the
+        one before it has waited for all that was launched before that one, the plan among it.
+        """
+        if decode in self._planned:
+            return True
+        decode.plan(lengths)
+        self._planned.add(decode)
+        return False
+
+    def _attend_chunks(self, queries: Queries, out: Tensor, query: Tensor, pages: KVPages, window: int | None) -> None:
+        if self._prefill is None:
+            num_kv_heads, page_size, head_dim = pages.keys.shape[1:]
+            group, sizes = query.shape[1] // num_kv_heads, self._sizes
+            shape = PrefillShape(
+                num_kv_heads, group, head_dim, query.dtype, sizes.max_rows, sizes.max_tokens, page_size
+            )
+            workspace = self._workspace(PrefillAttention.workspace_bytes(shape, self._device))
+            self._prefill = PrefillAttention(shape, self._device, workspace)
+        if self._prefill not in self._planned:
+            self._prefill.plan(queries.starts, queries.lengths, queries.num_tokens, most_chunks=queries.num_chunks)
+            self._planned.add(self._prefill)
+        self._prefill.run(out, query, pages, window=window)
+
+    def _fused_ring(self, qkv: Tensor, num_heads: int, pages: KVPages, window: int | None) -> Ring | None:
+        num_rows = qkv.shape[0]
+        if num_rows not in self._rings:
+            device = open_device(self._device.index)
+            shape = self._decode_shape(qkv, num_heads, pages, window)
+            self._rings[num_rows] = choose_fused_ring(shape, num_rows, device.shared_bytes, device.num_sms)
+        return self._rings[num_rows]
+
+    def _decode_attention(
+        self,
+        qkv: Tensor,
+        num_heads: int,
+        pages: KVPages,
+        window: int | None,
+        ring: Ring | None = None,
+        heads: Heads | None = None,
+    ) -> DecodeAttention:
+        if (window, heads, ring) not in self._decode:
+            shape = self._decode_shape(qkv, num_heads, pages, window)
+            workspace = self._workspace(DecodeAttention.workspace_bytes(shape, self._device, ring, heads))
+            self._decode[window, heads, ring] = DecodeAttention(shape, self._device, workspace, ring, heads)
+        return self._decode[window, heads, ring]
+
+    def _decode_shape(self, qkv: Tensor, num_heads: int, pages: KVPages, window: int | None) -> DecodeShape:
+        num_kv_heads, page_size, head_dim = pages.keys.shape[1:]
+        group, sizes = num_heads // num_kv_heads, self._sizes
+        return DecodeShape(num_kv_heads, group, head_dim, qkv.dtype, sizes.max_rows, sizes.max_pages, page_size, window)
