@@ -23,7 +23,8 @@ ENV PATH=/opt/headrace/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHEC
 # What changes least comes first, so that a changed source costs seconds: torch, the other requirements, ourselves.
 RUN pip install --index-url "$TORCH_INDEX" "torch==$TORCH_VERSION"
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    print(*project['dependencies'], *project['optional-dependencies']['int8'], sep='\n')" \
     > requirements.txt && pip install --requirement requirements.txt
 COPY . ./
 RUN pip install --no-deps .

@@ -1,9 +1,9 @@
 """Encoders on a CPU: all-MiniLM-L6-v2 in float32 and int8, beside transformers on the same weights in the same run.
 
 Times are the best of the rounds, in turn, warm. ``fixed``: one row of a length; ``random``: 50 rows of 5 to 500 tokens
-and 200 of 5 to 60, seed 0. transformers computes (sdpa) what is best for it of: row by row, sorted and padded in batches
-of 8, 20 and 64. Errors: hidden states of tiny random models of every family, rows of 1 to 512 tokens; similarities of
-sentences beside sentence-transformers'.
+and 200 of 5 to 60, seed 0. transformers computes (sdpa) what is best for it of: row by row, sorted and padded in
+batches of 8, 20 and 64. Errors: hidden states of tiny random models of every family, rows of 1 to 512 tokens;
+similarities of sentences beside sentence-transformers'.
 """
 
 import random

@@ -18,6 +18,7 @@ from headrace.kernels.encoder_reference import EncoderReference
 from headrace.workers.encoder.items import Embedding, EncoderItem
 from headrace.workers.encoder.loading import LoadedEncoder, load_encoder
 from headrace.workers.encoder.runner import EncoderRunner
+from headrace.workers.text.encoder_facts import read_encoder_facts
 
 ROWS = texts(5, 33, 12)
 
@@ -50,6 +51,7 @@ def test_a_head_may_stand_on_it_that_nobody_asks_for(name: str, tmp_path: Path) 
     assert torch.equal(vectors(load(tmp_path)), expected)
     configure(tmp_path, architectures=None)
     assert torch.equal(vectors(load(tmp_path)), expected)
+    assert read_encoder_facts(tmp_path).architecture == architecture.replace("ForMaskedLM", "Model")
     configure(tmp_path, architectures=[architecture.replace("ForMaskedLM", "ForSequenceClassification")])
     with pytest.raises(ModelError, match="no tensor"):
         load(tmp_path)

@@ -26,7 +26,7 @@ def _requirements(folder: Path) -> list[list[str]]:
 
 def test_the_images_install_what_the_project_requires_and_pycuda_where_there_is_a_gpu(tmp_path: Path) -> None:
     slim, cuda = _requirements(tmp_path)
-    assert slim == PROJECT["dependencies"]
+    assert slim == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["int8"]
     assert cuda == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["gpu"]
 
 

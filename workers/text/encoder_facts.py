@@ -12,7 +12,14 @@ from headrace.encoder_request import Task
 from headrace.errors import ModelError
 from headrace.workers.text.folder_files import positive, read_json, read_json_if_there
 
-_FAMILIES = ("Albert", "Bert", "DistilBert", "Roberta", "XLMRoberta")
+#: By what config.json calls their type.
+_FAMILIES = {
+    "albert": "Albert",
+    "bert": "Bert",
+    "distilbert": "DistilBert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+}
 #: Families that count positions from behind the padding's id.
 _OFFSET_FAMILIES = ("Roberta", "XLMRoberta")
 _HEADS: Mapping[str, tuple[Task, ...]] = {
@@ -24,7 +31,7 @@ _HEADS: Mapping[str, tuple[Task, ...]] = {
     "ForQuestionAnswering": ("embed", "rerank"),
 }
 _NO_LIMIT = 1 << 31
-_ARCHITECTURES = {family + head: (family, head) for family in _FAMILIES for head in _HEADS}
+_ARCHITECTURES = {family + head: (family, head) for family in _FAMILIES.values() for head in _HEADS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +60,16 @@ class EncoderFacts:
 def architecture_of(folder: Path) -> str:
     """The first architecture that a folder's config.json names; "" if it names none.
 
+    Where an encoder's names none, it is its family's headless one, as in transformers.
+
     Raises:
         ModelError: there is no config.json, or it is damaged.
     """
-    found = read_json(folder / "config.json").get("architectures")
+    config = read_json(folder / "config.json")
+    found = config.get("architectures")
+    if found is None:
+        family = _FAMILIES.get(str(config.get("model_type")))
+        return f"{family}Model" if family else ""
     named = found[0] if isinstance(found, list) and found else found
     return named if isinstance(named, str) else ""
 
