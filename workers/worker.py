@@ -46,8 +46,8 @@ class Sizes:
 ON_CPU = Sizes(max_rows=32, kv_tokens=32_768, step_tokens=512)
 ON_GPU = Sizes(max_rows=256, kv_tokens=0, step_tokens=2_048)
 #: An encoder keeps nothing of a row but its tokens: this is how far a worker reads ahead of its engine.
-_ENCODER_ON_CPU = Sizes(max_rows=32, kv_tokens=65_536, step_tokens=2_048)
-_ENCODER_ON_GPU = Sizes(max_rows=1_024, kv_tokens=262_144, step_tokens=65_536)
+ENCODER_ON_CPU = Sizes(max_rows=32, kv_tokens=65_536, step_tokens=2_048)
+ENCODER_ON_GPU = Sizes(max_rows=1_024, kv_tokens=262_144, step_tokens=65_536)
 
 
 def run(settings: Settings) -> int:
@@ -105,7 +105,7 @@ def run(settings: Settings) -> int:
 
 def _sizes(*, encodes: bool, on_cpu: bool) -> Sizes:
     if encodes:
-        return _ENCODER_ON_CPU if on_cpu else _ENCODER_ON_GPU
+        return ENCODER_ON_CPU if on_cpu else ENCODER_ON_GPU
     return ON_CPU if on_cpu else ON_GPU
 
 

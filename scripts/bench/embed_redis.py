@@ -1,0 +1,144 @@
+"""What the queue costs an encoder: short embeddings through Redis, against its engine alone on the very same batches.
+
+Texts go in rounds: each round's are embedded through a fleet of one worker, by ``Client.embed`` and timed from the call
+to the last vector; then the batches that the scheduler made of them are looked up, and the same engine computes them
+again in this process, from token ids, while the fleet is idle. So whatever else the machine does hits both. The goal is
+90 % of the engine's own rate.
+"""
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from headrace.broker import Broker
+from headrace.config import Settings
+from headrace.encoder_job import EncoderJob, EncoderParams, pack_ids
+from headrace.producer import Client
+from headrace.testing.fleet import Fleet, wait_until
+from headrace.testing.rows import Report, arguments
+from headrace.testing.servers import Server
+from headrace.workers.channel import Encode, EncodeRow
+from headrace.workers.encoder.assembly import load_for
+from headrace.workers.encoder.engine import EncoderEngine
+from headrace.workers.encoder.process import make_engine
+from headrace.workers.encoder.runner import EncoderRunner
+from headrace.workers.model_store.store import ModelFolder, default_cache_dir, pull
+from headrace.workers.text.encoder_tokenizer import EncoderTokenizer
+from headrace.workers.worker import ENCODER_ON_CPU, spare_cores
+
+MODEL = "all-minilm-l6-v2"
+GOAL = 0.9
+WORDS = (
+    "sea",
+    "boat",
+    "calm",
+    "wind",
+    "harbour",
+    "a",
+    "the",
+    "of",
+    "old",
+    "map",
+    "bread",
+    "river",
+    "two",
+    "blue",
+    "far",
+)
+
+
+def short_texts(count: int) -> list[str]:
+    """Of 2 to 12 words."""
+    dice = random.Random(0)
+    return [" ".join(dice.choices(WORDS, k=dice.randint(2, 12))) for _ in range(count)]
+
+
+def batches_of(broker: Broker, names: Sequence[str], jobs: Sequence[bytes]) -> list[Encode]:
+    """The requests' jobs as the scheduler put them into batches, in the order in which these were cut."""
+    by_batch: defaultdict[str, list[EncodeRow]] = defaultdict(list)
+    pipe = broker.client.pipeline(transaction=False)
+    for name in names:
+        pipe.hget(broker.keys.request(name), "batch")
+    for number, (batch, job) in enumerate(zip(pipe.execute(), jobs, strict=True)):
+        by_batch[batch.decode()].append(EncodeRow(number, job))
+    order = sorted(by_batch, key=lambda entry: [int(part) for part in entry.split("-")])
+    return [Encode(tuple(by_batch[entry])) for entry in order]
+
+
+def jobs_of(tokenizer: EncoderTokenizer, texts: Sequence[str], texts_per_request: int) -> list[bytes]:
+    """What the scheduler makes of the requests of one call."""
+    jobs = []
+    for begin in range(0, len(texts), texts_per_request):
+        ids = [list(text.ids) for text in tokenizer.encode_batch(texts[begin : begin + texts_per_request])]
+        lengths = tuple(map(len, ids))
+        jobs.append(EncoderJob("embed", lengths, lengths, pack_ids(ids), EncoderParams(), "r").encode())
+    return jobs
+
+
+def compute(engine: EncoderEngine, batches: Sequence[Encode]) -> float:
+    """Seconds that the engine takes for batches."""
+    begin_s = time.perf_counter()
+    for batch in batches:
+        engine.add(batch)
+        while engine.has_rows:
+            engine.step()
+    return time.perf_counter() - begin_s
+
+
+def engine_of(folder: ModelFolder, num_threads: int) -> EncoderEngine:
+    """The engine as the worker's process has it."""
+    torch.set_num_threads(num_threads)
+    loaded = load_for(folder.path, torch.device("cpu"), "float32")
+    step_tokens = ENCODER_ON_CPU.step_tokens
+    return make_engine(loaded, EncoderRunner(loaded, batch_tokens=step_tokens), step_tokens)
+
+
+def main() -> None:
+    options = arguments(
+        __doc__.partition("\n")[0],
+        [
+            ("texts", 100_000, "in all"),
+            ("round", 5_000, "texts that go through the fleet before the engine alone computes them"),
+            ("per-request", 64, "texts of one request"),
+            ("threads", spare_cores(1), "of the engine's products"),
+        ],
+    )
+    report = Report("scripts/bench/embed_redis.py")
+    folder = pull(MODEL, default_cache_dir(), Console(stderr=True))
+    tokenizer, texts = EncoderTokenizer.from_folder(folder.path), short_texts(options.texts)
+    engine = engine_of(folder, options.threads)
+    ratios, redis_s, engine_s, num_batches = [], 0.0, 0.0, 0
+    with Server("valkey") as server:
+        settings = Settings.load(redis_url=server.url, model=MODEL, num_threads=options.threads)
+        with Fleet(settings) as fleet, Client(settings) as client:
+            wait_until(lambda: "costs measured" in fleet.log or "costs read" in fleet.log, 60, "measured costs")
+            client.embed(texts[:2_000], texts_per_request=options.per_request)  # as warm as the rounds find it
+            for number, begin in enumerate(range(0, len(texts), options.round)):
+                part = texts[begin : begin + options.round]
+                began_s = time.perf_counter()
+                found = client.embed(part, texts_per_request=options.per_request, request_id=f"b{number}")
+                took_s = time.perf_counter() - began_s
+                assert np.abs(np.linalg.norm(found.numpy(), axis=1) - 1).max() < 1e-4
+                jobs = jobs_of(tokenizer, part, options.per_request)
+                names = [f"b{number}.{k}" for k in range(len(jobs))] if len(jobs) > 1 else [f"b{number}"]
+                batches = batches_of(fleet.broker, names, jobs)
+                alone_s = compute(engine, batches)
+                ratios.append(alone_s / took_s)
+                redis_s, engine_s, num_batches = redis_s + took_s, engine_s + alone_s, num_batches + len(batches)
+    case = f"encoder/embed-redis-{options.texts}x{options.per_request}-threads{options.threads}"
+    report.add(
+        case, "through_redis", len(texts) / redis_s, "items/s", peer="engine alone", peer_value=len(texts) / engine_s
+    )
+    report.add(case, "round_ratio_median", median(ratios), "of the engine alone", peer="goal", peer_value=GOAL)
+    report.add(case, "texts_per_batch", len(texts) / num_batches, "texts")
+    report.finish(save=options.save)
+
+
+if __name__ == "__main__":
+    main()
