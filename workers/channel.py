@@ -33,6 +33,7 @@ class Ready:
         max_rows: rows that may be in flight at once.
         kv_tokens: tokens (prompt + max_tokens, summed over rows) that fit into the key-value memory.
         worker_class: workers of one class cost the same; see ``headrace.keys``.
+        max_batches: that may be in flight at once, where rows of one do not join those of another; 0: any number.
     """
 
     kind: ClassVar[str] = "ready"
@@ -41,6 +42,7 @@ class Ready:
     max_rows: int
     kv_tokens: int
     worker_class: str = ""
+    max_batches: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class Sizes:
 ON_CPU = Sizes(max_rows=32, kv_tokens=32_768, step_tokens=512)
 ON_GPU = Sizes(max_rows=256, kv_tokens=0, step_tokens=2_048)
 #: An encoder keeps nothing of a row but its tokens: this is how far a worker reads ahead of its engine.
-ENCODER_ON_CPU = Sizes(max_rows=32, kv_tokens=65_536, step_tokens=2_048)
+ENCODER_ON_CPU = Sizes(max_rows=128, kv_tokens=65_536, step_tokens=2_048)
 ENCODER_ON_GPU = Sizes(max_rows=1_024, kv_tokens=262_144, step_tokens=65_536)
 
 

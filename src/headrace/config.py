@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     drop_hopeless: bool = Field(
         False, description="end a request at once that cannot meet its deadline even alone, by the measured costs"
     )
-    max_batch_rows: Positive = 16
+    max_batch_rows: Annotated[int, Field(ge=0)] = Field(0, description="requests of one batch; 0: 16, of an encoder 64")
     max_batch_tokens: Positive = Field(16_384, description="prompt and output tokens of one batch")
     max_prefill_tokens: Positive = Field(16_384, description="prompt tokens of one batch, padding included")
     max_backlog_batches: Positive = Field(2, description="batches that may wait for a worker")
@@ -234,6 +234,11 @@ class Settings(BaseSettings):
         if self.dtype != "auto":
             return self.dtype
         return "float32" if self.device == "cpu" else "bfloat16"
+
+    @property
+    def batch_rows(self) -> int:
+        """``max_batch_rows``, with what it is for a model that writes where it is left open."""
+        return self.max_batch_rows or 16
 
     @property
     def queue_name(self) -> str:

@@ -36,6 +36,7 @@ class Claimer:
         self._watchdog = watchdog
         self._nonce = 0
         self._suspect: HeldRow | None = None
+        self._batches: list[list[HeldRow]] = []
 
     async def run(self, link: EngineLink) -> None:
         """Claim batches for one engine while it lives."""
@@ -63,9 +64,11 @@ class Claimer:
         """Start the rows of a batch together, so that they share their prefill."""
         desk = self._desk
         adds, void = [], []
+        rows: list[HeldRow] = []
         self._watchdog.hear()
         for claimed_row in claimed.rows:
             start = await persist(partial(intake.start, claimed_row), "reading what was published")
+            rows.append(start.row)
             older = desk.outbox.add(start.row)
             if older is not None:
                 void.append(older.number)
@@ -77,6 +80,7 @@ class Claimer:
                 adds.append(start.add)
             else:
                 start.row.hand_back("yield")
+        self._batches.append(rows)
         desk.ledger.begin(claimed.batch, [add.row for add in adds])
         await link.drop(void)
         await link.add(adds)
@@ -90,7 +94,8 @@ class Claimer:
             return None
         self._suspect = None
         free_rows = ready.max_rows - outbox.num_computing
-        if free_rows <= 0:
+        self._batches = [batch for batch in self._batches if any(outbox.is_computing(row) for row in batch)]
+        if free_rows <= 0 or 0 < ready.max_batches <= len(self._batches):
             return None
         self._nonce += 1
         call = ClaimCall(

@@ -72,6 +72,10 @@ class Outbox:
         """The row of that number, unless it has left."""
         return self._rows.get(number)
 
+    def is_computing(self, row: HeldRow) -> bool:
+        """Whether the engine still works on a row that has not left."""
+        return row.computing and self._rows.get(row.number) is row
+
     def next_flush(self, now_s: float) -> list[tuple[HeldRow, EmitRow]]:
         """Rows for one call of ``emit``; those that were silent longest come first."""
         flush: list[tuple[HeldRow, EmitRow]] = []

@@ -30,6 +30,8 @@ from headrace.workers.engine.settings import EngineSettings
 # By its own name, which as a program is "__main__".
 logger = logging.getLogger("headrace.workers.encoder")
 
+#: One is computed, and one waits for it; the longer others wait in the queue, the better they are cut.
+_MAX_BATCHES = 2
 #: Rows of the largest batch that is measured, where an engine takes fewer requests: each may bring many texts.
 _MIN_MEASURED_ROWS = 128
 
@@ -52,7 +54,7 @@ def serve(settings: EngineSettings) -> None:
     costs = keep_costs(settings, loaded, runner)
     logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
     turn = partial(_turn, engine=engine, costs=costs)
-    listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear))
+    listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear, _MAX_BATCHES))
 
 
 def make_engine(loaded: LoadedEncoder, runner: EncoderRunner, step_tokens: int) -> EncoderEngine:

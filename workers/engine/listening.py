@@ -33,12 +33,14 @@ class Served:
         costs: what batches cost.
         turn: hears the courier, computes one step and tells it.
         clear: forgets all rows.
+        max_batches: that a courier gives it at once; 0: any number.
     """
 
     kv_tokens: int
     costs: CostKeeper
     turn: Callable[[CourierLink], None]
     clear: Callable[[], None]
+    max_batches: int = 0
 
 
 def run_process(serve: Callable[[EngineSettings], None]) -> None:
@@ -90,7 +92,16 @@ def _serve_courier(listener: socket.socket, served: Served, settings: EngineSett
     with connection:
         link = CourierLink(connection)
         try:
-            link.send(Ready(os.getpid(), settings.revision, settings.max_rows, served.kv_tokens, costs.worker_class))
+            link.send(
+                Ready(
+                    os.getpid(),
+                    settings.revision,
+                    settings.max_rows,
+                    served.kv_tokens,
+                    costs.worker_class,
+                    served.max_batches,
+                )
+            )
             link.send(Costs(costs.tell()))
             while not is_orphan(settings.parent_pid):
                 served.turn(link)

@@ -55,7 +55,7 @@ class ClassBook:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._default = CostTable.linear(
-            GUESSED_FIXED_MS, GUESSED_TOKEN_MS, settings.max_context_tokens, settings.max_batch_rows
+            GUESSED_FIXED_MS, GUESSED_TOKEN_MS, settings.max_context_tokens, settings.batch_rows
         )
         self._tables: dict[str, CostTable] = {}
         self._encoded: dict[str, bytes] = {}
@@ -102,7 +102,7 @@ class ClassBook:
     def _class(self, name: str, workers: Sequence[WorkerInfo]) -> WorkerClass:
         settings, table = self._settings, self._tables.get(name, self._default)
         limits = Limits(
-            min([settings.max_batch_rows, *(worker.max_rows for worker in workers)]),
+            min([settings.batch_rows, *(worker.max_rows for worker in workers)]),
             min([settings.max_batch_tokens, *(worker.kv_tokens for worker in workers)]),
             settings.max_prefill_tokens,
         )

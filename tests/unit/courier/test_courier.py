@@ -6,8 +6,9 @@ from typing import Any, cast
 from headrace.async_broker import AsyncBroker
 from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError
-from headrace.moves import Claimed, ClaimedRow
-from headrace.workers.channel import Ready
+from headrace.moves import ClaimCall, Claimed, ClaimedRow, EmitRow, Emitted
+from headrace.testing.plain_params import plain_params
+from headrace.workers.channel import Add, Ready
 from headrace.workers.courier.claimer import Claimer
 from headrace.workers.courier.desk import Desk
 from headrace.workers.courier.engine_link import EngineLink
@@ -82,3 +83,67 @@ def test_an_engine_measures_again_once_for_every_time_somebody_asks_in_the_couri
         return counts
 
     assert asyncio.run(run()) == [0, 0, 1, 1, 1, 2]
+
+
+class Answering:
+    """A broker that answers every claim with a batch of one row, and counts them."""
+
+    def __init__(self) -> None:
+        self.num_claims = 0
+
+    async def run(self, call: ClaimCall) -> Claimed:
+        self.num_claims += 1
+        row = ClaimedRow(f"r{self.num_claims}", 1, 0, 0, "json", b"", 0, "")
+        return Claimed("1-0", solo=False, rows=(row,), batch=f"{self.num_claims}-0")
+
+
+class Numbering:
+    """Makes a row of each claim."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    async def start(self, claimed: ClaimedRow) -> Start:
+        self._number += 1
+        return Start(Row(self._number, claimed, "w"), Add(self._number, (1,), (), plain_params()))
+
+
+class TwoBatches(QuietLink):
+    """Takes two batches at a time."""
+
+    ready = Ready(1, "r", 8, 800, max_batches=2)
+
+    async def add(self, rows: Any) -> None:
+        assert len(rows) == 1
+
+
+def test_an_engine_that_takes_two_batches_is_given_the_next_when_all_rows_of_one_are_gone() -> None:
+    async def run() -> list[int]:
+        desk, broker, link, counts = Desk("w", Settings()), Answering(), TwoBatches(), []
+        desk.link = cast(EngineLink, link)
+        watchdog = Watchdog(desk, engine_timeout_ms=1_000)
+        claimer = Claimer(cast(AsyncBroker, broker), Settings(), desk, watchdog, lambda *_: Numbering())
+        claiming = asyncio.create_task(claimer.run(cast(EngineLink, link)))
+
+        async def settle() -> None:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            counts.append(broker.num_claims)
+
+        await settle()
+        # One is answered; another is taken away by the server, which nobody tells the row.
+        first, second = desk.outbox.rows
+        first.end("stop")
+        desk.announce()
+        await settle()
+        desk.outbox.settle(
+            [(second, EmitRow("r2", "", "", "", "renew", 0, "json", "", b""))], Emitted(0, frozenset({"r2"}))
+        )
+        desk.stir.set()
+        await settle()
+        desk.is_draining = True
+        desk.stir.set()
+        await claiming
+        return counts
+
+    assert asyncio.run(run()) == [2, 3, 4]
