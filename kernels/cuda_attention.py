@@ -6,19 +6,23 @@ Rows that decode go through ``decode_attention``, chunks of prompts through ``pr
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from headrace.kernels import rotary_kv
 from headrace.kernels.decode_attention import DecodeAttention
-from headrace.kernels.decode_shape import DecodeShape, Ring, choose_fused_ring
+from headrace.kernels.decode_shape import DecodeShape, Ring, choose_fused_ring, fused_rings
 from headrace.kernels.device import open_device
 from headrace.kernels.paged_batch import PagedBatch, Queries, StepSizes
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import PrefillShape
 from headrace.kernels.rotary_kv import Heads, KVPages, Rotary, heads_of
 from headrace.kernels.table import HeadNorm
+
+# More than any that one launch is for.
+_MANY_ROWS = 1024
 
 
 class StepAttention:
@@ -36,6 +40,7 @@ class StepAttention:
         self._workspace = workspace
         self._decode: dict[tuple[int | None, Heads | None, Ring | None], DecodeAttention] = {}
         self._rings: dict[int, Ring | None] = {}  # of fused launches, by number of rows
+        self._loaded: set[Heads] = set()
         self._prefill: PrefillAttention | None = None
         self._planned: set[DecodeAttention | PrefillAttention] = set()
 
@@ -62,9 +67,10 @@ class StepAttention:
         angles = None if rotary is None else Rotary(*rotary)
         weights = None if norm is None else rotary_kv.HeadNorm(norm.query, norm.key, norm.eps)
         seen = out.view(num_tokens, num_heads, head_dim)
+        heads = heads_of(head_dim, angles, weights is not None, qkv.element_size())
+        self._load(qkv, num_heads, pages, heads)
         ring = self._fused_ring(qkv, num_heads, pages, window) if batch.queries is None else None
         if batch.lengths is not None and ring is not None:
-            heads = heads_of(head_dim, angles, weights is not None, qkv.element_size())
             decode = self._decode_attention(qkv, num_heads, pages, window, ring, heads)
             settled = self._plan_decode(decode, batch.lengths)
             decode.run_fused(seen, qkv, pages, batch.lengths, rotary=angles, norm=weights, old_is_settled=settled)
@@ -108,6 +114,16 @@ class StepAttention:
             self._prefill.plan(queries.starts, queries.lengths, queries.num_tokens, most_chunks=queries.num_chunks)
             self._planned.add(self._prefill)
         self._prefill.run(out, query, pages, window=window)
+
+    def _load(self, qkv: Tensor, num_heads: int, pages: KVPages, heads: Heads) -> None:
+        """Compile at an engine's first steps, few rows as they have, what steps of other numbers of rows will take."""
+        if heads in self._loaded:
+            return
+        device = open_device(self._device.index)
+        shape = replace(self._decode_shape(qkv, num_heads, pages, None), max_rows=_MANY_ROWS)
+        for ring in fused_rings(shape, device.shared_bytes, device.num_sms):
+            DecodeAttention.load(shape, self._device, ring, heads)
+        self._loaded.add(heads)
 
     def _fused_ring(self, qkv: Tensor, num_heads: int, pages: KVPages, window: int | None) -> Ring | None:
         num_rows = qkv.shape[0]

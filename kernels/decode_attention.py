@@ -72,6 +72,11 @@ class DecodeAttention:
         kernel = _kernel(opened.index, shape.dtype, shape.head_dim, shape.group, ring, heads)
         return sum(_layout(shape, ring, opened, kernel, heads)[1])
 
+    @staticmethod
+    def load(shape: DecodeShape, device: torch.device, ring: Ring, heads: Heads) -> None:
+        """Compile, or find in the cache, what ``run_fused`` of an object like this launches."""
+        _kernel(_open(device).index, shape.dtype, shape.head_dim, shape.group, ring, heads)
+
     def plan(self, lengths: Tensor) -> None:
         """Share a step's work out, on torch's current stream; valid until lengths change.
 

@@ -164,6 +164,12 @@ def choose_fused_ring(shape: DecodeShape, num_rows: int, shared_bytes: int, num_
     return None
 
 
+def fused_rings(shape: DecodeShape, shared_bytes: int, num_sms: int) -> set[Ring]:
+    """All that ``choose_fused_ring`` may choose, for any number of rows up to the shape's."""
+    chosen = {choose_fused_ring(shape, rows, shared_bytes, num_sms) for rows in range(1, shape.max_rows + 1)}
+    return {ring for ring in chosen if ring is not None}
+
+
 def _first_that_fits(
     candidates: Sequence[tuple[int, Ring]], shape: DecodeShape, shared_bytes: int, *, fused: bool
 ) -> Ring:

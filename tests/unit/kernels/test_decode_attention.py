@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headrace.kernels.build import CUDA_DIR, Macro, Target
-from headrace.kernels.decode_shape import HEAD_DIMS, DecodeShape, Ring, choose_fused_ring, choose_ring
+from headrace.kernels.decode_shape import HEAD_DIMS, DecodeShape, Ring, choose_fused_ring, choose_ring, fused_rings
 
 SHARED_BYTES, NUM_SMS = 232448, 132  # of an H200
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -38,6 +38,7 @@ def test_few_items_are_read_by_many_warps_and_more_by_several_blocks() -> None:
     # Two an SM, or more than run at once: two launches.
     assert choose_fused_ring(shape(), 32, SHARED_BYTES, NUM_SMS) is None
     assert choose_fused_ring(shape(), 67, SHARED_BYTES, NUM_SMS) is None
+    assert fused_rings(shape(), SHARED_BYTES, NUM_SMS) == {Ring(8, 2), Ring(2, 3, least_blocks=4)}
     # Items count, and not rows.
     assert choose_fused_ring(shape(num_kv_heads=2), 64, SHARED_BYTES, NUM_SMS) == Ring(8, 2)
     assert choose_fused_ring(shape(num_kv_heads=32), 16, SHARED_BYTES, NUM_SMS) == Ring(2, 3, least_blocks=4)
