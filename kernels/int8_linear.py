@@ -6,6 +6,8 @@ on, so the product is oneDNN's, the operator to which torch's compiler brings to
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +64,20 @@ class Int8Linear(Linear):
         return out
 
 
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep loggers from telling less than errors."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
 class Int8Packer:
     """Packs weights in 8 bits for a table that holds the others as they are.
 
@@ -76,9 +92,10 @@ class Int8Packer:
         self._table = table
         if not torch._C._has_mkldnn:
             raise ConfigurationError("dtype int8 needs a torch with oneDNN; set dtype to float32")
-        logging.getLogger("torchao").setLevel(logging.ERROR)  # it tells of GPU libraries that do not load
         try:
-            from torchao import quantization
+            # It tells of GPU libraries that do not load on a CPU, and of what torch will want of it.
+            with _quiet("torchao", "torch.utils._pytree"):
+                from torchao import quantization
         except ImportError as error:
             raise ConfigurationError(f"dtype int8 needs torchao ({error}); pip install 'headrace[int8]'") from error
         self._quantization = quantization
