@@ -92,6 +92,9 @@ class Bench:
         if self._engine is None or self._engine[:2] != (shape, limits):
             self.release()
             self._engine = (shape, limits, self.machine.engine(self.shapes[shape], limits))
+            # As an engine's process does: nothing of this is looked through for garbage in the middle of a step.
+            gc.collect()
+            gc.freeze()
         engine = self._engine[2]
         engine.clear()
         return engine
@@ -99,6 +102,7 @@ class Bench:
     def release(self) -> None:
         """Give the engine's memory back, for processes that bring engines of their own."""
         self._engine = None
+        gc.unfreeze()
         gc.collect()
         self.machine.release()
 
