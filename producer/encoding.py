@@ -123,7 +123,7 @@ def _is_one(given: object) -> bool:
     if isinstance(given, bytes | bytearray | dict) or not hasattr(given, "__getitem__") or not len(given):  # type: ignore[arg-type]
         raise InvalidRequestError("input: must be a text, token ids, or several of either; at least one", field="input")
     first = given[0]
-    return not isinstance(first, str) and not hasattr(first, "__getitem__")
+    return not isinstance(first, str) and not hasattr(first, "__len__")
 
 
 def _ids(text: Any) -> list[Any]:

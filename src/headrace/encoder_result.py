@@ -43,7 +43,7 @@ class Embeddings:
 
         return np.frombuffer(b"".join(self.packed), "<f4").reshape(len(self.packed), -1)
 
-    def fields(self, encoding: Encoding, floats: bool | None = None) -> dict[str, Any]:
+    def fields(self, encoding: Encoding = "json", floats: bool | None = None) -> dict[str, Any]:
         """As it stands in a result.
 
         Args:

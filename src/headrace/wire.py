@@ -5,6 +5,7 @@ fields.
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -193,9 +194,16 @@ def _token_logprobs(fields: dict[str, Any]) -> TokenLogprobs:
 
 def _pack(fields: dict[str, Any], encoding: Encoding) -> bytes:
     if encoding == "json":
-        return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"), default=_base64).encode()
     packed: bytes = msgpack.packb(fields)
     return packed
+
+
+def _base64(value: object) -> str:
+    """Bytes, of a result that was published in MessagePack, as JSON can hold them."""
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
+    raise TypeError(f"{type(value).__name__} is nothing that stands in a stream")
 
 
 def encode_body(fields: dict[str, Any], encoding: Encoding) -> bytes:

@@ -1,10 +1,16 @@
 """What a worker process gives its children."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from headrace.workers.worker import spare_cores
+from headrace.config import Settings
+from headrace.errors import ConfigurationError
+from headrace.workers.worker import run, spare_cores
 
 
 @pytest.mark.parametrize(
@@ -15,3 +21,16 @@ def test_engines_share_the_cores_and_leave_one_to_the_rest(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
     assert spare_cores(num_workers) == num_threads
+
+
+@pytest.mark.parametrize(
+    ("architecture", "limit"), [("BertModel", "max_request_tokens"), ("LlamaForCausalLM", "max_context_tokens")]
+)
+def test_a_worker_that_could_never_take_the_longest_request_says_so(
+    tmp_path: Path, architecture: str, limit: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigurationError, match=rf"kv_tokens 512 must hold {limit}"):
+        run(Settings(model=str(tmp_path), kv_tokens=512))

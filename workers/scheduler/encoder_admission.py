@@ -192,15 +192,15 @@ def _parse(queue: str, facts: EncoderFacts, fields: dict[str, Any]) -> EncoderRe
         )
     request = parse_request(fields)
     assert isinstance(request, EncoderRequest)
-    if request.task not in facts.tasks:
-        raise InvalidRequestError(
-            f"task: the model of queue {queue} ({facts.architecture}) cannot {request.task}; it can {tasks}",
-            field="task",
-        )
     if isinstance(request, RerankRequest) and facts.labels and not facts.judges_pairs:
         raise InvalidRequestError(
             f"task: the model of queue {queue} has {len(facts.labels)} labels and ranks nothing: rerank needs a model "
             "with one label, or one without a head",
+            field="task",
+        )
+    if request.task not in facts.tasks:
+        raise InvalidRequestError(
+            f"task: the model of queue {queue} ({facts.architecture}) cannot {request.task}; it can {tasks}",
             field="task",
         )
     return request

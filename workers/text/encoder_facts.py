@@ -98,7 +98,7 @@ def read_encoder_facts(folder: Path) -> EncoderFacts:
     family, head = _ARCHITECTURES[architecture]
     config = read_json(folder / "config.json")
     labels = _labels(folder, config) if head == "ForSequenceClassification" else ()
-    tasks = _HEADS[head]
+    tasks = _HEADS[head] if len(labels) < 2 else tuple(task for task in _HEADS[head] if task != "rerank")
     return EncoderFacts(
         architecture=architecture,
         tasks=tasks,

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+from headrace.encoder_result import read_answer
 from headrace.errors import ConfigurationError
 from headrace.wire import Chunk
 
@@ -55,7 +56,8 @@ def timeout_s(seconds: float | None) -> float:
 def print_chunks(chunks: Iterator[Chunk], *, as_json: bool) -> None:
     """Write text, or a line of JSON a chunk, each at the moment at which it comes.
 
-    Of several results each text is written when it has ended, behind its index.
+    Of several results each text is written when it has ended, behind its index. What an encoder answers is a line of
+    JSON in any case.
     """
     last = "\n"
     held: defaultdict[int, list[str]] = defaultdict(list)
@@ -71,6 +73,8 @@ def print_chunks(chunks: Iterator[Chunk], *, as_json: bool) -> None:
             if text:
                 print(text, end="", flush=True)
                 last = text
+            if chunk.done is not None and chunk.done.result is not None:
+                print_json(read_answer(chunk.done.result).fields())
     finally:
         if not last.endswith("\n"):
             print(flush=True)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli.options import parse_json_assignment
+from headrace.encoder_request import REQUESTS
 from headrace.errors import ConfigurationError
-from headrace.request import Request
 
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Tokens to generate at most.")]
 MinTokens = Annotated[int | None, typer.Option("--min-tokens", help="No end before this many tokens.")]
@@ -31,7 +31,7 @@ Fields = Annotated[
 #: What is no field of a body but has an option; the names are the SDK's and the options'.
 _OPTIONS = {"id": "--id", "request_id": "--id", "lane": "--lane", "tenant": "--tenant", "timeout_s": "--timeout-s",
             "chat": "--chat", "system": "--system"}  # fmt: skip
-_FIELDS = tuple(name for name in Request.model_fields if name not in _OPTIONS)
+_FIELDS = tuple({name: None for request in REQUESTS.values() for name in request.model_fields if name not in _OPTIONS})
 
 
 def request_fields(assignments: Sequence[str] | None, **options: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from headrace.errors import ConfigurationError
 from headrace.keys import Lane
 from headrace.producer import Client
 from headrace.producer.handle import Handle
-from headrace.wire import Chunk
+from headrace.wire import Chunk, Encoding
 
 #: What a shell reports of a program that Ctrl-C has ended.
 INTERRUPTED_EXIT = 130
@@ -71,7 +71,10 @@ def submit(
     queue: Queue = None,
     set_: Set = None,
 ) -> None:
-    """Put a request into the queue and print its text as it comes. Ctrl-C cancels the request."""
+    """Put a request into the queue and print its text as it comes. Ctrl-C cancels the request.
+
+    With --field task=embed (classify, fill) an encoder is asked; what it answers is one line of JSON.
+    """
     settings = load_settings(set_, redis_url=redis_url, port=port, model=model, queue=queue)
     limit_s = timeout_s(timeout)
     fields = request_fields(
@@ -83,7 +86,9 @@ def submit(
     with Client(settings) as client:
         # lane: the client checks it, and says which ones there are.
         meter = Meter(time.monotonic())
-        handle = client.submit(request_id=id_, lane=_lane(lane), tenant=tenant, **fields)
+        # For somebody who reads it, an encoder's answer is a list of numbers.
+        encoding: Encoding = "json" if "task" in fields else "mp"
+        handle = client.submit(request_id=id_, lane=_lane(lane), tenant=tenant, encoding=encoding, **fields)
         if handle.known_already:
             what = "this is its result, not a new one" if wait else "nothing new was submitted"
             print(f"headrace: {handle.id} is known already: {what}", file=sys.stderr)
@@ -112,13 +117,20 @@ def _with_prompt(fields: dict[str, Any], prompt: str | None, system: str | None,
             raise ConfigurationError(f"--field {name}: --chat makes messages of a prompt, not of a field")
     if "prompt" in fields or "messages" in fields:
         return fields
+    encodes = fields.get("task", "generate") != "generate"
+    if encodes and is_chat:
+        raise ConfigurationError(f"--chat: {fields['task']} takes texts, not a conversation")
+    if encodes and ("input" in fields or "documents" in fields):
+        if prompt is not None:
+            raise ConfigurationError("give the text once: as the argument, or as --field input")
+        return fields
     if prompt is None and sys.stdin.isatty():
         raise ConfigurationError("give a prompt, or write one to stdin")
     text = sys.stdin.read() if prompt in (None, "-") else prompt
     if not text:
         raise ConfigurationError("give a prompt: stdin is empty" if prompt in (None, "-") else "give a prompt")
     if not is_chat:
-        return fields | {"prompt": text}
+        return fields | {"input" if encodes else "prompt": text}
     turns = [{"role": "system", "content": system}] if system is not None else []
     return fields | {"messages": [*turns, {"role": "user", "content": text}]}
 

@@ -71,6 +71,15 @@ def test_vectors_are_bytes_in_messagepack_and_lists_in_json_unless_asked_for() -
     assert vectors.fields("json", floats=False) == {"embeddings": ["AACAP83MzD0="]}
 
 
+def test_a_chunk_that_was_published_in_messagepack_can_be_told_in_json() -> None:
+    vectors = Embeddings((array("f", [1.0, 0.1]).tobytes(),))
+    chunk = Chunk(0, 0, (), "", Done("stop", Usage(3, 0), result=vectors.fields("mp")))
+    done = Chunk.decode(Chunk.decode(chunk.encode("mp")).encode("json")).done
+    assert done is not None
+    assert done.result == {"embeddings": ["AACAP83MzD0="]}
+    assert read_answer(done.result) == vectors
+
+
 @given(answers, encodings)
 def test_other_answers_come_back_as_they_were(answer: Answer, encoding: Encoding) -> None:
     assert not isinstance(answer, Embeddings)

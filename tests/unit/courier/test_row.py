@@ -225,3 +225,58 @@ def test_chunks_are_contiguous_and_add_up_to_the_text(text: str, acknowledgement
         assert after.o == before.o + len(before.text)
     assert "".join(chunk.text for chunk in chunks) == text.partition("EN")[0]
     assert [chunk.done is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
+def kept_row(num_tokens: int = 0, text: str = "") -> Row:
+    params = SamplingParams(50, 0, 0.0, 0, 1.0, 0.0, 0, ("END",), (), False, logprobs=0)
+    detokenizer = Detokenizer(TOKENIZER, PROMPT, ("END",))
+    for byte in text.encode():
+        detokenizer.push(byte)
+    claimed = ClaimedRow("r", 3, num_tokens, len(text), "json", b"", 0, "")
+    return Row(1, claimed, "w", (Job(PROMPT, params, "r", "key"), detokenizer))
+
+
+@given(st.text("abé", min_size=1, max_size=12), st.lists(st.booleans(), min_size=24, max_size=24), st.integers(0, 5))
+def test_what_is_kept_for_the_cache_is_all_that_was_published(text: str, flushes: list[bool], num_before: int) -> None:
+    data = text.encode()
+    before = data[: min(num_before, len(data) - 1)].decode(errors="ignore")
+    row, chunks = kept_row(len(before.encode()), before), []
+    if before:
+        chunks.append(
+            Chunk(0, 0, tuple(before.encode()), before, logprobs=(TokenLogprobs(-1.0, ()),) * len(before.encode()))
+        )
+        row.resume(chunks[0])
+    for byte, flush in zip(data[len(before.encode()) :], flushes, strict=False):
+        row.push(byte, TokenLogprobs(-1.0, ()))
+        if flush:
+            emit = send(row)
+            chunks.append(Chunk.decode(emit.chunk))
+            row.acknowledge(emit)
+    assert row.whole() is None, "it has not ended"
+    row.end("length")
+    chunks.append(Chunk.decode(send(row).chunk))
+    whole = row.whole()
+    assert whole is not None
+    assert (whole.i, whole.o, bytes(whole.ids), whole.text) == (0, 0, data, text)
+    assert whole.done == chunks[-1].done
+    assert len(whole.logprobs) == len(data)
+
+
+def test_only_a_good_end_is_kept_and_only_where_it_may_be() -> None:
+    for reason in ("error", "expired", "cancelled"):
+        row = kept_row()
+        push(row, "a")
+        row.end(reason)
+        send(row)
+        assert row.whole() is None
+    unnamed = make_row()
+    push(unnamed, "a")
+    unnamed.end("length")
+    send(unnamed)
+    assert (unnamed.cache_key, unnamed.whole()) == ("", None)
+    stopped = kept_row()
+    push(stopped, "abENDx")
+    send(stopped)
+    whole = stopped.whole()
+    assert whole is not None
+    assert (whole.text, bytes(whole.ids)) == ("ab", b"abEND")
