@@ -29,6 +29,8 @@ def accelerate(model: M) -> M:
     Args:
         model: BERT (MiniLM is one), RoBERTa, XLM-RoBERTa, DistilBERT or ALBERT, in evaluation mode: transformers' base
             model, or its class ForSequenceClassification, ForTokenClassification, ForQuestionAnswering or ForMaskedLM.
+            Of other classes that hold such a base model, transformers' or your own, the base model is accelerated, and
+            what stands on it computes as before, padding included.
 
     Returns:
         A model of the same class.

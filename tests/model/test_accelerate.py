@@ -7,9 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.tiny_encoders import CLASSES, VOCAB, make_encoder
+from tests.model.tiny_encoders import CLASSES, CONFIGS, VOCAB, make_encoder
 from torch import Tensor
-from transformers import BertConfig, BertForPreTraining, BertModel, LlamaConfig, LlamaModel, PreTrainedModel
+from transformers import (
+    AutoModelForMultipleChoice,
+    BertConfig,
+    BertForPreTraining,
+    BertLMHeadModel,
+    BertModel,
+    BertPreTrainedModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedModel,
+)
 
 import headrace
 from headrace.errors import ConfigurationError, ModelError
@@ -180,8 +190,8 @@ def test_models_of_other_kinds_are_refused_by_name() -> None:
         "num_attention_heads": 2,
     }
     llama = LlamaModel(LlamaConfig(**small)).eval()
-    pretraining = BertForPreTraining(BertConfig(**small)).eval()
-    for model in (llama, pretraining, torch.nn.Linear(2, 2)):
+    causal = BertLMHeadModel(BertConfig(**small)).eval()
+    for model in (llama, causal, torch.nn.Linear(2, 2)):
         with pytest.raises(
             ConfigurationError, match=rf"{type(model).__name__}; it takes .*Albert, Bert, DistilBert, Roberta"
         ):
@@ -213,3 +223,53 @@ def test_what_a_call_may_not_ask_for_is_named() -> None:
 def test_importing_headrace_brings_no_torch() -> None:
     code = "import sys, headrace; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TwoMeans(BertPreTrainedModel):  # type: ignore[misc]
+    """Somebody's own model on BERT."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.scale = torch.nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.bert(input_ids, attention_mask).last_hidden_state
+        means = (states * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True)
+        scaled: Tensor = self.scale(means)
+        return scaled
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_of_classes_with_other_heads_the_encoder_is_accelerated(name: str) -> None:
+    config_class, values = CONFIGS[name]
+    torch.manual_seed(3)
+    model = AutoModelForMultipleChoice.from_config(config_class(**values)).eval()
+    accelerated = headrace.accelerate(model)
+    assert isinstance(accelerated, type(model))
+    assert type(model.base_model) is not type(accelerated.base_model)
+    ids = torch.randint(6, VOCAB, (2, 3, 11))
+    mask = torch.ones_like(ids)
+    mask[0, 1, 5:] = 0
+    with torch.inference_mode():
+        theirs = model(input_ids=ids, attention_mask=mask)
+    ours = accelerated(input_ids=ids, attention_mask=mask)
+    assert type(ours) is type(theirs)
+    assert (ours.logits - theirs.logits).abs().max() < TOLERANCE
+    assert not ours.logits.requires_grad
+
+
+def test_what_somebody_built_on_an_encoder_and_heads_of_pretraining_are_taken_too() -> None:
+    config = CONFIGS["bert"][0](**CONFIGS["bert"][1])
+    given = {name: tensor for name, tensor in inputs(make_encoder("bert")).items() if name != "token_type_ids"}
+    mask = given["attention_mask"].bool()
+    own, pretraining = TwoMeans(config).eval(), BertForPreTraining(config).eval()
+    with torch.inference_mode():
+        assert (headrace.accelerate(own)(**given) - own(**given)).abs().max() < TOLERANCE
+        ours, theirs = headrace.accelerate(pretraining)(**given), pretraining(**given)
+    assert type(ours) is type(theirs)
+    assert (ours.prediction_logits - theirs.prediction_logits)[mask].abs().max() < TOLERANCE
+    assert (ours.seq_relationship_logits - theirs.seq_relationship_logits).abs().max() < TOLERANCE
+    with pytest.raises(ConfigurationError, match="original model"):
+        headrace.accelerate(own).train()
