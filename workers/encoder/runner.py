@@ -1,8 +1,10 @@
 """An encoder at work: any mixture of items in packed batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,15 +88,35 @@ class EncoderRunner:
     def pack(self, items: Sequence[EncoderItem]) -> EncoderBatch:
         """Lay items out as one batch, a row each, in their order."""
         lengths = [len(item.token_ids) for item in items]
-        token_ids = torch.tensor([token_id for item in items for token_id in item.token_ids])
-        rows = torch.split_with_sizes(token_ids, lengths)
-        positions = torch.cat([row_positions(row, self._config.first_position, self._config.pad_id) for row in rows])
+        token_ids = _flat((item.token_ids for item in items), sum(lengths))
+        positions = packed_positions(token_ids, lengths, self._config.first_position, self._config.pad_id)
         type_ids = None
         if self._config.num_types and any(item.type_ids for item in items):
-            type_ids = torch.tensor(
-                [type_id for item in items for type_id in item.type_ids or (0,) * len(item.token_ids)]
-            )
+            type_ids = _flat((item.type_ids or (0,) * len(item.token_ids) for item in items), sum(lengths))
         return self._loaded.encoder.operations.pack(token_ids, positions, type_ids, lengths)
+
+
+def _flat(rows: Iterable[Sequence[int]], count: int) -> Tensor:
+    """Put numbers behind each other, at a small part of what ``torch.tensor`` takes for a list."""
+    return torch.from_numpy(np.fromiter(chain.from_iterable(rows), np.int64, count))
+
+
+def packed_positions(token_ids: Tensor, lengths: Sequence[int], first: int, pad_id: int | None) -> Tensor:
+    """Number the tokens of packed rows, as ``row_positions`` does each row's: int64 ``[num_tokens]``.
+
+    Args:
+        token_ids: int64 ``[num_tokens]``, on the host.
+        lengths: of the rows.
+        first: position of a row's first token.
+        pad_id: as for ``row_positions``.
+    """
+    counts = torch.tensor(lengths)
+    begins = counts.cumsum(0) - counts
+    if pad_id is None:
+        return torch.arange(first, first + len(token_ids)) - begins.repeat_interleave(counts)
+    counted = token_ids != pad_id
+    numbers = torch.cat((counts.new_zeros(1), counted.cumsum(0)))
+    return (numbers[1:] - numbers[begins].repeat_interleave(counts)) * counted + pad_id
 
 
 def row_positions(token_ids: Tensor, first: int, pad_id: int | None) -> Tensor:

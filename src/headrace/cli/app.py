@@ -19,6 +19,7 @@ from headrace.cli import (
     health,
     models,
     processes,
+    profile,
     rq_worker,
     status,
     stock,
@@ -89,6 +90,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")
 app.add_typer(costs.app, name="costs")
 app.add_typer(bench.app, name="bench")
+app.command("profile")(profile.profile)
 app.command("demo")(demo.demo)
 
 

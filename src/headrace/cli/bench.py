@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli import bench_encoder
 from headrace.errors import MeasurementError
 
 app = typer.Typer(help="Repeat the project's figures on this machine.")
@@ -13,6 +14,9 @@ app = typer.Typer(help="Repeat the project's figures on this machine.")
 @app.callback()
 def _root() -> None:
     pass
+
+
+app.command("encoder")(bench_encoder.encoder)
 
 
 @app.command("gpu")
