@@ -273,3 +273,23 @@ def test_what_somebody_built_on_an_encoder_and_heads_of_pretraining_are_taken_to
     assert (ours.seq_relationship_logits - theirs.seq_relationship_logits).abs().max() < TOLERANCE
     with pytest.raises(ConfigurationError, match="original model"):
         headrace.accelerate(own).train()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_may_come_without_padding(name: str) -> None:
+    model = make_encoder(name)
+    accelerated = headrace.accelerate(model)
+    given = inputs(model)
+    lengths = given["attention_mask"].sum(1).tolist()
+    rows = [row[:length] for row, length in zip(given["input_ids"], lengths, strict=True)]
+    types = given.get("token_type_ids")
+    ragged = (
+        {} if types is None else {"token_type_ids": [row[:n].tolist() for row, n in zip(types, lengths, strict=True)]}
+    )
+    expected = accelerated(**given).last_hidden_state
+    assert torch.equal(accelerated(rows, **ragged).last_hidden_state, expected)
+    assert torch.equal(accelerated([row.tolist() for row in rows], **ragged).last_hidden_state, expected)
+    with pytest.raises(TypeError, match="take no attention_mask"):
+        accelerated(rows, given["attention_mask"])
+    with pytest.raises(ValueError, match="a list of rows of integers, one at least"):
+        accelerated([])

@@ -89,6 +89,17 @@ def test_tensors_that_are_missing_or_left_over_are_named(tmp_path: Path) -> None
         load(tmp_path)
 
 
+def test_configurations_that_older_versions_wrote_out_in_full_are_read(tmp_path: Path) -> None:
+    make_encoder("distilbert", folder=tmp_path)
+    expected = vectors(load(tmp_path))
+    generation = {"max_length": 20, "do_sample": False, "num_beams": 1, "top_k": 50, "typical_p": 1.0, "prefix": "a"}
+    configure(tmp_path, **generation, pruned_heads={}, torchscript=False, use_bfloat16=False, tie_weights_=True)
+    assert torch.equal(vectors(load(tmp_path)), expected)
+    configure(tmp_path, pruned_heads={"0": [1]})
+    with pytest.raises(ModelError, match="pruned_heads"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "told"),
     [

@@ -86,6 +86,40 @@ _INERT = (
     "torchscript",
     "use_bfloat16",
 )
+# How text would be generated: older versions of transformers wrote it into every configuration.
+_GENERATION = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "prefix",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "top_k",
+    "top_p",
+    "typical_p",
+)
 _PROBLEMS: tuple[Problem, ...] = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -104,7 +138,8 @@ def read_encoder(fields: Fields, activation: Activation, **given: Any) -> Encode
         fields.only(name, False)
     fields.only("position_embedding_type", "absolute")
     fields.only("pooler_type", "first_token_transform")
-    fields.ignore(*_INERT)
+    fields.only("pruned_heads", {})
+    fields.ignore(*_INERT, *_GENERATION)
     labels = read_labels(fields)
     config = EncoderConfig(
         vocab_size=fields.positive("vocab_size", int),

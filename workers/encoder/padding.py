@@ -1,13 +1,18 @@
 """From rows that are padded to one length to a packed batch, and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from headrace.kernels.encoder_table import EncoderBatch
 from headrace.workers.encoder.loading import Encoder
 from headrace.workers.encoder.runner import row_positions
+
+Rows = Sequence[Tensor | Sequence[int]]
+"""Rows of any lengths, without padding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +55,28 @@ class Padded:
             spread[int(places[0]) // length][:, columns[:, None], columns] = weight
             first += count
         return spread
+
+
+def pad_rows(name: str, rows: Rows, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Give rows one length, padded by 0 on the right, and a mask that tells them from padding.
+
+    Args:
+        name: what to call them in an error.
+        rows: integers each.
+        device: where to.
+
+    Returns:
+        int64 ``[batch, longest]`` and bool of the same shape.
+
+    Raises:
+        ValueError: there are none, or one is not one-dimensional.
+    """
+    given = [row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.int64) for row in rows]
+    if not given or any(row.dim() != 1 for row in given):
+        raise ValueError(f"{name} must be a tensor, or a list of rows of integers, one at least")
+    lengths = torch.tensor([len(row) for row in given])
+    padded = pad_sequence([row.to(device, torch.int64) for row in given], batch_first=True)
+    return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).to(device)
 
 
 def pack_padded(

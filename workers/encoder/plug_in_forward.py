@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headrace.errors import ConfigurationError
 from headrace.workers.encoder.loading import Encoder
-from headrace.workers.encoder.padding import pack_padded
+from headrace.workers.encoder.padding import Rows, pack_padded, pad_rows
 from headrace.workers.encoder.plug_in_outputs import make_output
 
 
@@ -45,9 +45,9 @@ class AcceleratedModel(Accelerated):
     @torch.no_grad()
     def forward(
         self,
-        input_ids: Tensor | None = None,
+        input_ids: Tensor | Rows | None = None,
         attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
+        token_type_ids: Tensor | Rows | None = None,
         position_ids: Tensor | None = None,
         *,
         output_attentions: bool | None = None,
@@ -58,9 +58,10 @@ class AcceleratedModel(Accelerated):
         """Compute as transformers does, but for nothing that the mask hides.
 
         Args:
-            input_ids: integers ``[batch, length]``.
+            input_ids: integers ``[batch, length]``; or rows without padding, a list of lists or of tensors, which are
+                then not to be masked, and whose outputs are padded on the right.
             attention_mask: ``[batch, length]``, 0 where a token is padding; None where none is.
-            token_type_ids: integers ``[batch, length]``; None where all are 0.
+            token_type_ids: integers ``[batch, length]``, or rows as of ``input_ids``; None where all are 0.
             position_ids: integers ``[batch, length]`` or ``[1, length]``; None for those that transformers takes.
             output_attentions: give attentions; None for what the configuration says.
             output_hidden_states: give hidden states; None for what the configuration says.
@@ -79,6 +80,12 @@ class AcceleratedModel(Accelerated):
                 raise TypeError(f"a model accelerated by headrace does not take {name}; use the original model for it")
         if input_ids is None:
             raise TypeError("a model accelerated by headrace needs input_ids")
+        if not isinstance(input_ids, Tensor):
+            if attention_mask is not None:
+                raise TypeError("rows without padding take no attention_mask")
+            input_ids, attention_mask = pad_rows("input_ids", input_ids, self.device)  # type: ignore[attr-defined]
+        if token_type_ids is not None and not isinstance(token_type_ids, Tensor):
+            token_type_ids, _ = pad_rows("token_type_ids", token_type_ids, self.device)  # type: ignore[attr-defined]
         config: Any = self.config  # type: ignore[attr-defined]
         packed = pack_padded(self._headrace, input_ids, attention_mask, token_type_ids, position_ids)
         output = make_output(
