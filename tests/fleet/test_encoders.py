@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import threading
 from array import array
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +87,17 @@ def test_many_texts_come_back_as_the_model_alone_computes_them(
             client.classify("x")
         with pytest.raises(InvalidRequestError, match="is an encoder"):
             client.submit("Once upon a time").result()
+
+
+def test_the_readmes_program_runs_as_it_stands_there(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (program,) = (block for block in blocks if "client.embed(" in block)
+    assert program.count("redis://127.0.0.1:6381/0") == 1
+    exec(program.replace("redis://127.0.0.1:6381/0", fleet.settings.redis_url), {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.count("array(") == 2
+    assert second.startswith("0 0.")
 
 
 def test_a_plain_xadd_of_json_is_answered_with_a_list(fleet: Fleet, expected: Callable[[list[str]], Floats]) -> None:
