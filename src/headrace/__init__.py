@@ -23,8 +23,8 @@ def accelerate(model: M) -> M:
     rows are packed behind each other, and what belongs to padding is 0 in all outputs. Where a row begins with padding,
     poolers and classifiers read its first token that is none (transformers' read the padding).
 
-    The original stays as it is, and keeps its own memory; the accelerated model holds the weights of products once more,
-    laid out for its device, and shares the others. Whoever trains the original on, accelerates it again.
+    The original stays as it is, and keeps its own memory; the accelerated model holds the weights of products once
+    more, laid out for its device, and shares the others. Whoever trains the original on, accelerates it again.
 
     Args:
         model: BERT (MiniLM is one), RoBERTa, XLM-RoBERTa, DistilBERT or ALBERT, in evaluation mode: transformers' base
