@@ -6,6 +6,7 @@ again in this process, from token ids, while the fleet is idle. So whatever else
 90 % of the engine's own rate.
 """
 
+import gc
 import random
 import time
 from collections import defaultdict
@@ -113,6 +114,8 @@ def main() -> None:
     folder = pull(MODEL, default_cache_dir(), Console(stderr=True))
     tokenizer, texts = EncoderTokenizer.from_folder(folder.path), short_texts(options.texts)
     engine = engine_of(folder, options.threads)
+    gc.collect()
+    gc.freeze()  # as the engine's own process does
     ratios, redis_s, engine_s, num_batches = [], 0.0, 0.0, 0
     with Server("valkey") as server:
         settings = Settings.load(redis_url=server.url, model=MODEL, num_threads=options.threads)

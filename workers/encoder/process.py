@@ -3,6 +3,7 @@
 It lives as the engine of a model that writes does (``headrace.workers.engine.process``).
 """
 
+import gc
 import logging
 import time
 from dataclasses import replace
@@ -53,6 +54,9 @@ def serve(settings: EngineSettings) -> None:
     engine = make_engine(loaded, runner, settings.step_tokens)
     costs = keep_costs(settings, loaded, runner)
     logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
+    # What is there now stays: whatever looks for garbage from here on, in the middle of a step, need not look at it.
+    gc.collect()
+    gc.freeze()
     turn = partial(_turn, engine=engine, costs=costs)
     listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear, _MAX_BATCHES))
 
