@@ -7,10 +7,12 @@ again in this process, from token ids, while the fleet is idle. So whatever else
 """
 
 import gc
+import os
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -100,6 +102,12 @@ def engine_of(folder: ModelFolder, num_threads: int) -> EncoderEngine:
     return make_engine(loaded, EncoderRunner(loaded, batch_tokens=step_tokens), step_tokens)
 
 
+def cpu_s(pid: int) -> float:
+    """What a process has computed so far, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     options = arguments(
         __doc__.partition("\n")[0],
@@ -117,16 +125,21 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # as the engine's own process does
     ratios, redis_s, engine_s, num_batches = [], 0.0, 0.0, 0
+    spent_s: Counter[str] = Counter()
     with Server("valkey") as server:
         settings = Settings.load(redis_url=server.url, model=MODEL, num_threads=options.threads)
         with Fleet(settings) as fleet, Client(settings) as client:
             wait_until(lambda: "costs measured" in fleet.log or "costs read" in fleet.log, 60, "measured costs")
             client.embed(texts[:2_000], texts_per_request=options.per_request)  # as warm as the rounds find it
+            pids = {"client": os.getpid(), "server": server.pid, "engine": fleet.pids("engine")[0]}
+            pids |= {"scheduler": fleet.pids("scheduler")[0], "courier": fleet.pids("courier")[0]}
             for number, begin in enumerate(range(0, len(texts), options.round)):
                 part = texts[begin : begin + options.round]
+                before_s = {name: cpu_s(pid) for name, pid in pids.items()}
                 began_s = time.perf_counter()
                 found = client.embed(part, texts_per_request=options.per_request, request_id=f"b{number}")
                 took_s = time.perf_counter() - began_s
+                spent_s.update({name: cpu_s(pid) - before_s[name] for name, pid in pids.items()})
                 assert np.abs(np.linalg.norm(found.numpy(), axis=1) - 1).max() < 1e-4
                 jobs = jobs_of(tokenizer, part, options.per_request)
                 names = [f"b{number}.{k}" for k in range(len(jobs))] if len(jobs) > 1 else [f"b{number}"]
@@ -140,6 +153,8 @@ def main() -> None:
     )
     report.add(case, "round_ratio_median", median(ratios), "of the engine alone", peer="goal", peer_value=GOAL)
     report.add(case, "texts_per_batch", len(texts) / num_batches, "texts")
+    for name, seconds in spent_s.items():
+        report.add(case, f"{name}_cpu", 1e6 * seconds / len(texts), "us/text")
     report.finish(save=options.save)
 
 
