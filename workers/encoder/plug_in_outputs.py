@@ -3,11 +3,14 @@
 from typing import Any
 
 from torch import Tensor
-from transformers import modeling_outputs
+from transformers import __version__, modeling_outputs
 
 from headrace.workers.encoder.loading import Encoder
 from headrace.workers.encoder.model import Trace
 from headrace.workers.encoder.padding import Padded
+
+# An encoder has none; transformers tells so by an empty tuple where attentions are asked for, since its version 5.
+_NO_CROSS_ATTENTIONS = () if int(__version__.partition(".")[0]) >= 5 else None
 
 
 def make_output(encoder: Encoder, padded: Padded, *, attentions: bool, hidden_states: bool) -> Any:
@@ -66,8 +69,7 @@ def _base_output(encoder: Encoder, padded: Padded, hidden: Tensor, more: dict[st
         pooled = padded.spread_rows(pooler.apply(ops, ops.select(hidden, batch.starts[:-1])))
     if encoder.family.class_name == "Albert":
         return modeling_outputs.BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled, **more)
-    # An encoder has none; transformers tells so by an empty tuple whenever attentions are asked for.
-    crossed = None if more["attentions"] is None else ()
+    crossed = None if more["attentions"] is None else _NO_CROSS_ATTENTIONS
     return modeling_outputs.BaseModelOutputWithPoolingAndCrossAttentions(
         last_hidden_state=states, pooler_output=pooled, cross_attentions=crossed, **more
     )
