@@ -157,6 +157,7 @@ def test_a_request_that_its_engines_die_of_is_given_up_and_no_other(fleet: Fleet
         deadly = client.submit(task="embed", input=long, request_id="deadly", cache=False)
         for attempt in range(1, 4):
             until(lambda attempt=attempt: broker.request_fields("deadly")["attempts"] == str(attempt), 60)  # type: ignore[misc]
+            fleet.wait_ready()
             fleet.kill_part("engine")
             fleet.wait_ready()
         with pytest.raises(FailedError) as caught:

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from headrace.moves import MAX_EMIT_ROWS, EmitRow, Emitted
 from headrace.workers.courier.held_row import HeldRow
 
+#: Chunks of one call: an encoder's may be large, and a script holds the server for as long as it copies them.
+_MAX_FLUSH_BYTES = 4 << 20
+
 
 class Outbox:
     """The rows in this worker's hands, by their number on the engine's channel.
@@ -79,6 +82,7 @@ class Outbox:
     def next_flush(self, now_s: float) -> list[tuple[HeldRow, EmitRow]]:
         """Rows for one call of ``emit``; those that were silent longest come first."""
         flush: list[tuple[HeldRow, EmitRow]] = []
+        num_bytes = 0
         for number in list(self._rows):
             row = self._rows[number]
             emit = row.next_emit(now_s, self._renew_after_s)
@@ -86,7 +90,8 @@ class Outbox:
                 flush.append((row, emit))
                 # To the back of the line, so that no row starves where more are ripe than one call holds.
                 self._rows[number] = self._rows.pop(number)
-                if len(flush) == MAX_EMIT_ROWS:
+                num_bytes += len(emit.chunk)
+                if len(flush) == MAX_EMIT_ROWS or num_bytes >= _MAX_FLUSH_BYTES:
                     break
         return flush
 

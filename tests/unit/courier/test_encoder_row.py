@@ -5,15 +5,17 @@ from array import array
 from typing import Any
 
 import msgpack
+import pytest
 
 from headrace.encoder_job import EncoderJob, EncoderParams, pack_ids
 from headrace.encoder_request import Task
-from headrace.moves import ClaimedRow, EmitRow
+from headrace.moves import ClaimedRow, EmitRow, Emitted
 from headrace.testing.words import encoder_tokenizer
 from headrace.wire import Chunk, Done, Encoding, Usage
 from headrace.workers.channel import EncodeRow
 from headrace.workers.courier.encoder_intake import EncoderIntake
 from headrace.workers.courier.encoder_row import EncoderRow
+from headrace.workers.courier.outbox import Outbox
 
 VECTOR = array("f", [0.5, 0.25]).tobytes()
 
@@ -113,3 +115,19 @@ def test_a_job_that_is_not_this_models_is_not_begun() -> None:
         assert done is not None
         assert done.error is not None
         assert done.error.code == "worker"
+
+
+def test_large_answers_leave_in_several_calls_and_none_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.workers.courier.outbox._MAX_FLUSH_BYTES", 1_000)
+    outbox, intake = Outbox(renew_after_s=100.0), EncoderIntake(encoder_tokenizer(8), "w", "r1")
+    for number in range(5):
+        job = EncoderJob("embed", (1,), (1,), pack_ids([[1]]), EncoderParams(), "r1").encode()
+        begun = asyncio.run(intake.start(ClaimedRow(f"r{number}", 1, 0, 0, "mp", job, 0, "")))
+        outbox.add(begun.row)
+        assert isinstance(begun.row, EncoderRow)
+        begun.row.answer(msgpack.packb([b"x" * 600]))
+    calls: list[list[str]] = []
+    while flush := outbox.next_flush(0.0):
+        calls.append([emit.request_id for _, emit in flush])
+        outbox.settle(flush, Emitted(0, frozenset()))
+    assert calls == [["r0", "r1"], ["r2", "r3"], ["r4"]]
