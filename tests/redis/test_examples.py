@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import fast_settings
+from tests.redis.encoder_fleet import EncoderFleet
 from tests.unit.producer.stub_fleet import StubFleet, text_of, token
 
 from headrace.broker import Broker
@@ -125,3 +126,16 @@ def test_it_subscribes_before_it_asks(command: list[str], fleet: StubFleet) -> N
     assert client.pubsub_channels() == [keys.out(request_id).encode()]
     fleet.until_token = NUM_TOKENS
     assert process.communicate(timeout=30)[0] == text_of(0, NUM_TOKENS) + "\n"
+
+
+def test_texts_are_compared_by_what_an_encoder_answers(own_server: Server) -> None:
+    with own_server.client() as client:
+        client.flushall()
+    settings = fast_settings(redis_url=own_server.url)
+    environ = os.environ | {"REDIS_URL": settings.redis_url, "QUEUE": settings.queue_name}
+    command = [sys.executable, str(EXAMPLES / "python" / "embed.py")]
+    with EncoderFleet(settings):
+        found = subprocess.run([*command, "one", "x", "x x"], env=environ, capture_output=True, text=True, timeout=30)
+        assert [line.split("  ") for line in found.stdout.splitlines()] == [["84.000", "x"], ["136.000", "x x"]]
+        refused = subprocess.run([*command, "one", "x " * 40], env=environ, capture_output=True, text=True, timeout=30)
+    assert (refused.returncode, "input[1]: 42 tokens, the model takes 32" in refused.stderr) == (1, True)
