@@ -53,7 +53,8 @@ class Kernel:
         Args:
             grid: blocks; a grid with no blocks launches nothing.
             block: threads of a block.
-            arguments: a tensor or None where the signature says ``P``, else a number.
+            arguments: a tensor (on the device, or page-locked on the host) or None where the signature says ``P``, else
+                a number.
             shared_bytes: dynamic shared memory, at most what ``load`` was told.
 
         Raises:
@@ -100,6 +101,8 @@ class Kernel:
                 values.append(0)
             elif isinstance(argument, Tensor) and argument.get_device() == self.device.index and argument.is_cuda:
                 values.append(argument.data_ptr())
+            elif isinstance(argument, Tensor) and argument.is_cpu and argument.is_pinned():
+                values.append(argument.data_ptr())  # the same address on both sides
             else:
                 where = argument.device if isinstance(argument, Tensor) else type(argument).__name__
                 raise KernelError(f"{self._name} wants a tensor on cuda:{self.device.index}, not {where}")

@@ -195,7 +195,8 @@ def test_after_the_first_steps_no_memory_is_taken_and_nothing_runs_but_our_kerne
         torch.cuda.synchronize()
     assert torch.cuda.memory_stats(device)["allocation.all.allocated"] == before
     ours = {"logprob_scan", "logprob_top", "logprob_chosen", "edit_logits", "sample_scan", "sample_pick",
-            "search_bins", "search_sums", "search_pick", "change_words", "next_tokens", "count_tokens"}  # fmt: skip
+            "search_bins", "search_sums", "search_pick", "change_words", "next_tokens", "count_tokens",
+            "tell_host"}  # fmt: skip
     ran = {event.key for event in profile.key_averages() if event.device_type.name == "CUDA"}
     assert {name for name in ran if not name.startswith("Memcpy")} <= ours
     assert {"sample_pick", "search_pick", "edit_logits", "logprob_top"} <= ran

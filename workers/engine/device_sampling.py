@@ -146,11 +146,13 @@ class DeviceSampler:
         )
         if logprobs is not None:
             tell(logits, places, rules.num_top, token_ids, rules.edits, logprobs)
+        self.results.tell(num_rows)
 
     def forget(self) -> None:
-        """Trust the rules' memory no more: a step was begun and not ended."""
+        """Trust no memory any more: a step was begun and not ended, and nothing is at work."""
         self._group = None
         self._rules.forget()
+        self.results.forget()
 
     def _group_of(self, rows: Rows[Sequence], places: Rows[int]) -> Group:
         """The batch's group: the last step's, unless rows have come or gone."""

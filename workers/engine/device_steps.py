@@ -95,8 +95,10 @@ class DeviceSteps:
                 with torch.cuda.stream(self.stream):
                     return self._start(chunks)
             except Exception:
-                self.rows.forget()
-                self._sampler.forget()
+                self.stream.synchronize()
+                with torch.cuda.stream(self.stream):
+                    self.rows.forget()
+                    self._sampler.forget()
                 raise
 
     def compute(self, chunks: Rows[Chunk]) -> tuple[Tensor | None, Packed]:
