@@ -85,7 +85,7 @@ class DeviceResults:
             return torch.zeros(shape, dtype=torch.int32, device=device)
 
         def locked(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.int32, pin_memory=True)
+            return torch.zeros(shape, dtype=torch.int32, pin_memory=device.type == "cuda")
 
         self._token_ids = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._valid = torch.zeros(max_rows, dtype=torch.bool, device=device)

@@ -168,7 +168,7 @@ class DeviceRules:
         known.bits = bits
 
     def _count(self, row: Sequence, place: int) -> None:
-        here = torch.tensor(row.token_ids, pin_memory=True)  # or the host would wait for the steps at work
+        here = torch.tensor(row.token_ids, pin_memory=self._token_ids.is_cuda)  # or the host waits for steps at work
         there = self._token_ids[: len(here)]
         there.copy_(here, non_blocking=True)
         count_tokens(self.penalties.counts[place], there, row.num_prompt_tokens)
