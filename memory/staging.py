@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import cycle
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,8 +47,8 @@ class Staging:
             self._sent.synchronize()
         self._num_bytes = 0
 
-    def put(self, values: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Add numbers.
+    def put(self, values: Sequence[int] | np.ndarray, dtype: torch.dtype) -> Tensor:
+        """Add numbers: an array where there are many, for it is copied as it is.
 
         Returns:
             ``[len(values)]`` on the device, valid once sent.
@@ -59,8 +60,8 @@ class Staging:
         if end > self._host.nbytes:
             raise KernelError(f"a step's numbers take more than the {self._host.nbytes} bytes kept for them")
         self._num_bytes = -(-end // _ALIGNMENT) * _ALIGNMENT
-        if values:
-            self._host[start:end].view(dtype).copy_(torch.tensor(values, dtype=dtype))
+        if len(values):
+            self._host[start:end].view(dtype).copy_(torch.as_tensor(values, dtype=dtype))
         return self._image[start:end].view(dtype)
 
     def send(self) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,29 +77,32 @@ class Packer:
         # In the order of their places, as query starts want it.
         prompts = sorted(range(num_decoding, len(chunks)), key=places.__getitem__)
         sampling = [*range(num_decoding), *(index for index in prompts if chunks[index].samples)]
-        token_ids: list[int] = []
-        positions, owners, sampled = [0] * num_first, list(range(num_first)), list(places[:num_decoding])
-        chunk_lengths, num_queries = [0] * num_places, [0] * num_places
-        for index in prompts:
-            place, chunk = places[index], chunks[index]
-            token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
-            positions += range(chunk.start, chunk.end)
-            owners += [place] * chunk.num_tokens
+        spans = [(places[index], chunks[index]) for index in prompts]
+        counts = np.array([chunk.num_tokens for _, chunk in spans])
+        ends = num_first + counts.cumsum()
+        chunk_lengths, num_queries = np.zeros((2, num_places), dtype=np.int32)
+        for place, chunk in spans:
             chunk_lengths[place], num_queries[place] = chunk.end, chunk.num_tokens
-            if chunk.samples:
-                sampled.append(num_first + len(token_ids) - 1)
+        first = np.zeros(num_first, dtype=np.int64)
+        token_ids = [np.array(chunk.sequence.token_ids[chunk.start : chunk.end]) for _, chunk in spans]
+        positions = [np.arange(chunk.start, chunk.end) for _, chunk in spans]
+        owners = np.repeat([place for place, _ in spans], counts)
+        last = [end - 1 for end, (_, chunk) in zip(ends.tolist(), spans, strict=True) if chunk.samples]
         self._staging.begin()
-        ids, at = put([0] * num_first + token_ids, torch.int64), put(positions, torch.int32)
-        of, wanted = put(owners, torch.int32), put(sampled, torch.int32)
+        ids = put(np.concatenate((first, *token_ids)), torch.int64)
+        at = put(np.concatenate((first, *positions)), torch.int32)
+        of = put(np.concatenate((np.arange(num_first), owners)), torch.int32)
+        wanted = put([*places[:num_decoding], *last], torch.int32)
         drawn_for = put([places[index] for index in sampling], torch.int64)
-        starts, lengths = put([0, *accumulate(num_queries)], torch.int32), put(chunk_lengths, torch.int32)
+        starts = put(np.concatenate(([0], num_queries.cumsum())), torch.int32)
+        lengths = put(chunk_lengths, torch.int32)
         self._staging.send()
         own = None
         if num_decoding:
             own = NextTokens(ids[:num_first], at[:num_first], self._next_tokens.lengths[:num_first])
         batch = PagedBatch(
             *(ids, at, wanted, of, None if own is None else own.lengths),
-            Queries(len(token_ids), starts, lengths, len(prompts)),
+            Queries(int(counts.sum()), starts, lengths, len(prompts)),
             self._paged(num_places),
         )
         return Packed(batch, own, tuple(chunks[index].sequence for index in sampling), drawn_for)
