@@ -12,7 +12,10 @@ from headrace.moves import DispatchCall
 def test_moves_sent_twice_or_late_change_nothing_more(broker: Broker, seed: int) -> None:
     done = Fuzz(broker, seed).run(500)
     assert done.num_repeated > 100
-    assert min(done.calls[move] for move in ("submit", "admit", "dispatch", "claim", "emit", "cancel", "reap")) > 3
+    assert (
+        min(done.calls[move] for move in ("submit", "admit", "dispatch", "claim", "emit", "cancel", "reap", "remember"))
+        > 3
+    )
 
 
 def test_a_repeated_submission_writes_so_that_a_wait_for_the_disk_covers_it(broker: Broker) -> None:

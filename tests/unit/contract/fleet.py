@@ -7,12 +7,13 @@ import re
 from dataclasses import replace
 from typing import TypeVar
 
-from tests.unit.contract.actors import NORMAL, Actors, Holding
+from tests.unit.contract.actors import NORMAL, PROMPT_TOKENS, Actors, Holding
 from tests.unit.contract.audit import check
 from tests.unit.contract.model import LIVE, Model
 
 from headrace.broker import Broker
 from headrace.moves import (
+    Admission,
     AdmitCall,
     Call,
     CancelCall,
@@ -21,9 +22,11 @@ from headrace.moves import (
     EmitCall,
     EmitRow,
     ReapCall,
+    RememberCall,
     SubmitCall,
     Verb,
 )
+from headrace.wire import Chunk, Done, Encoding, Usage
 
 T = TypeVar("T")
 
@@ -35,6 +38,11 @@ WORKERS = ("w0", "w1", "w2")
 def num_results(request_id: str) -> int:
     """Every fifth request, by its name, asks for two results."""
     return 2 if re.fullmatch(r"r[0-9]*[49]", request_id) else 1
+
+
+def cache_key(admission: Admission) -> str:
+    """Of two of five requests, which ask the same."""
+    return f"same-{admission.encoding}" if re.fullmatch(r"r[0-9]*[27]", admission.request_id) else ""
 
 
 class Fleet:
@@ -80,11 +88,19 @@ class Fleet:
 
     def admit(self, count: int) -> None:
         judged = self.actors.judged(ttl_ms=FOREVER_MS)[:count]
-        admissions = [replace(a, num_results=num_results(a.request_id)) for a in judged]
+        admissions = [replace(a, num_results=num_results(a.request_id), cache_key=cache_key(a)) for a in judged]
         self.send(AdmitCall(NORMAL, admissions, self.actors.settings))
 
     def dispatch(self, request_ids: list[str]) -> None:
         self.send(DispatchCall(request_ids, self.actors.settings))
+
+    def remember(self, num_tokens: int, encoding: Encoding) -> None:
+        """An answer is kept, in the place of the one before."""
+        text = "".join(f"<{i}>" for i in range(num_tokens))
+        chunk = Chunk(0, 0, tuple(range(num_tokens)), text, Done("stop", Usage(PROMPT_TOKENS, num_tokens)))
+        settings = self.actors.settings.model_copy(update={"cache_entries": 2})
+        data = chunk.encode(encoding)
+        self.send(RememberCall(f"same-{encoding}", num_tokens, len(text), "stop", data, settings))
 
     def time_passes(self, request_ids: list[str]) -> None:
         """The moment comes at which reap must look at these; it looks with the next ``reap``."""

@@ -78,7 +78,9 @@ class Fuzz:
 
     def _schedule(self) -> None:
         pick, ready = self._random, [r.request_id for r in self.fleet.actors.broker.window(8).requests]
-        if pick.random() < 0.4:
+        if pick.random() < 0.1:
+            self.fleet.remember(pick.randint(0, 3), pick.choice(("json", "mp")))
+        elif pick.random() < 0.4:
             self.fleet.admit(pick.randint(1, 8))
         else:
             self.fleet.dispatch(pick.sample(ready, min(len(ready), pick.randint(1, 4))) or [self._name()])

@@ -6,6 +6,7 @@ Leases end when a test says so (``due``), so that a run can be repeated; everyth
 from dataclasses import dataclass
 
 from headrace.moves import (
+    Admission,
     AdmitCall,
     Call,
     CancelCall,
@@ -17,6 +18,7 @@ from headrace.moves import (
     EmitRow,
     Emitted,
     Reaped,
+    RememberCall,
     SubmitCall,
     Submitted,
 )
@@ -62,6 +64,7 @@ class Model:
         self.lane: dict[str, tuple[str, str]] = {}
         self.batches: dict[str, tuple[tuple[str, ...], bool]] = {}
         self.nonces: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self.kept: dict[str, int] = {}
 
     def check(self, call: Call[object], reply: object) -> None:
         """Apply a call, and compare the answer to it."""
@@ -69,7 +72,10 @@ class Model:
             case SubmitCall(), Submitted():
                 assert reply.verdict == self._submit(call.request_id, reply.detail)
             case AdmitCall(), list():
-                assert reply == [self._admit(a.entry, a.num_results) for a in call.admissions]
+                assert reply == [self._admit(a) for a in call.admissions]
+            case RememberCall(), bool():
+                assert reply
+                self.kept[call.key] = call.num_tokens
             case DispatchCall(), Dispatched():
                 self._dispatch(call, reply)
             case ClaimCall(), Claimed():
@@ -101,7 +107,8 @@ class Model:
         self.lane[entry] = ("request", request_id)
         return "ok"
 
-    def _admit(self, entry: str, num_results: int) -> str:
+    def _admit(self, admission: Admission) -> str:
+        entry, num_results, key = admission.entry, admission.num_results, admission.cache_key
         if entry not in self.lane:
             return "gone"
         kind, request_id = self.lane.pop(entry)
@@ -113,20 +120,27 @@ class Model:
             k.become("done")
             return "cancelled"
         if k is not None and k.entry == entry and k.state == "submitted":
-            self._enqueue(request_id, k, num_results)
-            return "queued"
+            return self._answer(k, key) or self._enqueue(request_id, k, num_results)
         if k is not None:
             return "duplicate"
         k = self.known[request_id] = Known("done", entry)
+        if answered := self._answer(k, key):
+            return answered
         if self._num_queued() + num_results > self.max_queued:
             return "overloaded"
-        self._enqueue(request_id, k, num_results)
-        return "queued"
+        return self._enqueue(request_id, k, num_results)
 
-    def _enqueue(self, request_id: str, k: Known, num_results: int) -> None:
+    def _answer(self, k: Known, key: str) -> str:
+        if key not in self.kept:
+            return ""
+        k.become("done")
+        k.n = self.kept[key]
+        return "cached"
+
+    def _enqueue(self, request_id: str, k: Known, num_results: int) -> str:
         if num_results == 1:
             k.become("queued")
-            return
+            return "queued"
         k.become("forked")
         k.num_open = num_results
         children = [f"{request_id}/{index}" for index in range(num_results)]
@@ -135,6 +149,7 @@ class Model:
             self.known[child] = Known("queued", parent=k)
         for child in withdrawn:
             self.known[child].become("done")
+        return "queued"
 
     def _cancel(self, request_id: str) -> str:
         k = self.known.get(request_id)

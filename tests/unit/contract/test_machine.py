@@ -9,6 +9,7 @@ from tests.unit.contract.fleet import WORKERS, Fleet
 
 from headrace.broker import Broker
 from headrace.moves import Verb
+from headrace.wire import Encoding
 
 #: Names that end in 4 or 9 ask for two results.
 ids = st.sampled_from(["r0", "r1", "r2", "r4", "r4", "r9"])
@@ -53,6 +54,10 @@ class Machine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def admit(self, count: int) -> None:
         self.fleet.admit(count)
+
+    @rule(num_tokens=st.integers(0, 3), encoding=st.sampled_from(["json", "mp"]))
+    def remember(self, num_tokens: int, encoding: Encoding) -> None:
+        self.fleet.remember(num_tokens, encoding)
 
     @rule(request_ids=groups)
     def dispatch(self, request_ids: list[str]) -> None:
