@@ -5,7 +5,6 @@ Shapes and dtypes are in ``table.Operations``, which ``CudaOperations`` fulfils;
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -16,23 +15,17 @@ from headrace.errors import KernelError
 from headrace.kernels import activation, rotary_kv
 from headrace.kernels.add import add
 from headrace.kernels.cuda_attention import StepAttention
-from headrace.kernels.device import open_device
+from headrace.kernels.cuda_products import CudaProducts
 from headrace.kernels.embedding import embedding
 from headrace.kernels.layer_norm import layer_norm
 from headrace.kernels.paged_batch import PagedBatch, StepSizes
 from headrace.kernels.rms_norm import rms_norm
-from headrace.kernels.table import HeadNorm, Linear
-from headrace.kernels.thin_product import MOST_TOKENS, ThinProduct, beats_cublas
+from headrace.kernels.table import HeadNorm
 
 _GELU: dict[str, activation.Gelu] = {"none": "erf", "tanh": "tanh"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Packed(Linear):
-    thin: ThinProduct | None = None
-
-
-class CudaOperations:
+class CudaOperations(CudaProducts):
     """The table, ``table.Table`` of paged batches; one step at a time, on torch's current stream.
 
     Weights can be brought to it at once; before its first step, it must be told how large steps will be.
@@ -45,8 +38,7 @@ class CudaOperations:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._has_bulk_copies = open_device(device.index).arch.startswith("sm_9")
-        self._device = device
+        super().__init__(device)
         self._batch: PagedBatch | None = None
         self.reserve(StepSizes(1, 1, 1))
 
@@ -75,26 +67,6 @@ class CudaOperations:
     def hold(self, weight: Tensor) -> Tensor:
         """Bring a weight to the GPU."""
         return weight.to(self._device)
-
-    def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """Keep rows contiguous, which serves cuBLAS and the thin product alike."""
-        weight = weight.to(self._device).contiguous()
-        bias = None if bias is None else bias.to(self._device)
-        sixteen = weight.dtype in (torch.float16, torch.bfloat16)
-        fits = self._has_bulk_copies and sixteen and weight.shape[1] % 8 == 0
-        return _Packed(weight, bias, thin=ThinProduct(weight, bias) if fits else None)
-
-    def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
-        """Multiply: few tokens at the speed at which memory gives the weight, many by cuBLAS."""
-        num_tokens, (out_features, in_features) = x.shape[0], linear.weight.shape
-        thin = linear.thin if isinstance(linear, _Packed) and num_tokens <= MOST_TOKENS else None
-        if thin is not None and beats_cublas(num_tokens, out_features, in_features):
-            out = x.new_empty(num_tokens, out_features) if out is None else out
-            thin(x, out)
-            return out
-        if linear.bias is None:
-            return torch.mm(x, linear.weight.T, out=out)
-        return torch.addmm(linear.bias, x, linear.weight.T, out=out)
 
     def embedding(self, token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Look tokens up; padding gives zeros."""

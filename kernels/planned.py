@@ -58,9 +58,24 @@ class _Trace:
         self._num_ops = 0
         self._by_storage: dict[int, _Traced] = {}
 
-    def note(self, reads: Sequence[Tensor | None], result: Tensor | None, *, selects: bool, planned: bool) -> None:
-        """Note an operation; its result has a row for each of the first tensor that it reads, unless it selects."""
+    def note(
+        self,
+        reads: Sequence[Tensor | None],
+        result: Tensor | None,
+        *,
+        selects: bool,
+        planned: bool,
+        between: Sequence[tuple[int, torch.dtype]] = (),
+    ) -> None:
+        """Note an operation; its result has a row for each of the first tensor that it reads, unless it selects.
+
+        One that is several in one has rows between them, of such widths: each is gone when the next but one is written.
+        """
         found = [self._by_storage.get(x.untyped_storage().data_ptr()) for x in reads if x is not None]
+        for width, dtype in between:
+            per_sampled = found[0] is not None and found[0].per_sampled
+            self._results.append(_Traced(self._num_ops, self._num_ops + 1, (width,), dtype, per_sampled, planned=True))
+            self._num_ops += 1
         for traced in found:
             if traced is not None:
                 traced.last_op = self._num_ops
@@ -148,9 +163,10 @@ class PlannedOperations(Generic[B]):
         result: Tensor | None = None,
         selects: bool = False,
         planned: bool = True,
+        between: Sequence[tuple[int, torch.dtype]] = (),
     ) -> None:
         if self._trace is not None:
-            self._trace.note(reads, result, selects=selects, planned=planned)
+            self._trace.note(reads, result, selects=selects, planned=planned, between=between)
 
     def _out(self, out: Tensor | None) -> Tensor | None:
         return next(self._outs, None) if out is None else out
@@ -163,11 +179,59 @@ class PlannedOperations(Generic[B]):
         """See ``Operations``."""
         return self._operations.pack_linear(weight, bias)
 
+    def pack_gate_up(
+        self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
+    ) -> Linear:
+        """See ``Operations``."""
+        return self._operations.pack_gate_up(gate, up, gate_bias, up_bias)
+
     def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
         """See ``Operations``."""
         result = self._operations.linear(x, linear, out=self._out(out) if linear.writes_out else None)
         self._note(x, result=result, planned=linear.writes_out)
         return result
+
+    def norm_linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        linear: Linear,
+        *,
+        normed: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Operations``."""
+        normed, out = self._out(normed), self._out(out) if linear.writes_out else None
+        result = self._operations.norm_linear(x, weight, eps, linear, normed=normed, out=out)
+        self._note(x, result=result, planned=linear.writes_out, between=[(x.shape[1], x.dtype)])
+        return result
+
+    def norm_gate_up(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        gate_up: Linear,
+        *,
+        normed: Tensor | None = None,
+        product: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Operations``."""
+        normed, product = self._out(normed), self._out(product) if gate_up.writes_out else None
+        result = self._operations.norm_gate_up(
+            x, weight, eps, gate_up, normed=normed, product=product, out=self._out(out)
+        )
+        between = [(x.shape[1], x.dtype), (2 * result.shape[1], x.dtype)]
+        self._note(x, result=result, between=between if gate_up.writes_out else between[:1])
+        return result
+
+    def linear_add(self, x: Tensor, linear: Linear, residual: Tensor, *, product: Tensor | None = None) -> None:
+        """See ``Operations``."""
+        product = self._out(product) if linear.writes_out else None
+        self._operations.linear_add(x, linear, residual, product=product)
+        self._note(x, residual, between=[(residual.shape[1], x.dtype)] if linear.writes_out else ())
 
     def embedding(self, token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
         """See ``Operations``."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from headrace.kernels.joined import JoinedOperations
 from headrace.kernels.lookup_attention import LookupAttention
 from headrace.kernels.ragged import Ragged, Segment
 from headrace.kernels.table import HeadNorm, Linear
@@ -22,7 +23,7 @@ _NOTHING = torch.empty(0, dtype=torch.int64)
 _NO_BATCH = Ragged(_NOTHING, _NOTHING, _NOTHING, _NOTHING, (), ())
 
 
-class ReferenceOperations:
+class ReferenceOperations(JoinedOperations):
     """The table, ``table.Table`` of ragged batches; one step at a time."""
 
     def __init__(self) -> None:

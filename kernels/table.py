@@ -80,11 +80,78 @@ class Operations(Packer, Protocol):
     """The table. Activations and weights have one dtype, fp32 or bf16, unless said otherwise.
 
     Every operation with a result takes ``out``, of the result's shape and contiguous: the result is written there and
-    returned. Without it, it is a tensor of its own.
+    returned. Without it, it is a tensor of its own. Operations that are several in one also take room for what lies
+    between them, and may leave it as it is.
     """
+
+    def pack_gate_up(
+        self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
+    ) -> Linear:
+        """Lay two weights of one input out for ``norm_gate_up``, once, at loading.
+
+        Args:
+            gate: ``[inner, in_features]``.
+            up: ``[inner, in_features]``.
+            gate_bias: ``[inner]``, or None.
+            up_bias: ``[inner]``; None where the gate has none.
+        """
 
     def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
         """Multiply ``x [num_tokens, in_features]`` by a weight: ``[num_tokens, out_features]``, contiguous."""
+
+    def norm_linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        linear: Linear,
+        *,
+        normed: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Normalise as ``rms_norm`` does, and multiply: ``[num_tokens, out_features]``.
+
+        Args:
+            x: ``[num_tokens, in_features]``.
+            weight: ``[in_features]``, of the norm.
+            eps: added to the mean square.
+            linear: from ``pack_linear``.
+            normed: room for the normed x.
+            out: see the class.
+        """
+
+    def norm_gate_up(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        gate_up: Linear,
+        *,
+        normed: Tensor | None = None,
+        product: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Normalise as ``rms_norm`` does, multiply, and make ``silu(gate) * up``: ``[num_tokens, inner]``.
+
+        Args:
+            x: ``[num_tokens, in_features]``.
+            weight: ``[in_features]``, of the norm.
+            eps: added to the mean square.
+            gate_up: from ``pack_gate_up``.
+            normed: room for the normed x.
+            product: room for ``[num_tokens, 2 * inner]``.
+            out: see the class.
+        """
+
+    def linear_add(self, x: Tensor, linear: Linear, residual: Tensor, *, product: Tensor | None = None) -> None:
+        """Add a product of ``x [num_tokens, in_features]`` into the residual stream, in place.
+
+        Args:
+            x: ``[num_tokens, in_features]``.
+            linear: from ``pack_linear``.
+            residual: ``[num_tokens, out_features]``.
+            product: room for the same.
+        """
 
     def embedding(self, token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Look up integers ``token_ids [num_tokens]`` in ``weight [vocab, hidden]``: ``[num_tokens, hidden]``."""

@@ -14,50 +14,31 @@ from headrace.errors import KernelError
 from headrace.kernels.build import C_TYPES
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
-
-#: Rows of x that the kernel takes, and up to which it is the choice for every shape measured.
-MOST_TOKENS = 16
-FEW_TOKENS = 8
-
-_TOKEN_TILE = 8  # columns of one instruction of the tensor cores
-_MOST_X_PIECES = 32
-_PITCH_PAD_BYTES = 64
-_BARRIER_BYTES = 512
-_RESERVED_BYTES = 1024  # of shared memory, by CUDA, in each block
+from headrace.kernels.thin_choice import (
+    MOST_BYTES,
+    MOST_TOKENS,
+    RESERVED_BYTES,
+    TOKEN_TILE,
+    Product,
+    Tiling,
+    choose,
+    choose_norming,
+    row_runs,
+    x_pitch,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
-    """How a product is cut up.
+class Norm:
+    """RMSNorm of x before a product.
 
     Attributes:
-        tile: rows of the weight that a block sums up at once: 8, 16 or 32.
-        piece: columns that one stage of the ring holds.
-        stages: of the ring.
-        warps: that multiply; one more copies.
-        x_in_shared: a block keeps all of x in shared memory; otherwise it fetches x piece by piece.
-        blocks: most blocks on a multiprocessor.
+        weight: ``[in_features]``, of x's dtype; kept as a product's weight is.
+        eps: added to the mean square.
     """
 
-    tile: int
-    piece: int
-    stages: int
-    warps: int
-    x_in_shared: bool
-    blocks: int = 3
-
-    def shared_bytes(self, num_tokens: int, in_features: int) -> int:
-        """Shared memory of a block."""
-        token_tiles = -(-num_tokens // _TOKEN_TILE)
-        scratch = 2 * self.warps * -(-self.tile // 16) * token_tiles * 512
-        ring = self.stages * self.tile * (2 * self.piece + _PITCH_PAD_BYTES)
-        x = num_tokens * x_pitch(in_features) if self.x_in_shared else 0
-        return _BARRIER_BYTES + scratch + ring + x
-
-
-def x_pitch(in_features: int) -> int:
-    """Bytes from one row of x to the next in shared memory: 64 past a multiple of 128, so that banks differ."""
-    return -(-2 * in_features // 128) * 128 + _PITCH_PAD_BYTES
+    weight: Tensor
+    eps: float
 
 
 class ThinProduct:
@@ -86,14 +67,26 @@ class ThinProduct:
         if not self._device.arch.startswith("sm_9"):
             raise KernelError(f"a thin product needs bulk copies (sm_90); this GPU is {self._device.arch}")
 
-    def __call__(self, x: Tensor, out: Tensor, *, residual: Tensor | None = None, tiling: Tiling | None = None) -> None:
+    def __call__(
+        self,
+        x: Tensor,
+        out: Tensor,
+        *,
+        residual: Tensor | None = None,
+        norm: Norm | None = None,
+        gated: bool = False,
+        tiling: Tiling | None = None,
+    ) -> None:
         """Multiply, on torch's current stream.
 
         Args:
             x: ``[num_tokens, in_features]``, 1 to ``MOST_TOKENS`` rows, contiguous each and 16-byte aligned.
-            out: ``[num_tokens, out_features]``, rows contiguous; must not overlap ``x``.
+            out: ``[num_tokens, out_features]``, or half as wide if gated; rows contiguous; must not overlap ``x``.
             residual: like ``out``, and may be ``out`` itself; added after the product has been rounded, as two
                 operations of torch would.
+            norm: x is normed first, and rounded, as ``rms_norm`` would.
+            gated: the weight's rows alternate, gate and up: what is written is ``silu(gate) * up`` of the rounded
+                products.
             tiling: default: what was measured to be the fastest (docs/bench/thin_product.md).
 
         Raises:
@@ -104,83 +97,59 @@ class ThinProduct:
             raise KernelError(f"x is {tuple(x.shape)}, not [1..{MOST_TOKENS}, {in_features}]")
         if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:
             raise KernelError("x's rows are contiguous and begin at multiples of 16 bytes")
+        width = out_features // 2 if gated else out_features
         for name, y in (("out", out), ("residual", out if residual is None else residual)):
-            if y.shape != (num_tokens, out_features) or y.stride(1) != 1 or y.dtype != x.dtype:
-                raise KernelError(f"{name} is {tuple(y.shape)}, {y.dtype}, not [{num_tokens}, {out_features}]")
+            if y.shape != (num_tokens, width) or y.stride(1) != 1 or y.dtype != x.dtype:
+                raise KernelError(f"{name} is {tuple(y.shape)}, {y.dtype}, not [{num_tokens}, {width}]")
         if x.dtype != self.weight.dtype:
             raise KernelError(f"x is {x.dtype}, the weight {self.weight.dtype}")
-        chosen = tiling or choose(num_tokens, out_features, in_features, self._device.shared_bytes)
-        if chosen.x_in_shared and in_features > _MOST_X_PIECES * chosen.piece:
-            raise KernelError(f"{in_features} columns are more than {_MOST_X_PIECES} pieces of {chosen.piece}")
-        shared = chosen.shared_bytes(num_tokens, in_features)
-        if shared > self._device.shared_bytes:
-            raise KernelError(f"{chosen} wants {shared} bytes of shared memory; there are {self._device.shared_bytes}")
-        token_tiles = -(-num_tokens // _TOKEN_TILE)
-        kernel = _kernel(x.device.index, x.dtype, token_tiles, chosen)
+        if gated and (out_features % 2 or residual is not None):
+            raise KernelError(f"a gated product has pairs of rows and no residual, not {out_features} rows")
+        if norm is not None and (norm.weight.shape != (in_features,) or norm.weight.dtype != x.dtype):
+            raise KernelError(f"the norm's weight is {tuple(norm.weight.shape)}, not [{in_features}]")
+        product = Product(num_tokens, out_features, in_features)
+        chosen = tiling or (choose(product) if norm is None else choose_norming(product))
+        if norm is not None and (chosen is None or not chosen.can_norm(product) or norm.weight.data_ptr() % 16):
+            raise KernelError(f"{chosen} cannot norm {num_tokens} rows of {in_features}")
+        if chosen is None or (norm is None and not chosen.can_wait_for_x(product)):
+            raise KernelError(f"{chosen} cannot wait for {in_features} columns of x")
+        shared = chosen.shared_bytes(product)
+        if shared > MOST_BYTES:
+            raise KernelError(f"{chosen} wants {shared} bytes of shared memory; there are {MOST_BYTES}")
+        runs = 0 if norm is None else row_runs(in_features)
+        held = 1 if norm is None else chosen.held_runs(product)
+        token_tiles = -(-num_tokens // TOKEN_TILE)
+        kernel = _kernel(x.device.index, x.dtype, token_tiles, chosen, gated, runs, held)
         num_sms = self._device.num_sms
-        blocks_per_sm = (self._device.shared_bytes + _RESERVED_BYTES) // (shared + _RESERVED_BYTES)
+        blocks_per_sm = (MOST_BYTES + RESERVED_BYTES) // (shared + RESERVED_BYTES)
         grid = min(-(-out_features // chosen.tile), num_sms * min(blocks_per_sm, chosen.blocks))
-        num_tiles = out_features // (grid * chosen.tile)
+        whole = out_features // (grid * chosen.tile)
+        # Rows of what is left over, a block; a gate stays with its up.
+        unit = 2 if gated else 1
+        rest = -(-(out_features - whole * grid * chosen.tile) // (grid * unit)) * unit
         kernel(
             (grid, 1),
             ((chosen.warps + 1) * 32, 1, 1),
             *(out, x, self.weight, self.bias, residual),
             *(num_tokens, out_features, in_features),
             *(out.stride(0), x.stride(0), self.weight.stride(0), 0 if residual is None else residual.stride(0)),
-            *(x_pitch(in_features), num_tiles, -(-(out_features - num_tiles * grid * chosen.tile) // grid)),
+            *(x_pitch(in_features), whole, rest),
+            *((None, 0.0) if norm is None else (norm.weight, norm.eps)),
             shared_bytes=shared,
         )
 
 
 @functools.cache
-def choose(num_tokens: int, out_features: int, in_features: int, shared_bytes: int) -> Tiling:
-    """Choose how to cut a product up, as measured on an H200 (docs/bench/thin_product.md).
-
-    Args:
-        num_tokens: rows of x.
-        out_features: rows of the weight.
-        in_features: columns of both.
-        shared_bytes: the most that a block may have.
-    """
-    if in_features <= 2048:
-        # A row is soon read: several small blocks hide each other's beginnings and ends; x fits the first-level cache.
-        if out_features <= 2048:
-            return Tiling(16, 1024, 2, 8, x_in_shared=False)
-        return Tiling(16, 256 if out_features <= 16384 else 512, 4, 4, x_in_shared=False)
-    if in_features < 4096:
-        wanted = Tiling(16, 1024, 3, 8, x_in_shared=True)
-    elif num_tokens <= 4 or out_features >= 65536:
-        # More in flight than this slows memory down.
-        wanted = Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1)
-    else:
-        wanted = Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1)
-    if in_features <= 8192 and wanted.shared_bytes(num_tokens, in_features) <= shared_bytes:
-        return wanted
-    # x does not fit beside the ring. Taller tiles fetch it less often, but leave room for few sums.
-    return Tiling(32, 1024, 3, 8, False) if num_tokens <= _TOKEN_TILE else Tiling(16, 1024, 2, 8, False)
-
-
-def beats_cublas(num_tokens: int, out_features: int, in_features: int) -> bool:
-    """Say whether a thin product, launched programmatically, was measured to be faster than cuBLAS at such a size.
-
-    Launched plainly, a few sizes are within 4 % of cuBLAS, on either side (docs/bench/thin_product.md).
-    """
-    if num_tokens <= FEW_TOKENS:
-        return True
-    if num_tokens > MOST_TOKENS:
-        return False
-    return in_features <= 8192 and not 16384 < out_features < 65536
-
-
-@functools.cache
-def _kernel(index: int, dtype: torch.dtype, token_tiles: int, tiling: Tiling) -> Kernel:
+def _kernel(
+    index: int, dtype: torch.dtype, token_tiles: int, tiling: Tiling, gated: bool, row_runs: int, held: int
+) -> Kernel:
     device = torch.device("cuda", index)
     return load(
         "thin_product",
         "thin_product",
-        "PPPPPiiiqqqqiii",
+        "PPPPPiiiqqqqiiiPf",
         device,
-        shared_bytes=open_device(index).shared_bytes,
+        shared_bytes=MOST_BYTES,
         DTYPE=C_TYPES[dtype],
         TOKEN_TILES=token_tiles,
         TILE=tiling.tile,
@@ -188,4 +157,8 @@ def _kernel(index: int, dtype: torch.dtype, token_tiles: int, tiling: Tiling) ->
         STAGES=tiling.stages,
         WARPS=tiling.warps,
         X_IN_SHARED=int(tiling.x_in_shared),
+        GATED=int(gated),
+        NORMED=int(row_runs > 0),
+        ROW_RUNS=row_runs,
+        HELD=held,
     )

@@ -8,15 +8,9 @@
 // [1] N. Shazeer. GLU variants improve transformer. arXiv:2002.05202.
 // [2] D. Hendrycks, K. Gimpel. Gaussian error linear units. arXiv:1606.08415.
 #include "common.cuh"
+#include "logistic.cuh"
 
 using namespace headrace;
-
-// The 16-bit types take the hardware's approximations, whose errors are a hundredth of theirs.
-template <typename T>
-__device__ __forceinline__ float logistic(float x) {
-    if (sizeof(T) == 4) return 1.f / (1.f + expf(-x));
-    return reciprocal_roughly(1.f + exp2_roughly(-1.4426950408889634f * x));
-}
 
 // erf for 16-bit results: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26; absolute error 1.5e-7.
 __device__ __forceinline__ float erf_roughly(float x) {

@@ -21,7 +21,11 @@
 // piece, before they wait for the weight's piece.
 #include "common.cuh"
 #include "copy_async.cuh"
+#include "logistic.cuh"
 #include "tensor_core.cuh"
+#if NORMED
+#include "thin_norm.cuh"
+#endif
 
 namespace headrace {
 
@@ -38,15 +42,6 @@ static_assert((2 * STAGES + X_PIECES) * 8 <= BARRIER_BYTES);
 
 // Two sums of each, so that a product need not wait for the one before it.
 using Sums = float[2][ROW_TILES][TOKEN_TILES][4];
-
-__device__ __forceinline__ uint4 read_shared(uint32_t address) {
-    uint4 value;
-    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "r"(address)
-                 : "memory");
-    return value;
-}
 
 // The lane's parts of 32 columns of the weight's tile, at ``address`` in a stage.
 __device__ __forceinline__ void read_weight(uint4 (&weight)[ROW_TILES][2], uint32_t address) {
@@ -182,6 +177,17 @@ __device__ __forceinline__ void consume(Sums& sums, const Lane& at, uint32_t sta
 #endif
 }
 
+// The sum over all columns for a row of the tile and a token, of the warps' own sums in their order.
+__device__ __forceinline__ float warps_sum(const float* scratch, int inner, int token) {
+    // Where the product's layout keeps it (tensor_core.cuh).
+    const int at = (((inner / 16) * TOKEN_TILES + token / 8) * WARP + (inner % 8) * 4 + (token % 8) / 2) * 4 +
+                   (inner / 8 % 2) * 2 + token % 2;
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) sum += scratch[w * SUMS + at];
+    return sum;
+}
+
 // Adds up the warps' sums and writes the tile of y.
 __device__ __forceinline__ void finish(DTYPE* y, float* scratch, const Sums& sums,
                                        const DTYPE* bias, const DTYPE* residual, int m, int row, int num_rows,
@@ -195,19 +201,25 @@ __device__ __forceinline__ void finish(DTYPE* y, float* scratch, const Sums& sum
                 make_float4(sums[0][r][c][0] + sums[1][r][c][0], sums[0][r][c][1] + sums[1][r][c][1],
                             sums[0][r][c][2] + sums[1][r][c][2], sums[0][r][c][3] + sums[1][r][c][3]);
     asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS) : "memory");
+#if GATED
+    for (int i = threadIdx.x; i < TILE / 2 * m; i += CONSUMERS) {
+        const int inner = i % (TILE / 2) * 2, token = i / (TILE / 2);
+        if (inner >= num_rows) continue;
+        float gate = warps_sum(scratch, inner, token), up = warps_sum(scratch, inner + 1, token);
+        if (bias) gate += to_float(bias[row + inner]), up += to_float(bias[row + inner + 1]);
+        gate = rounded<DTYPE>(gate);
+        y[token * y_stride + (row + inner) / 2] = from_float<DTYPE>(gate * logistic<DTYPE>(gate) * rounded<DTYPE>(up));
+    }
+#else
     for (int i = threadIdx.x; i < TILE * m; i += CONSUMERS) {
         const int inner = i % TILE, token = i / TILE;
         if (inner >= num_rows) continue;
-        // Where the product's layout keeps this sum (tensor_core.cuh).
-        const int at = (((inner / 16) * TOKEN_TILES + token / 8) * WARP + (inner % 8) * 4 + (token % 8) / 2) * 4 +
-                       (inner / 8 % 2) * 2 + token % 2;
-        float sum = 0;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) sum += scratch[w * SUMS + at];
+        float sum = warps_sum(scratch, inner, token);
         if (bias) sum += to_float(bias[row + inner]);
         if (residual) sum = rounded<DTYPE>(sum) + to_float(residual[token * residual_stride + row + inner]);
         y[token * y_stride + row + inner] = from_float<DTYPE>(sum);
     }
+#endif
 }
 
 }  // namespace headrace
@@ -215,7 +227,7 @@ __device__ __forceinline__ void finish(DTYPE* y, float* scratch, const Sums& sum
 extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
     thin_product(DTYPE* y, const DTYPE* x, const DTYPE* weight, const DTYPE* bias, const DTYPE* residual, int m, int n,
                  int k, long long y_stride, long long x_stride, long long weight_stride, long long residual_stride,
-                 int x_pitch, int num_tiles, int last_rows) {
+                 int x_pitch, int num_tiles, int last_rows, const DTYPE* norm, float eps) {
     using namespace headrace;
     extern __shared__ __align__(128) unsigned char memory[];
     // full [STAGES], empty [STAGES], x_full [X_PIECES]; two scratches, the ring, x
@@ -226,7 +238,7 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
     const Rows rows{n, num_tiles, last_rows};
     if (warp == WARPS) {
         if (lane < STAGES) barrier_init(full + lane * 8, 1), barrier_init(empty + lane * 8, CONSUMERS);
-        if (X_IN_SHARED && lane * PIECE < k) barrier_init(x_full + lane * 8, CONSUMERS);
+        if (X_IN_SHARED && !NORMED && lane * PIECE < k) barrier_init(x_full + lane * 8, CONSUMERS);
         barrier_init_fence();
     }
     __syncthreads();
@@ -236,6 +248,9 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
         produce(weight, rows, k, weight_stride, stages, full, empty);
         return;
     }
+#if NORMED
+    const NormedX normed(m, k, norm);
+#endif
     wait_for_earlier_kernels();
     const Lane at{warp, lane / 4, lane % 4};
     uint32_t x_shared[TOKEN_TILES];
@@ -247,13 +262,17 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
         x_shared[c] = x_at + token * x_pitch;
         x_global[c] = x + token * x_stride;
     }
+#if NORMED
+    normed.make(x, x_stride, eps, x_at, x_pitch, scratch);
+#else
     if (X_IN_SHARED) fetch_x(x, m, k, x_stride, x_at, x_pitch, x_full);
+#endif
     int stage = 0, phase = 0, half = 0;
     for (int tile = 0; const int num_rows = rows.count(tile); tile++) {
         Sums sums = {};
         for (int column = 0; column < k; column += PIECE) {
             const uint32_t piece = stages + stage * STAGE_BYTES;
-            if (X_IN_SHARED && tile == 0) barrier_wait(x_full + column / PIECE * 8, 0);
+            if (X_IN_SHARED && !NORMED && tile == 0) barrier_wait(x_full + column / PIECE * 8, 0);
             if (k - column >= PIECE)
                 consume<true>(sums, at, piece, x_shared, x_global, column, k, full + stage * 8, phase);
             else

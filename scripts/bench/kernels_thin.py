@@ -1,24 +1,29 @@
-"""Thin products beside cuBLAS, on every shape of Llama-3-8B (L8B) and Qwen3-0.6B (Q06).
+"""Thin products beside cuBLAS, on every shape of Llama-3-8B (L8B) and Qwen3-0.6B (Q06), alone and with what they join.
 
 bf16, random numbers; every launch reads another copy of the weight, and the copies are larger than the cache. ``time``
 is of a launch among launches in a graph, ``time_dependent`` of one that may begin before the one before it has ended,
 as in the engine's graph; cuBLAS, which does not wait for the one before it, cannot be launched so and stands beside
-both.
+both. ``time_joined`` is of a product with its norm, and its gate or its sum, beside the same as kernels of their own,
+both launched so.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from headrace.kernels.thin_product import MOST_TOKENS, ThinProduct
+from headrace.kernels.activation import swiglu
+from headrace.kernels.add import add
+from headrace.kernels.rms_norm import rms_norm
+from headrace.kernels.thin_choice import FEW_TOKENS
+from headrace.kernels.thin_product import Norm, ThinProduct
 from headrace.testing.graph_timing import GraphTimer, Operation
 from headrace.testing.rows import Report, arguments
 
 DEVICE = torch.device("cuda", 0)
 COPIES_BYTES = 400 << 20
-NUM_TOKENS = (1, 2, 4, 8, 12, MOST_TOKENS)
+NUM_TOKENS = (1, 2, 4, 8, 12, 16)
 SHAPES = {
     "L8B_qkv": (6144, 4096),
     "L8B_out": (4096, 4096),
@@ -47,6 +52,31 @@ def launches(num_tokens: int, products: list[ThinProduct]) -> Iterator[tuple[Ope
         yield partial(product, x, out), partial(torch.mm, x, product.weight.t(), out=out)
 
 
+def joined(name: str, num_tokens: int, products: list[ThinProduct]) -> Iterator[tuple[Operation, Operation]]:
+    """What a model does around a product, in one kernel and in several."""
+    out_features, in_features = products[0].weight.shape
+    x = torch.randn(num_tokens, in_features, device=DEVICE, dtype=torch.bfloat16)
+    out, normed = x.new_empty(num_tokens, out_features), torch.empty_like(x)
+    half, residual = x.new_empty(num_tokens, out_features // 2), torch.zeros_like(out)
+    norm = Norm(torch.ones_like(x[0]), 1e-5)
+    first: list[Operation] = [partial(rms_norm, x, norm.weight, norm.eps, out=normed)]
+    for product in products:
+        if name.endswith(("_out", "_down")):
+            several = [partial(product, x, out), partial(add, residual, out)]
+            yield partial(product, x, residual, residual=residual), partial(in_turn, several)
+        elif name.endswith("_gate_up"):
+            gate = partial(swiglu, out, layout="alternating", out=half)
+            apart: list[Operation] = [*first, partial(product, normed, out), gate]
+            yield partial(product, x, half, norm=norm, gated=True), partial(in_turn, apart)
+        else:
+            yield partial(product, x, out, norm=norm), partial(in_turn, [*first, partial(product, normed, out)])
+
+
+def in_turn(operations: Sequence[Operation]) -> None:
+    for operation in operations:
+        operation()
+
+
 def main() -> None:
     wanted = arguments(__doc__ or "")
     report, timer = Report("scripts/bench/kernels_thin.py"), GraphTimer(DEVICE)
@@ -60,6 +90,10 @@ def main() -> None:
             report.add(case, "time", time_us, "us", peer="cuBLAS", peer_value=peer_us)
             report.add(case, "time_dependent", dependent_us, "us", peer="cuBLAS", peer_value=peer_us)
             report.add(case, "bandwidth", products[0].weight.nbytes / time_us / 1e3, "GB/s")
+            if num_tokens <= FEW_TOKENS:
+                one, several = zip(*joined(name, num_tokens, products), strict=True)
+                joined_us, apart_us = timer.medians_us([one, several], programmatic=True)
+                report.add(case, "time_joined", joined_us, "us", peer="several kernels", peer_value=apart_us)
     report.finish(save=wanted.save)
 
 

@@ -23,5 +23,6 @@ def test_everything_but_products_and_copies_is_a_kernel_of_ours(tmp_path: Path, 
         made = engine_of(folder, torch.bfloat16, max_rows=8, kv_tokens=2048, step_tokens=256)
         for kind, launches in profile_steps(made, 5):
             names = {one.name for one in launches}
-            assert "rms_norm" in names or "layer_norm" in names, kind
+            # A product of few tokens norms them itself.
+            assert names & {"rms_norm", "layer_norm", "thin_product"}, kind
             assert not {one.name for one in launches if one.origin == "other"}, (name, kind)

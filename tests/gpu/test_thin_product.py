@@ -5,8 +5,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from headrace.errors import KernelError
+from headrace.kernels.activation import swiglu
 from headrace.kernels.device import open_device
-from headrace.kernels.thin_product import FEW_TOKENS, MOST_TOKENS, ThinProduct, Tiling, beats_cublas, choose
+from headrace.kernels.rms_norm import rms_norm
+from headrace.kernels.thin_choice import MOST_TOKENS, Product, Tiling
+from headrace.kernels.thin_product import Norm, ThinProduct
 
 # Rows and columns of the weight: a tile's and a piece's borders, fewer rows than a tile, fewer columns than a group.
 WEIGHTS = [(1, 8), (15, 24), (16, 1024), (17, 1000), (33, 2056), (1000, 3072), (4097, 1032), (257, 4096), (100, 14336)]
@@ -18,6 +21,11 @@ TILINGS = [
     Tiling(16, 2048, 1, 8, x_in_shared=True),
     Tiling(32, 512, 3, 8, x_in_shared=True),
     Tiling(32, 1024, 2, 8, x_in_shared=False),
+]
+NORMING = [
+    Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1, alone=True),
+    Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2),
+    Tiling(32, 1024, 2, 4, x_in_shared=True),
 ]
 
 
@@ -103,15 +111,35 @@ def test_a_token_has_the_same_bits_alone_and_among_others(
         assert torch.equal(fewer, together[-num_tokens:])
 
 
-def test_every_size_has_a_tiling_that_fits(device: torch.device) -> None:
-    limit = open_device(device.index).shared_bytes
-    for num_tokens in range(1, MOST_TOKENS + 1):
-        for out_features in (1, 2048, 4096, 20000, 200000):
-            for in_features in (8, 1024, 3072, 4096, 8192, 14336, 65536):
-                tiling = choose(num_tokens, out_features, in_features, limit)
-                assert tiling.shared_bytes(num_tokens, in_features) <= limit
-    assert beats_cublas(FEW_TOKENS, 28672, 4096)
-    assert not beats_cublas(MOST_TOKENS + 1, 4096, 4096)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("out_features", "in_features"), [(2, 256), (514, 576), (1000, 1024), (640, 4096)])
+@pytest.mark.parametrize("tiling", NORMING, ids=str)
+def test_joined_products_have_the_bits_of_single_operations(
+    device: torch.device, dtype: torch.dtype, tiling: Tiling, out_features: int, in_features: int, biased: bool
+) -> None:
+    weight = normal(out_features, in_features, device=device, dtype=dtype)
+    scale, bias = (torch.randn(size, device=device, dtype=dtype) for size in (in_features, out_features))
+    product, norm = ThinProduct(weight, bias if biased else None), Norm(scale, 1e-5)
+    for num_tokens in (1, 8, 13):
+        x = torch.randn(num_tokens, in_features, device=device, dtype=dtype) * 3
+        residual = torch.randn(num_tokens, out_features, device=device, dtype=dtype)
+        plain, joined = poisoned(residual), poisoned(residual)
+        if not tiling.can_norm(Product(num_tokens, out_features, in_features)):
+            with pytest.raises(KernelError, match="cannot norm"):
+                product(x, joined, norm=norm, tiling=tiling)
+            continue
+        product(rms_norm(x, scale, 1e-5), plain, tiling=tiling)
+        product(x, joined, norm=norm, tiling=tiling)
+        if in_features > 256:
+            assert torch.equal(joined, plain)
+        else:
+            # So short rows are summed in another order by the norm alone.
+            assert_fair(joined, plain.double(), plain)
+        gated = poisoned(residual[:, : out_features // 2])
+        product(x, gated, norm=norm, gated=True, tiling=tiling)
+        assert torch.equal(gated, swiglu(joined, layout="alternating"))
+        product(x, plain, residual=residual, norm=norm, tiling=tiling)
+        assert torch.equal(plain, joined + residual)
 
 
 def test_what_does_not_fit_is_refused(device: torch.device) -> None:
@@ -125,7 +153,13 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     with pytest.raises(KernelError, match="bias"):
         ThinProduct(weight, weight[0])
     with pytest.raises(KernelError, match="x is"):
-        product(weight[:17].clone(), out)
+        product(weight[: MOST_TOKENS + 1].clone(), out)
+    with pytest.raises(KernelError, match="out is"):
+        product(x, out, gated=True)
+    with pytest.raises(KernelError, match="pairs"):
+        product(x, out[:, :32], gated=True, residual=out[:, :32])
+    with pytest.raises(KernelError, match="norm's weight"):
+        product(x, out, norm=Norm(x[0, :64], 1e-5))
     with pytest.raises(KernelError, match="out is"):
         product(x, out[:, 1:])
     with pytest.raises(KernelError, match="x is"):

@@ -152,7 +152,7 @@ def test_a_pool_too_small_for_long_steps_moves_pages_and_no_row_notices(
     families = requests(params, rng, 120)
     sizes = assembly.needs
     monkeypatch.setattr(assembly, "needs", lambda *args: replace(sizes(*args), step_bytes=1))
-    engine = make_engine(max_rows=12, kv_tokens=260, step_tokens=40, chunk_bytes=4096)
+    engine = make_engine(max_rows=12, kv_tokens=260, step_tokens=64, chunk_bytes=4096)
     assert engine.room is not None
     # What a long step took is given back at once, and rows grow into it before the next one.
     engine.room.pool.workspace._max_idle_steps = 2

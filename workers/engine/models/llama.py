@@ -20,7 +20,7 @@ class _Layer:
     head_norm: HeadNorm | None
     out: Linear
     mlp_norm: Tensor
-    gate_up: Linear  # gate, then up
+    gate_up: Linear
     down: Linear
 
 
@@ -65,9 +65,16 @@ class Llama:
             head_norm=head_norm,
             out=weights.linear({"self_attn.o_proj": hidden}, queries, bias=config.out_bias),
             mlp_norm=weights.tensor("post_attention_layernorm.weight", hidden),
-            gate_up=weights.linear({"mlp.gate_proj": inner, "mlp.up_proj": inner}, hidden, bias=config.mlp_bias),
+            gate_up=self._load_gate_up(weights),
             down=weights.linear({"mlp.down_proj": hidden}, inner, bias=config.mlp_bias),
         )
+
+    def _load_gate_up(self, weights: Weights) -> Linear:
+        hidden, inner = self.config.hidden_size, self.config.intermediate_size
+        names = ("mlp.gate_proj", "mlp.up_proj")
+        pair = [weights.tensor(f"{name}.weight", inner, hidden) for name in names]
+        biases = [weights.tensor(f"{name}.bias", inner) for name in names] if self.config.mlp_bias else []
+        return self._ops.pack_gate_up(*pair, *biases)
 
     def forward(self, batch: Batch) -> Tensor | None:
         """Compute a batch, and write its keys and values.
@@ -81,28 +88,18 @@ class Llama:
         ops, eps = self._ops, self.config.rms_norm_eps
         table = ops.rotary_table(batch.positions, self._inv_freq, self.dtype, scale=self.config.rope.scale)
         residual = ops.embedding(batch.token_ids, self._embedding)
-        x = ops.rms_norm(residual, self._layers[0].attention_norm, eps)
         for index, layer in enumerate(self._layers):
-            if index:
-                x = ops.rms_norm(x, layer.attention_norm, eps, residual=residual)
-            x = self._attention(index, layer, x, table)
-            x = ops.rms_norm(x, layer.mlp_norm, eps, residual=residual)
-            x = ops.linear(ops.silu_mul(ops.linear(x, layer.gate_up)), layer.down)
+            self._attend(index, layer, residual, table)
+            gated = ops.norm_gate_up(residual, layer.mlp_norm, eps, layer.gate_up)
+            ops.linear_add(gated, layer.down, residual)
         if not batch.sampled.numel():
             return None
-        x = ops.rms_norm(ops.select(x, batch.sampled), self._norm, eps, residual=ops.select(residual, batch.sampled))
-        return ops.linear(x, self._head)
+        return ops.norm_linear(ops.select(residual, batch.sampled), self._norm, eps, self._head)
 
-    def _attention(
-        self,
-        index: int,
-        layer: _Layer,
-        x: Tensor,
-        table: tuple[Tensor, Tensor],
-    ) -> Tensor:
+    def _attend(self, index: int, layer: _Layer, residual: Tensor, table: tuple[Tensor, Tensor]) -> None:
         ops, config = self._ops, self.config
-        qkv = ops.linear(x, layer.qkv)
+        qkv = ops.norm_linear(residual, layer.attention_norm, config.rms_norm_eps, layer.qkv)
         seen = ops.rotary_attention(
             qkv, index, config.num_heads, rotary=table, norm=layer.head_norm, window=config.windows[index]
         )
-        return ops.linear(seen, layer.out)
+        ops.linear_add(seen, layer.out, residual)

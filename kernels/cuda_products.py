@@ -1,0 +1,130 @@
+"""The products of the table of operations on a GPU, with what stands before and behind them.
+
+Few tokens are multiplied by our own kernel, at the speed at which memory gives the weight, and norms, gates and sums
+are done in the same kernel; many are cuBLAS's. What is rounded between two operations is rounded in the joined kernel,
+too, with one exception: cuBLAS adds into the residual stream before it rounds.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headrace.kernels import activation
+from headrace.kernels.add import add
+from headrace.kernels.blas import multiply, multiply_into
+from headrace.kernels.device import open_device
+from headrace.kernels.rms_norm import rms_norm
+from headrace.kernels.table import Linear
+from headrace.kernels.thin_choice import Product, beats_cublas, choose_norming
+from headrace.kernels.thin_product import Norm, ThinProduct
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed(Linear):
+    thin: ThinProduct | None = None
+
+
+class CudaProducts:
+    """A part of ``CudaOperations``; shapes are in ``table.Operations``.
+
+    Args:
+        device: a GPU, with its index.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._has_bulk_copies = open_device(device.index).arch.startswith("sm_9")
+        self._device = device
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """Keep rows contiguous, which serves cuBLAS and the thin product alike."""
+        weight = weight.to(self._device).contiguous()
+        bias = None if bias is None else bias.to(self._device)
+        sixteen = weight.dtype in (torch.float16, torch.bfloat16)
+        fits = self._has_bulk_copies and sixteen and weight.shape[1] % 8 == 0
+        return _Packed(weight, bias, thin=ThinProduct(weight, bias) if fits else None)
+
+    def pack_gate_up(
+        self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
+    ) -> Linear:
+        """Let rows of gate and up alternate: who computes some rows can gate them."""
+        weight = torch.stack((gate.to(self._device), up.to(self._device)), dim=1).flatten(0, 1)
+        bias = None
+        if gate_bias is not None and up_bias is not None:
+            bias = torch.stack((gate_bias, up_bias), dim=1).flatten()
+        return self.pack_linear(weight, bias)
+
+    def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
+        """Multiply."""
+        if (thin := _thin(x, linear)) is None:
+            return multiply(x, linear.weight, linear.bias, out)
+        out = _room(x, linear.weight.shape[0], out)
+        thin(x, out)
+        return out
+
+    def norm_linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        linear: Linear,
+        *,
+        normed: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Normalise and multiply."""
+        thin = _thin(x, linear)
+        if thin is None or choose_norming(_product(x, linear)) is None:
+            return self.linear(rms_norm(x, weight, eps, out=normed), linear, out=out)
+        out = _room(x, linear.weight.shape[0], out)
+        thin(x, out, norm=Norm(weight, eps))
+        return out
+
+    def norm_gate_up(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        gate_up: Linear,
+        *,
+        normed: Tensor | None = None,
+        product: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Normalise, multiply and gate."""
+        thin = _thin(x, gate_up)
+        if thin is None:
+            normed = rms_norm(x, weight, eps, out=normed)
+            product = multiply(normed, gate_up.weight, gate_up.bias, product)
+            return activation.swiglu(product, layout="alternating", out=out)
+        out = _room(x, gate_up.weight.shape[0] // 2, out)
+        if choose_norming(_product(x, gate_up)) is not None:
+            thin(x, out, norm=Norm(weight, eps), gated=True)
+        else:
+            thin(rms_norm(x, weight, eps, out=normed), out, gated=True)
+        return out
+
+    def linear_add(self, x: Tensor, linear: Linear, residual: Tensor, *, product: Tensor | None = None) -> None:
+        """Multiply and add."""
+        if (thin := _thin(x, linear)) is not None:
+            thin(x, residual, residual=residual)
+        elif linear.bias is None:
+            multiply_into(residual, x, linear.weight)
+        else:
+            add(residual, multiply(x, linear.weight, linear.bias, product))
+
+
+def _product(x: Tensor, linear: Linear) -> Product:
+    out_features, in_features = linear.weight.shape
+    return Product(x.shape[0], out_features, in_features)
+
+
+def _thin(x: Tensor, linear: Linear) -> ThinProduct | None:
+    """Our own kernel, where it is the faster one."""
+    if isinstance(linear, _Packed) and linear.thin is not None and beats_cublas(_product(x, linear)):
+        return linear.thin
+    return None
+
+
+def _room(x: Tensor, width: int, out: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], width) if out is None else out
