@@ -3,10 +3,9 @@
 //   x [m, k], weight [n, k], y [m, n]; rows contiguous, elements T, sums fp32.
 //
 // The blocks walk over the weight's rows side by side, a tile of TILE rows each at a time, and share what is left at the
-// end, less than a tile a block, row by row: a small tile costs only what it reads. (A run of rows of its own for each
-// block was 8 % slower.) A producer warp
-// keeps a ring of STAGES pieces [TILE rows x PIECE columns] filled by the bulk copy engine, across the tiles' borders, so
-// that memory never waits for arithmetic. Each consumer warp takes every WARPS-th group of 32 columns of a piece to the tensor
+// end, less than a tile a block, row by row: a small tile costs only what it reads. A producer warp keeps a ring of
+// STAGES pieces [TILE rows x PIECE columns] filled by the bulk copy engine, across the tiles' borders, so that memory
+// never waits for arithmetic. Each consumer warp takes every WARPS-th group of 32 columns of a piece to the tensor
 // cores, the weight's rows as the product's 16 rows and x's rows as its 8 columns; at the end of a tile the warps' sums
 // are added up through shared memory, in the warps' order, so that a result does not depend on timing.
 //
@@ -17,8 +16,10 @@
 // A warp's columns and their order depend on WARPS alone: a token's result has the same bits whatever tokens are beside
 // it, and whatever the other constants.
 //
-// X_IN_SHARED: the block keeps all of x, and begins when the first piece of it is there; otherwise lanes fetch their parts of x from the second-level cache piece by
-// piece, before they wait for the weight's piece.
+// X_IN_SHARED: the block keeps all of x, and begins when the first piece of it is there; otherwise lanes fetch their
+// parts of x from the second-level cache piece by piece, before they wait for the weight's piece.
+// NORMED: x is normed on its way into shared memory (thin_norm.cuh).
+// GATED: the weight's rows alternate, gate and up, and y [m, n / 2] is silu(gate) * up of the rounded sums.
 #include "common.cuh"
 #include "copy_async.cuh"
 #include "logistic.cuh"
