@@ -53,14 +53,15 @@ def test_a_measured_table_holds_what_steps_cost(make_engine: Callable[..., Engin
     assert table.packed_cost(8) == pytest.approx(5 + 8)
 
 
-def test_real_steps_give_costs_that_grow(make_engine: Callable[..., Engine]) -> None:
+def test_real_steps_give_costs_that_do_not_fall(make_engine: Callable[..., Engine]) -> None:
     measurement = Measurement(TextScratch(scratch(make_engine), 97), EXTENT, 2_000)
     while measurement.advance():
         pass
     table = measurement.table()
     assert measurement.num_measured > 8
-    assert 0 < table.packed_cost(8) < table.packed_cost(128)
-    assert 0 < table.cost(4, 1) < table.cost(64, 4)
+    # Not "<": where other programs take the cores, more tokens need not take longer.
+    assert 0 < table.packed_cost(8) <= table.packed_cost(128) < table.packed_cost(512)
+    assert 0 < table.cost(4, 1) <= table.cost(64, 4)
 
 
 def test_time_that_is_up_ends_a_measurement_and_the_rest_is_estimated(make_engine: Callable[..., Engine]) -> None:
