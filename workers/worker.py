@@ -89,6 +89,7 @@ def run(settings: Settings) -> int:
             row_tokens=settings.max_context_tokens,
             memory_fraction=settings.memory_fraction,
             cuda_graphs=settings.cuda_graphs,
+            encoder_graphs=settings.encoder_graphs,
             parent_pid=os.getpid(),
             log_level=settings.log_level,
         )

@@ -83,6 +83,7 @@ __device__ __forceinline__ void multiply_rows(float (&c)[32], Matrix a, Matrix b
 }
 
 // c [64 x 2 N] += a [64 x 16] b, b [16 x 2 N] of columns_matrix.
+HEADRACE_MULTIPLY_COLUMNS(16, "32", HEADRACE_SUMS_16, "%16, %17, %18, %19", "%20", HEADRACE_16_SUMS(c))
 HEADRACE_MULTIPLY_COLUMNS(32, "64", HEADRACE_SUMS_32, "%32, %33, %34, %35", "%36", HEADRACE_32_SUMS(c, 0))
 HEADRACE_MULTIPLY_COLUMNS(40, "80", HEADRACE_SUMS_40, "%40, %41, %42, %43", "%44", HEADRACE_40_SUMS(c))
 HEADRACE_MULTIPLY_COLUMNS(48, "96", HEADRACE_SUMS_48, "%48, %49, %50, %51", "%52", HEADRACE_48_SUMS(c))

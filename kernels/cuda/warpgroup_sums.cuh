@@ -1,8 +1,8 @@
 // How inline assembly names the sums of a product of four warps: "%0, %1, ...", and c[i], c[i + 1], ... as operands.
 #pragma once
 
-#define HEADRACE_SUMS_32 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+#define HEADRACE_SUMS_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define HEADRACE_SUMS_32 HEADRACE_SUMS_16 ", " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define HEADRACE_SUMS_40 HEADRACE_SUMS_32 ", " \
     "%32, %33, %34, %35, %36, %37, %38, %39"
@@ -19,6 +19,7 @@
 #define HEADRACE_8_SUMS(c, i)                                                                                  \
     "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
         "+f"(c[i + 7])
+#define HEADRACE_16_SUMS(c) HEADRACE_8_SUMS(c, 0), HEADRACE_8_SUMS(c, 8)
 #define HEADRACE_32_SUMS(c, i) \
     HEADRACE_8_SUMS(c, i), HEADRACE_8_SUMS(c, i + 8), HEADRACE_8_SUMS(c, i + 16), HEADRACE_8_SUMS(c, i + 24)
 #define HEADRACE_40_SUMS(c) HEADRACE_32_SUMS(c, 0), HEADRACE_8_SUMS(c, 32)

@@ -149,7 +149,10 @@ class Settings(BaseSettings):
     kv_tokens: Annotated[int, Field(ge=0)] = Field(
         0, description="tokens in one worker's key-value memory; 0: 32,768 on a CPU, what it has memory for on a GPU"
     )
-    cuda_graphs: bool = Field(True, description="on a GPU, capture steps in which all rows decode, and replay them")
+    cuda_graphs: bool = Field(
+        True, description="on a GPU, capture and replay steps in which all rows decode, and encoders' smaller batches"
+    )
+    encoder_graphs: Positive = Field(64, description="captured sizes of batches that an encoder on a GPU keeps")
     page_size: Positive = Field(16, description="tokens in a page of it, which rows that begin alike share whole")
     step_tokens: Annotated[int, Field(ge=0)] = Field(
         0, description="tokens of one step, decoding rows and prefill together; 0: 512 on a CPU, 2,048 on a GPU"

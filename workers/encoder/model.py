@@ -12,6 +12,7 @@ from headrace.kernels.encoder_table import Embeddings, EncoderBatch, EncoderOper
 from headrace.kernels.table import Linear
 from headrace.workers.encoder.config import EncoderConfig
 from headrace.workers.encoder.family import Family
+from headrace.workers.encoder.runtimes import runtime_for
 from headrace.workers.engine.models.weights import Weights
 
 
@@ -52,6 +53,11 @@ class EncoderModel:
         operations: the table to compute with.
         dtype: of weights and activations.
 
+    Attributes:
+        config: its shape.
+        dtype: of weights and activations.
+        runtime: runs a forward pass.
+
     Raises:
         ModelError: a weight is missing or has another shape than the configuration says.
     """
@@ -79,6 +85,7 @@ class EncoderModel:
         self._mapping = weights.linear({family.mapping: hidden}, width, bias=True) if family.mapping else None
         loaded = {prefix: self._load(blocks.under(prefix), family) for prefix in dict.fromkeys(config.blocks)}
         self._blocks = [loaded[prefix] for prefix in config.blocks]
+        self.runtime = runtime_for(operations, self._compute)
 
     def _load(self, weights: Weights, family: Family) -> _Block:
         config, names = self.config, family.block
@@ -108,6 +115,11 @@ class EncoderModel:
         Returns:
             ``[num_tokens, hidden]``.
         """
+        if trace is None or (trace.hidden_states is None and trace.attentions is None):
+            return self.runtime(batch)
+        return self._compute(batch, trace)
+
+    def _compute(self, batch: EncoderBatch, trace: Trace | None = None) -> Tensor:
         ops, config = self._ops, self.config
         x = ops.embed(batch, self._embeddings)
         if self._mapping is not None:

@@ -109,7 +109,10 @@ def pack_padded(
     if position_ids is None:
         if shape[1] > config.max_tokens:
             raise ValueError(f"rows have {shape[1]} tokens; the model has positions for {config.max_tokens}")
-        position_ids = row_positions(input_ids, config.first_position, config.pad_id)
+        # From the lengths alone, and with no row cut, they are made on the host, from where they travel with the rest.
+        alike = attention_mask is None and config.pad_id is None
+        seen = torch.empty(shape, dtype=torch.int64) if alike else input_ids
+        position_ids = row_positions(seen, config.first_position, config.pad_id)
     elif tuple(position_ids.shape) not in (shape, (1, shape[1])):
         raise ValueError(f"position_ids has shape {tuple(position_ids.shape)}; it must be {shape}, as input_ids is")
     has_types = bool(config.num_types) and token_type_ids is not None

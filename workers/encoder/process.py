@@ -12,14 +12,16 @@ from pathlib import Path
 
 import torch
 
-from headrace.errors import ConfigurationError, DecodeError
+from headrace.errors import DecodeError
 from headrace.workers.channel import Costs, Drop, Encode, Measure, Message
 from headrace.workers.costs.cost_file import CostFile, CostKey
 from headrace.workers.encoder.assembly import load_for
+from headrace.workers.encoder.device_runner import DeviceRunner
 from headrace.workers.encoder.engine import EncoderEngine
 from headrace.workers.encoder.findings import Findings
 from headrace.workers.encoder.loading import LoadedEncoder
 from headrace.workers.encoder.runner import EncoderRunner
+from headrace.workers.encoder.runtimes import DeviceRuntime
 from headrace.workers.encoder.scratch import EncoderScratch
 from headrace.workers.engine.cost_keeper import CostKeeper
 from headrace.workers.engine.device_name import device_name
@@ -42,15 +44,13 @@ def serve(settings: EngineSettings) -> None:
 
     Raises:
         ModelError: the model folder cannot be served.
-        ConfigurationError: encoders do not compute on this device.
+        ConfigurationError: there is no such device.
         OSError: the socket cannot be bound.
     """
-    if settings.device != "cpu":
-        raise ConfigurationError(f"device {settings.device}: encoders compute on a CPU; set device to cpu")
     torch.set_num_threads(settings.num_threads)
     start_s = time.monotonic()
-    loaded = load_for(Path(settings.model_dir), torch.device(settings.device), settings.dtype)
-    runner = EncoderRunner(loaded, batch_tokens=settings.step_tokens)
+    loaded = load_for(Path(settings.model_dir), device_of(settings), settings.dtype)
+    runner = make_runner(settings, loaded)
     engine = make_engine(loaded, runner, settings.step_tokens)
     costs = keep_costs(settings, loaded, runner)
     logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
@@ -59,6 +59,21 @@ def serve(settings: EngineSettings) -> None:
     gc.freeze()
     turn = partial(_turn, engine=engine, costs=costs)
     listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear, _MAX_BATCHES))
+
+
+def device_of(settings: EngineSettings) -> torch.device:
+    """Where the engine computes; a GPU without a number is the first one."""
+    device = torch.device(settings.device)
+    return torch.device("cuda", 0) if device.type == "cuda" and device.index is None else device
+
+
+def make_runner(settings: EngineSettings, loaded: LoadedEncoder) -> EncoderRunner:
+    """Put a runner together, and let one on a GPU get ready."""
+    runtime = loaded.encoder.model.runtime
+    if not isinstance(runtime, DeviceRuntime):
+        return EncoderRunner(loaded, batch_tokens=settings.step_tokens)
+    runtime.uses_graphs, runtime.max_graphs = settings.cuda_graphs, settings.encoder_graphs
+    return DeviceRunner(loaded, device_of(settings), batch_tokens=settings.step_tokens)
 
 
 def make_engine(loaded: LoadedEncoder, runner: EncoderRunner, step_tokens: int) -> EncoderEngine:
@@ -74,8 +89,7 @@ def make_engine(loaded: LoadedEncoder, runner: EncoderRunner, step_tokens: int) 
 
 def keep_costs(settings: EngineSettings, loaded: LoadedEncoder, runner: EncoderRunner) -> CostKeeper:
     """Make the keeper of an encoder's costs."""
-    device = torch.device(settings.device)
-    name = device_name(device, settings.num_threads)
+    name = device_name(device_of(settings), settings.num_threads)
     key = CostKey(name, settings.revision, settings.dtype, settings.page_size, settings.step_tokens)
     vocab_size = loaded.encoder.model.config.vocab_size
     extent = Extent(

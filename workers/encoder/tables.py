@@ -6,9 +6,20 @@ import torch
 
 from headrace.kernels.encoder_reference import EncoderReference
 from headrace.kernels.encoder_table import EncoderOperations
+from headrace.kernels.planned_encoder import PlannedEncoder
 
 
 @functools.cache
 def table_for(device: torch.device) -> EncoderOperations:
-    """Give a device's table, the same one every time: it has no state but what its kernels keep."""
-    return EncoderReference(device)
+    """Give a device's table, the same one every time: it has no state but what its kernels keep.
+
+    Raises:
+        ConfigurationError: there is no such GPU, or PyCUDA is missing.
+    """
+    if device.type != "cuda":
+        return EncoderReference(device)
+    # Not before: a machine without a GPU need not be able to compile for one.
+    from headrace.kernels.cuda_encoder import CudaEncoder
+
+    indexed = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    return PlannedEncoder(CudaEncoder(indexed), indexed)

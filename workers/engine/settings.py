@@ -32,7 +32,9 @@ class EngineSettings:
         costs_dir: folder of the files that hold costs; None keeps none.
         row_tokens: tokens of a request at most, prompt and output; a GPU's memory must hold one such request.
         memory_fraction: of a GPU's memory that weights and pool may take, in (0, 1].
-        cuda_graphs: on a GPU, steps in which every row decodes are captured and replayed.
+        cuda_graphs: on a GPU, steps in which every row decodes, and encoders' smaller batches, are captured and
+            replayed.
+        encoder_graphs: captured sizes of batches that an encoder keeps, >= 1.
     """
 
     socket_path: str
@@ -52,6 +54,7 @@ class EngineSettings:
     row_tokens: int = 8192
     memory_fraction: float = 0.9
     cuda_graphs: bool = True
+    encoder_graphs: int = 64
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16", "float16", "int8"):
@@ -60,7 +63,15 @@ class EngineSettings:
             raise ConfigurationError("int8 is for encoders on a CPU; on a GPU set dtype to bfloat16 or float16")
         if self.dtype == "float16" and self.device == "cpu":
             raise ConfigurationError("float16 needs a GPU: its range is too small for what a CPU computes in it")
-        for name in ("num_threads", "max_rows", "kv_tokens", "step_tokens", "page_size", "row_tokens"):
+        for name in (
+            "num_threads",
+            "max_rows",
+            "kv_tokens",
+            "step_tokens",
+            "page_size",
+            "row_tokens",
+            "encoder_graphs",
+        ):
             least = int(name != "kv_tokens" or self.device == "cpu")
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}")

@@ -32,6 +32,12 @@ def build_decode_plan(folder: Path) -> ctypes.CDLL:
     return _build("decode_plan", ("decode_plan.cu", "decode_tiles.cuh", "plan.cuh"), {}, folder)
 
 
+def build_encoder(block: Block, dtype: torch.dtype, head_size: int, head_dim: int, folder: Path) -> ctypes.CDLL:
+    """Compile encoders' attention in an empty folder."""
+    sources = ("encoder_attention.cu", "encoder_*.cuh", "head_rows.cuh", "panels.cuh")
+    return _build("encoder", sources, {"HEAD_SIZE": head_size, **block.macros(dtype, head_dim)}, folder)
+
+
 def build_sampling(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
     """Compile sampling in an empty folder."""
     names = ("sampling.cu", "search.cu", "sampling", "ranking", "shortlist", "threshold", "choice", "drawn")

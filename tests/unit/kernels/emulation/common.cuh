@@ -42,6 +42,16 @@ struct alignas(sizeof(T) * N) Vec {
 
     float get(int i) const { return to_float(at[i]); }
 };
+template <typename T, int N>
+void store(T* address, const Vec<T, N>& value) {
+    *reinterpret_cast<Vec<T, N>*>(address) = value;
+}
+template <typename T, int N>
+Vec<T, N> pack(const float (&x)[N]) {
+    Vec<T, N> packed;
+    for (int i = 0; i < N; i++) packed.at[i] = from_float<T>(x[i]);
+    return packed;
+}
 template <typename T>
 constexpr int FULL = 16 / sizeof(T);
 template <typename T, int N>

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.memory.token_arena import TokenArena, TokenResult
+
+CPU = torch.device("cpu")
+
+
+@st.composite
+def results(draw: st.DrawFn) -> list[TokenResult]:
+    made = []
+    for _ in range(draw(st.integers(1, 12))):
+        first = draw(st.integers(0, 8))
+        dtype = draw(st.sampled_from((torch.float32, torch.float16)))
+        made.append(TokenResult(first, first + draw(st.integers(0, 4)), draw(st.integers(1, 100)), dtype))
+    return made
+
+
+@given(laid=results(), num_tokens=st.integers(1, 600))
+def test_results_that_live_together_never_overlap_at_any_length(laid: list[TokenResult], num_tokens: int) -> None:
+    arena = TokenArena(laid, CPU)
+    places = arena.place(num_tokens)
+    for result, tensor in zip(laid, places, strict=True):
+        assert tensor.shape == (num_tokens, result.width)
+        assert tensor.is_contiguous()
+        assert tensor.data_ptr() % 64 == 0
+    spans = [(x.data_ptr(), x.data_ptr() + x.nbytes) for x in places]
+    for i, one in enumerate(laid):
+        for j, other in enumerate(laid[:i]):
+            if one.first_op <= other.last_op and other.first_op <= one.last_op:
+                assert spans[i][1] <= spans[j][0] or spans[j][1] <= spans[i][0]
+    begin = min(start for start, _ in spans)
+    assert max(end for _, end in spans) - begin <= arena.planned_bytes(num_tokens) <= arena.num_bytes
+    assert arena.planned_bytes(num_tokens) >= arena.least_bytes(num_tokens)
+
+
+def layer(hidden: int, num_layers: int) -> list[TokenResult]:
+    """An encoder's: what goes into a layer, qkv, attention, its product, the MLP's inside, its product."""
+    made = [TokenResult(0, 5, hidden, torch.float16)]
+    for number in range(num_layers):
+        op = 1 + 7 * number
+        made += [
+            TokenResult(op, op + 1, 3 * hidden, torch.float16),
+            TokenResult(op + 1, op + 2, hidden, torch.float16),
+            TokenResult(op + 2, op + 6, hidden, torch.float16),
+            TokenResult(op + 4, op + 6, 4 * hidden, torch.float16),
+            TokenResult(op + 5, op + 6 + 4, hidden, torch.float16),
+        ]
+    return made
+
+
+@pytest.mark.parametrize("hidden", [384, 768, 1024])
+def test_an_encoder_takes_hardly_more_than_no_layout_can_do_without(hidden: int) -> None:
+    arena = TokenArena(layer(hidden, 12), CPU)
+    for num_tokens in range(5, 501):
+        assert arena.planned_bytes(num_tokens) <= 1.15 * arena.least_bytes(num_tokens)
+
+
+def test_memory_is_the_same_for_lengths_that_fit_and_returns_after_a_long_pass() -> None:
+    arena = TokenArena(layer(768, 2), CPU)
+    arena.place(1000)
+    held = arena.num_bytes
+    # Nothing is allocated for shorter ones, nor for a few more.
+    for num_tokens in (1, 500, 1000, 1100):
+        arena.place(num_tokens)
+        assert arena.num_bytes == held
+    # None of many passes has needed half of it
+    for _ in range(600):
+        arena.place(100)
+    assert arena.num_bytes < held / 2
+    assert arena.place(1000)[0].shape == (1000, 768)
+
+
+def test_a_pass_may_be_written_in_and_outside_of_inference_mode() -> None:
+    arena = TokenArena(layer(64, 1), CPU)
+    with torch.inference_mode():
+        arena.place(3)[0].fill_(1)
+    arena.place(3)[0].fill_(2)
+    arena.place(4)[0].fill_(2)
