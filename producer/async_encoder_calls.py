@@ -62,7 +62,7 @@ class AsyncEncoderCalls(ABC):
         **options: Any,
     ) -> Ranking:
         """See ``EncoderCalls.rerank``."""
-        call = EncoderCall("rerank", {"documents": list(documents)}, {"query": query, "top_n": top_n})
+        call = EncoderCall.of_documents(query, documents, top_n)
         answers = await self._encode(call, timeout_s, texts_per_request, options)
         return joined(answers, lambda parts: join_rankings(parts, texts_per_request, top_n), Ranking)
 

@@ -87,7 +87,7 @@ class EncoderCalls(ABC):
             texts_per_request: documents of one request.
             **options: as above.
         """
-        call = EncoderCall("rerank", {"documents": list(documents)}, {"query": query, "top_n": top_n})
+        call = EncoderCall.of_documents(query, documents, top_n)
         answers = self._encode(call, timeout_s, texts_per_request, options)
         return joined(answers, lambda parts: join_rankings(parts, texts_per_request, top_n), Ranking)
 

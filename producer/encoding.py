@@ -41,22 +41,31 @@ class EncoderCall:
         pairs = {} if text_pair is None else {"text_pair": text_pair}
         if _is_one(given):
             return cls(task, None, {"input": given if isinstance(given, str) else _ids(given), **pairs, **shared})
-        texts = [text if isinstance(text, str) else _ids(text) for text in given]  # type: ignore[attr-defined]
+        texts = [_ids(text) if _is_many(text) else text for text in given]  # type: ignore[attr-defined]
         if text_pair is None:
             return cls(task, {"input": texts}, shared)
-        pair = [text_pair] if isinstance(text_pair, str) else list(text_pair)  # type: ignore[call-overload]
+        pair = [text_pair] if isinstance(text_pair, str) else _listed("text_pair", text_pair)
         if len(pair) != len(texts):
             raise InvalidRequestError(f"text_pair: {len(pair)} texts, input has {len(texts)}", field="text_pair")
         return cls(task, {"input": texts, "text_pair": pair}, shared)
+
+    @classmethod
+    def of_documents(cls, query: object, documents: object, top_n: object) -> "EncoderCall":
+        """A call that ranks.
+
+        Raises:
+            InvalidRequestError: the documents are no list; one text is none, though it could be read as its characters.
+        """
+        return cls("rerank", {"documents": _listed("documents", documents)}, {"query": query, "top_n": top_n})
 
     def requests(self, texts_per_request: int) -> list[dict[str, Any]]:
         """The fields of its requests.
 
         Raises:
-            InvalidRequestError: ``texts_per_request`` is less than 1.
+            InvalidRequestError: ``texts_per_request`` is no integer, or less than 1.
         """
-        if texts_per_request < 1:
-            raise InvalidRequestError("texts_per_request: must be at least 1", field="texts_per_request")
+        if not isinstance(texts_per_request, int) or texts_per_request < 1:
+            raise InvalidRequestError("texts_per_request: must be an integer, at least 1", field="texts_per_request")
         if self.divided is None:
             return [{"task": self.task, **self.shared}]
         num_texts = max(1, *(len(texts) for texts in self.divided.values()))
@@ -120,10 +129,23 @@ def _is_one(given: object) -> bool:
     """
     if isinstance(given, str):
         return True
-    if isinstance(given, bytes | bytearray | dict) or not hasattr(given, "__getitem__") or not len(given):  # type: ignore[arg-type]
+    if not _is_many(given) or not len(given):  # type: ignore[arg-type]
         raise InvalidRequestError("input: must be a text, token ids, or several of either; at least one", field="input")
-    first = given[0]
+    first = given[0]  # type: ignore[index]
     return not isinstance(first, str) and not hasattr(first, "__len__")
+
+
+def _is_many(given: object) -> bool:
+    """Whether this is a sequence of texts or of token ids, of whatever class; bytes are neither."""
+    return not isinstance(given, str | bytes | bytearray | dict) and all(
+        hasattr(given, name) for name in ("__getitem__", "__len__")
+    )
+
+
+def _listed(name: str, texts: Any) -> list[Any]:
+    if not _is_many(texts):
+        raise InvalidRequestError(f"{name}: must be a list of texts", field=name)
+    return list(texts)
 
 
 def _ids(text: Any) -> list[Any]:

@@ -24,11 +24,7 @@ def call_of(task: str, fields: Mapping[str, Any]) -> EncoderCall:
         InvalidRequestError: there are none, or they do not fit together.
     """
     if task == "rerank":
-        documents = fields.get("documents")
-        if not isinstance(documents, list):
-            raise InvalidRequestError("documents: must be a list of texts", field="documents")
-        top_n = fields.get("top_n", 0)
-        return EncoderCall("rerank", {"documents": documents}, {"query": fields.get("query"), "top_n": top_n})
+        return EncoderCall.of_documents(fields.get("query"), fields.get("documents"), fields.get("top_n", 0))
     if task in ("embed", "classify", "fill"):
         return EncoderCall.of_input(task, fields.get("input"), fields.get("text_pair"))  # type: ignore[arg-type]
     raise InvalidRequestError(f"task: {task!r} is none of {', '.join(TASKS)}", field="task")

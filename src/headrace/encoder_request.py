@@ -6,9 +6,9 @@ coerced and nothing ignored. How many texts a request may bring is a setting, ``
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from headrace.errors import InvalidRequestError
 from headrace.request import AnyRequest, Request, Text, TokenId
@@ -16,11 +16,48 @@ from headrace.request import AnyRequest, Request, Text, TokenId
 Task = Literal["embed", "classify", "rerank", "fill"]
 Pooling = Literal["cls", "mean", "max", "last"]
 
-SomeText = Annotated[Text, Field(min_length=1)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
-ManyTexts = Annotated[list[SomeText], Field(min_length=1)]
+AnyT = TypeVar("AnyT")
+
+
+def _is_there(given: AnyT) -> AnyT:
+    if isinstance(given, str | list) and not given:
+        raise ValueError("is empty")
+    return given
+
+
+def _is_of_one_kind(given: AnyT) -> AnyT:
+    """Say of a whole ``input`` what a union could say only of the form that it compared last.
+
+    Raises:
+        ValueError: it is neither text nor list, or its texts come in several forms.
+    """
+    if isinstance(given, str):
+        return given
+    if not isinstance(given, list):
+        raise ValueError("must be a text, its token ids, or a list of either")
+    kinds = [_kind(each) for each in given]
+    for index, kind in enumerate(kinds):
+        if kind is None:
+            raise ValueError(f"must be texts or token ids, [{index}] is neither")
+        if kind is not kinds[0]:
+            raise ValueError(f"texts and token ids cannot be mixed in one request, as [0] and [{index}] are")
+    return given
+
+
+def _kind(each: object) -> type | None:
+    if isinstance(each, bool):
+        return None
+    return next((kind for kind in (str, list, int) if isinstance(each, kind)), None)
+
+
+SomeText = Annotated[Text, BeforeValidator(_is_there)]
+TokenIds = Annotated[list[TokenId], BeforeValidator(_is_there)]
+ManyTexts = Annotated[list[SomeText], BeforeValidator(_is_there)]
 #: One text or many; a text is a string, or the very tokens, special ones among them.
-Input = SomeText | TokenIds | ManyTexts | Annotated[list[TokenIds], Field(min_length=1)]
+Input = Annotated[
+    SomeText | TokenIds | ManyTexts | Annotated[list[TokenIds], BeforeValidator(_is_there)],
+    BeforeValidator(_is_of_one_kind),
+]
 
 
 class EncoderRequest(AnyRequest):

@@ -69,6 +69,28 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(task: str, name: str,
     assert str(caught.value).startswith(name)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "input: is empty"),
+        ([], "input: is empty"),
+        (["a", ""], "input[1]: is empty"),
+        ([[1], []], "input[1]: is empty"),
+        (None, "input: must be a text, its token ids, or a list of either"),
+        (b"ids", "input: must be a text, its token ids, or a list of either"),
+        (["a", None], "input: must be texts or token ids, [1] is neither"),
+        (["a", b"b"], "input: must be texts or token ids, [1] is neither"),
+        ([1, True], "input: must be texts or token ids, [1] is neither"),
+        (["a", [1]], "input: texts and token ids cannot be mixed in one request, as [0] and [1] are"),
+        ([1, "a"], "input: texts and token ids cannot be mixed in one request, as [0] and [1] are"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_with_the_texts(given: object, message: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request({"task": "embed", "input": given})
+    assert str(caught.value) == message
+
+
 def test_every_field_has_its_wrong_values_listed_here() -> None:
     for task, fields in WRONG.items():
         assert set(fields) | set(COMMON) | {"task"} == set(REQUESTS[task].model_fields)

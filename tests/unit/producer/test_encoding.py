@@ -57,6 +57,29 @@ def test_what_is_neither_a_text_nor_many_is_refused(given_: object) -> None:
         EncoderCall.of_input("embed", given_)
 
 
+@pytest.mark.parametrize("texts_", [["a", None], [None], ["a", 5], ["a", b"ids"], [b"ids"], [{"a"}], [{"a": 1}]])
+def test_one_wrong_text_among_many_is_refused_by_the_schema_and_never_taken_for_token_ids(texts_: list[Any]) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^input: must be texts or token ids, \[[01]\] is neither|mixed"):
+        prepare_encoder(Settings(), EncoderCall.of_input("embed", texts_), 64, {}, "move")
+
+
+@pytest.mark.parametrize("documents", ["one text", None, 5, b"text", {"a": 1}, {"a"}])
+def test_documents_are_a_list_and_one_text_is_not_taken_for_its_characters(documents: object) -> None:
+    with pytest.raises(InvalidRequestError, match="documents: must be a list of texts"):
+        EncoderCall.of_documents("a query", documents, 0)
+
+
+def test_a_second_text_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="text_pair: must be a list of texts"):
+        EncoderCall.of_input("classify", ["a"], 5)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, math.nan, "8", None])
+def test_a_call_is_divided_by_whole_texts_only(size: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="texts_per_request: must be an integer, at least 1"):
+        EncoderCall.of_input("embed", ["a", "b"]).requests(size)
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(1, 7), st.integers(0, 9))
 def test_rankings_of_parts_are_the_ranking_of_all(scores: list[float], size: int, top_n: int) -> None:
     def ranked(of: Sequence[float]) -> Ranking:
