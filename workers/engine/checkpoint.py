@@ -1,6 +1,7 @@
-"""The tensors of a folder with one or many safetensors files, by name, mapped and not read."""
+"""The tensors of a folder with one or many safetensors files, by name: mapped and not read, or brought to a GPU."""
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -9,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from headrace.errors import ModelError
+from headrace.workers.engine.file_reader import FileReader
 
 # Whatever is smaller, or no float, has a meaning that only scales or a quantiser's settings tell.
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -70,6 +72,10 @@ class Checkpoint:
         Raises:
             ModelError: there is no such tensor, it has another shape, or it holds quantised numbers.
         """
+        return self._checked(name, shape).to(dtype)
+
+    def _checked(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """The tensor as it is mapped."""
         if name not in self._files:
             raise ModelError(f"{self._folder}: no tensor {name!r}")
         tensor: torch.Tensor = self._files[name].get_tensor(name)
@@ -79,7 +85,53 @@ class Checkpoint:
             raise ModelError(
                 f"{self._folder}: {name!r} holds {tensor.dtype}; only plain floating-point weights are read"
             )
-        return tensor.to(dtype)
+        return tensor
+
+
+class DeviceCheckpoint(Checkpoint):
+    """A checkpoint whose tensors come to a GPU, on the current stream, without a detour through the host's copies.
+
+    Args:
+        folder: as above.
+        device: the GPU; without an index, torch's current one.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        super().__init__(folder)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._device = torch.device("cuda", index)
+        self._reader = self._stack.enter_context(FileReader(self._device))
+        self._places: dict[str, tuple[int, int]] = {}  # a file's descriptor, and where in it a tensor begins
+        try:
+            for path in _paths(folder):
+                self._open(path)
+        except OSError as error:
+            self._stack.close()
+            raise ModelError(f"{folder}: {error}") from error
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Give one tensor on the GPU; raises as ``Checkpoint.tensor`` does, and where a file ends too soon."""
+        mapped = self._checked(name, shape)
+        brought = torch.empty(shape, dtype=mapped.dtype, device=self._device)
+        try:
+            self._reader.read(*self._places[name], brought.view(-1).view(torch.uint8))
+        except OSError as error:
+            raise ModelError(f"{self._folder}: {name!r}: {error}") from error
+        return brought.to(dtype)
+
+    def _open(self, path: Path) -> None:
+        file = os.open(path, os.O_RDONLY)
+        self._stack.callback(os.close, file)
+        # safetensors has checked the header by now.
+        with path.open("rb") as header:
+            num_bytes = int.from_bytes(header.read(8), "little")
+            tensors = json.loads(header.read(num_bytes))
+        for name, fields in tensors.items():
+            if name != "__metadata__":
+                self._places[name] = file, 8 + num_bytes + fields["data_offsets"][0]
 
 
 def _paths(folder: Path) -> list[Path]:

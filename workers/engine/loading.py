@@ -9,7 +9,7 @@ import torch
 
 from headrace.errors import ModelError
 from headrace.kernels.table import Operations
-from headrace.workers.engine.checkpoint import Checkpoint
+from headrace.workers.engine.checkpoint import Checkpoint, DeviceCheckpoint
 from headrace.workers.engine.models.families import FAMILIES
 from headrace.workers.engine.models.model import Model
 
@@ -27,13 +27,14 @@ class LoadedModel:
     eos_ids: frozenset[int]
 
 
-def load(folder: Path, operations: Operations, dtype: torch.dtype) -> LoadedModel:
+def load(folder: Path, operations: Operations, dtype: torch.dtype, device: torch.device | None = None) -> LoadedModel:
     """Load a folder in Hugging Face's layout: config.json, safetensors, maybe generation_config.json.
 
     Args:
         folder: of the model.
         operations: the table to compute with.
         dtype: of weights and activations, whatever the files hold.
+        device: a GPU that weights are brought to as they are read; None: they stay where files are mapped.
 
     Raises:
         ModelError: a file is missing or damaged, the family is not supported, or the configuration asks for
@@ -46,7 +47,7 @@ def load(folder: Path, operations: Operations, dtype: torch.dtype) -> LoadedMode
         known = ", ".join(sorted(FAMILIES))
         raise ModelError(f"{folder}: architecture {architecture!r} is not supported; supported are: {known}")
     build = FAMILIES[architecture]
-    with Checkpoint(folder) as checkpoint:
+    with Checkpoint(folder) if device is None else DeviceCheckpoint(folder, device) as checkpoint:
         return LoadedModel(build(config, checkpoint, operations, dtype), _eos_ids(folder, config))
 
 
