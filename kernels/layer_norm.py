@@ -24,6 +24,7 @@ def layer_norm(
     input_bias: Tensor | None = None,
     update_residual: bool = True,
     out: Tensor | None = None,
+    planned_rows: int | None = None,
 ) -> Tensor:
     """Normalise ``x + input_bias + residual`` to mean 0 and variance 1 over the last dimension, scale and shift.
 
@@ -39,6 +40,8 @@ def layer_norm(
         input_bias: ``[width]``, added to x.
         update_residual: whether the sum is written back.
         out: where to; may be x. Default: a new tensor.
+        planned_rows: share a row's work out as if there were so many rows; the order of its sums follows from it.
+            Default: as many as there are, which is the fastest.
 
     Returns:
         ``[num_rows, width]``.
@@ -52,8 +55,8 @@ def layer_norm(
         require(tensor, name, (num_rows, width), x.dtype)
     for name, tensor in (("weight", weight), ("bias", bias), ("input_bias", input_bias)):
         require(tensor, name, (width,), x.dtype)
-    num_sms = open_device(x.get_device()).num_sms
-    plan = plan_rows(width, round_rows(num_rows), x.element_size(), num_sms, warp_vecs=_WARP_VECS)
+    num_sms, rows = open_device(x.get_device()).num_sms, num_rows if planned_rows is None else planned_rows
+    plan = plan_rows(width, round_rows(rows), x.element_size(), num_sms, warp_vecs=_WARP_VECS)
     use = 0 if residual is None else 1 if update_residual else 2
     kernel = _kernel(x.device, element_type(x, "x"), plan, use, input_bias is not None)
     grid, block = (plan.num_blocks(num_rows),), (plan.threads,)

@@ -20,6 +20,7 @@ def rms_norm(
     input_bias: Tensor | None = None,
     update_residual: bool = True,
     out: Tensor | None = None,
+    planned_rows: int | None = None,
 ) -> Tensor:
     """Normalise ``x + input_bias + residual`` by the root mean square over the last dimension, and scale.
 
@@ -33,6 +34,8 @@ def rms_norm(
         input_bias: ``[width]``, added to x.
         update_residual: whether the sum is written back.
         out: where to; may be x. Default: a new tensor.
+        planned_rows: share a row's work out as if there were so many rows; the order of its sums follows from it.
+            Default: as many as there are, which is the fastest.
 
     Returns:
         ``[num_rows, width]``.
@@ -46,7 +49,12 @@ def rms_norm(
         require(tensor, name, (num_rows, width), x.dtype)
     for name, tensor in (("weight", weight), ("input_bias", input_bias)):
         require(tensor, name, (width,), x.dtype)
-    plan = plan_rows(width, round_rows(num_rows), x.element_size(), open_device(x.get_device()).num_sms)
+    plan = plan_rows(
+        width,
+        round_rows(num_rows if planned_rows is None else planned_rows),
+        x.element_size(),
+        open_device(x.get_device()).num_sms,
+    )
     use = 0 if residual is None else 1 if update_residual else 2
     kernel = _kernel(x.device, element_type(x, "x"), plan, use, input_bias is not None)
     grid, block = (plan.num_blocks(num_rows),), (plan.threads,)

@@ -1,6 +1,7 @@
 """Compiles a kernel's own source for the CPU, its hardware's instructions replaced by the headers beside this file."""
 
 import ctypes
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from headrace.kernels.build import CUDA_DIR, Macro
 from headrace.kernels.prefill_shape import Block
 
 HERE = Path(__file__).parent
-_DYNAMIC = "extern __shared__ __align__(WARPGROUPS ? 1024 : 128) unsigned char memory[];"
+_DYNAMIC = re.compile(r"extern __shared__ __align__\([^)]*\) unsigned char memory\[\];")
 
 
 def compiler() -> str | None:
@@ -44,10 +45,15 @@ def build_sampling(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
     return _build("sampling", [name if "." in name else f"{name}.cuh" for name in names], macros, folder)
 
 
+def build_fixed_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    """Compile the fixed product in an empty folder."""
+    return _build("fixed_product", ("fixed_product.cu",), macros, folder)
+
+
 def _build(name: str, sources: Iterable[str], macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
     for pattern in sources:
         for path in CUDA_DIR.glob(pattern):
-            text = path.read_text().replace(_DYNAMIC, "unsigned char* const memory = emulated::memory;")
+            text = _DYNAMIC.sub("unsigned char* const memory = emulated::memory;", path.read_text())
             (folder / path.name).write_text(text)
     for path in [*HERE.glob("*.cuh"), *HERE.glob("*.h"), *HERE.glob("*.cpp")]:
         shutil.copy(path, folder)

@@ -11,19 +11,26 @@ inline uint32_t shared_address(const void* pointer) {
 
 inline void copy_16_bytes(uint32_t to, const void* from, int num_bytes) {
     memset(emulated::memory + to, 255, 16);
-    emulated::own_fiber().copies.push_back({emulated::memory + to, from, num_bytes});
+    emulated::Fiber& own = emulated::own_fiber();
+    own.copies.push_back({emulated::memory + to, from, num_bytes, own.num_groups});
 }
 
-inline void commit_copies() {}
+inline void commit_copies() { emulated::own_fiber().num_groups++; }
 
+// The newest PENDING groups stay under way; with none, whatever was not committed arrives, too.
 template <int PENDING>
 void wait_for_copies() {
-    static_assert(PENDING == 0, "groups of copies are not told apart");
-    for (const emulated::Copy& copy : emulated::own_fiber().copies) {
+    emulated::Fiber& own = emulated::own_fiber();
+    std::vector<emulated::Copy> under_way;
+    for (const emulated::Copy& copy : own.copies) {
+        if (PENDING > 0 && copy.group + PENDING >= own.num_groups) {
+            under_way.push_back(copy);
+            continue;
+        }
         memset(copy.to, 0, 16);
         memcpy(copy.to, copy.from, copy.num_bytes);
     }
-    emulated::own_fiber().copies.clear();
+    own.copies = under_way;
 }
 
 }  // namespace headrace

@@ -57,11 +57,13 @@ struct Copy {
     unsigned char* to;
     const void* from;
     int num_bytes;
+    unsigned group;
 };
 struct Fiber {
     ucontext_t context;
     std::vector<char> stack;
     std::vector<Copy> copies;
+    unsigned num_groups;  // of copies, so far
     bool done;
 };
 
@@ -121,7 +123,7 @@ inline void launch(Index grid, unsigned num_threads, const std::function<void()>
         warps.assign(num_threads / LANES, {}), warpgroups.assign(num_threads / 128, {});
         for (auto& side : slots) side.assign(num_threads, {});
         for (Fiber& fiber : fibers) {
-            fiber.done = false, fiber.stack.resize(1 << 17), fiber.copies.clear();
+            fiber.done = false, fiber.stack.resize(1 << 17), fiber.copies.clear(), fiber.num_groups = 0;
             getcontext(&fiber.context);
             fiber.context.uc_stack.ss_sp = fiber.stack.data(), fiber.context.uc_stack.ss_size = fiber.stack.size();
             makecontext(&fiber.context, run, 0);
