@@ -44,7 +44,7 @@ class Sizes:
 
 
 ON_CPU = Sizes(max_rows=32, kv_tokens=32_768, step_tokens=512)
-ON_GPU = Sizes(max_rows=256, kv_tokens=0, step_tokens=2_048)
+ON_GPU = Sizes(max_rows=256, kv_tokens=0, step_tokens=8_192)
 #: An encoder keeps nothing of a row but its tokens: this is how far a worker reads ahead of its engine.
 ENCODER_ON_CPU = Sizes(max_rows=128, kv_tokens=65_536, step_tokens=2_048)
 ENCODER_ON_GPU = Sizes(max_rows=1_024, kv_tokens=262_144, step_tokens=65_536)
@@ -58,11 +58,13 @@ def run(settings: Settings) -> int:
 
     Raises:
         ModelError: the model's files are not here.
-        ConfigurationError: the key-value memory is too small for the context.
+        ConfigurationError: the key-value memory is too small for the context, or a setting is not for this model.
     """
     cache_dir = settings.cache_dir or default_cache_dir()
     folder = resolve(settings.model, cache_dir)
     encodes = is_encoder(folder.path)
+    if encodes and settings.deterministic:
+        raise ConfigurationError(f"deterministic is for models that write text; {settings.model} is an encoder")
     sizes = _sizes(encodes=encodes, on_cpu=settings.device == "cpu")
     kv_tokens = settings.kv_tokens or sizes.kv_tokens
     longest = "max_request_tokens" if encodes else "max_context_tokens"
@@ -90,6 +92,9 @@ def run(settings: Settings) -> int:
             memory_fraction=settings.memory_fraction,
             cuda_graphs=settings.cuda_graphs,
             encoder_graphs=settings.encoder_graphs,
+            stall_ms=settings.stall_ms,
+            overtaking_rows=settings.overtaking_rows,
+            deterministic=settings.deterministic,
             parent_pid=os.getpid(),
             log_level=settings.log_level,
         )

@@ -153,9 +153,20 @@ class Settings(BaseSettings):
         True, description="on a GPU, capture and replay steps in which all rows decode, and encoders' smaller batches"
     )
     encoder_graphs: Positive = Field(64, description="captured sizes of batches that an encoder on a GPU keeps")
+    deterministic: bool = Field(
+        False, description="on a GPU, in 16 bits: the same tokens alone, beside others and resumed; slower"
+    )
     page_size: Positive = Field(16, description="tokens in a page of it, which rows that begin alike share whole")
     step_tokens: Annotated[int, Field(ge=0)] = Field(
-        0, description="tokens of one step, decoding rows and prefill together; 0: 512 on a CPU, 2,048 on a GPU"
+        0, description="tokens of one step, decoding rows and prefill together; 0: 512 on a CPU, 8,192 on a GPU"
+    )
+    overtaking_rows: Annotated[int, Field(ge=0)] = Field(
+        32, description="rows that an engine may begin before one that came earlier, because they ask for more output"
+    )
+    stall_ms: Annotated[float, Field(ge=0)] = Field(
+        15.0,
+        description="on a GPU, what a step may take that computes prompts beside rows that decode, and four times this "
+        "without them; 0: no bound but step_tokens",
     )
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="of a GPU's memory that one engine may take"

@@ -23,6 +23,7 @@ def engine_of(
     step_tokens: int,
     row_tokens: int | None = None,
     cuda_graphs: bool = True,
+    deterministic: bool = False,
 ) -> DeviceEngine:
     """Make one that takes little memory, so that many may stand beside each other."""
     limits = DeviceLimits(
@@ -31,8 +32,10 @@ def engine_of(
         step_tokens=step_tokens,
         kv_tokens=kv_tokens,
         cuda_graphs=cuda_graphs,
+        deterministic=deterministic,
     )
-    return DeviceEngine(partial(load, folder), torch.device("cuda"), dtype, limits)
+    device = torch.device("cuda")
+    return DeviceEngine(partial(load, folder, device=device), device, dtype, limits)
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from headrace.bench.model_folder import write_model_without_weights
 from headrace.config import Settings
 from headrace.errors import ConfigurationError
 from headrace.workers.worker import run, spare_cores
@@ -34,3 +35,10 @@ def test_a_worker_that_could_never_take_the_longest_request_says_so(
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ConfigurationError, match=rf"kv_tokens 512 must hold {limit}"):
         run(Settings(model=str(tmp_path), kv_tokens=512))
+
+
+def test_an_encoder_cannot_be_asked_for_what_only_texts_have(tmp_path: Path) -> None:
+    write_model_without_weights(tmp_path, {"architectures": ["BertModel"], "model_type": "bert", "vocab_size": 400})
+    (tmp_path / "model.safetensors").write_bytes((8).to_bytes(8, "little") + b"{}      ")
+    with pytest.raises(ConfigurationError, match="deterministic is for models that write text"):
+        run(Settings.load(model=str(tmp_path), device="cuda", deterministic=True))

@@ -29,6 +29,7 @@ def host_engine(
     step_tokens: int,
     page_size: int = DEFAULT_PAGE_SIZE,
     chunk_bytes: int = _CHUNK_BYTES,
+    overtaking_rows: int = 0,
 ) -> Engine:
     """Make an engine on the CPU.
 
@@ -40,6 +41,7 @@ def host_engine(
         step_tokens: tokens computed in one step at most, >= ``max_rows``.
         page_size: tokens of a page.
         chunk_bytes: of a chunk of the memory, about.
+        overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
     """
     model = loaded.model
     shape = kv_shape(model, page_size)
@@ -60,6 +62,7 @@ def host_engine(
         kv_tokens=kv_tokens,
         row_tokens=row_tokens,
         room=room,
+        overtaking_rows=overtaking_rows,
     )
 
 

@@ -16,6 +16,8 @@ from headrace.workers.engine.text_scratch import TextScratch
 
 #: Prompts of so many full steps are measured together at most; more cost as many tokens do.
 _MAX_STEPS = 4
+#: Of a step as it is measured: longer ones cost as much a token.
+_MAX_STEP_TOKENS = 2048
 
 
 def keep_costs(
@@ -30,8 +32,9 @@ def keep_costs(
         make_engine: makes one more engine over the same model, given the tokens of its key-value memory.
     """
     name = device_name(device, settings.num_threads)
-    key = CostKey(name, settings.revision, settings.dtype, settings.page_size, settings.step_tokens)
-    max_tokens = min(settings.kv_tokens, _MAX_STEPS * settings.step_tokens)
+    precision = f"{settings.dtype}-deterministic" if settings.deterministic else settings.dtype
+    key = CostKey(name, settings.revision, precision, settings.page_size, settings.step_tokens)
+    max_tokens = min(settings.kv_tokens, _MAX_STEPS * min(settings.step_tokens, _MAX_STEP_TOKENS))
     extent = Extent(
         max_length=max(1, min(shape.max_positions, settings.kv_tokens, settings.row_tokens) - 1),
         max_rows=settings.max_rows,

@@ -11,6 +11,7 @@ from headrace.errors import ConfigurationError
 from headrace.kernels.cuda_operations import CudaOperations
 from headrace.kernels.device import open_device
 from headrace.kernels.device_memory import allocate, free_bytes
+from headrace.kernels.fixed_operations import FixedOperations
 from headrace.kernels.page_copy import copy_pages
 from headrace.kernels.paged_batch import StepSizes
 from headrace.kernels.planned import PlannedOperations
@@ -54,6 +55,9 @@ class DeviceLimits:
         memory_fraction: of the memory that was free before the model came, in (0, 1].
         page_size: tokens of a page.
         cuda_graphs: steps in which every row decodes are captured and replayed.
+        deterministic: a row's tokens do not depend on the rows beside it; not in fp32.
+        stall_ms: what a step may take while rows decode, a quarter of what others may; 0: as long as ``step_tokens``.
+        overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
     """
 
     max_rows: int
@@ -63,6 +67,9 @@ class DeviceLimits:
     memory_fraction: float = 0.9
     page_size: int = DEFAULT_PAGE_SIZE
     cuda_graphs: bool = True
+    deterministic: bool = False
+    stall_ms: float = 0.0
+    overtaking_rows: int = 0
 
 
 class DeviceEngine:
@@ -94,13 +101,15 @@ class DeviceEngine:
     def __init__(self, load: LoadModel, device: torch.device, dtype: torch.dtype, limits: DeviceLimits) -> None:
         if not torch.cuda.is_available():
             raise ConfigurationError("no GPU: torch finds no CUDA device; see `headrace doctor`, or use --device cpu")
+        if limits.deterministic and dtype not in (torch.bfloat16, torch.float16):
+            raise ConfigurationError(f"deterministic needs bfloat16 or float16, not {dtype}")
         self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         self._stream = open_device(self.device.index).new_stream()
         self._limits = limits
         torch.cuda.set_device(self.device)
         with torch.cuda.stream(self._stream), torch.inference_mode():
             before = free_bytes(self.device.index)
-            on_device = CudaOperations(self.device)
+            on_device = (FixedOperations if limits.deterministic else CudaOperations)(self.device)
             self.operations = PlannedOperations(on_device)
             self.loaded = load(self.operations, dtype)
             weight_bytes = before - free_bytes(self.device.index)
@@ -175,6 +184,8 @@ class DeviceEngine:
             max_rows=self._limits.max_rows,
             step_tokens=self._limits.step_tokens,
             kv_tokens=kv_tokens,
+            stall_ms=self._limits.stall_ms,
+            overtaking_rows=self._limits.overtaking_rows,
             row_tokens=min(self._row_tokens, kv_tokens),
             room=Room(self.pool, self.operations, self._limits.max_rows, partial(torch.cuda.stream, self._stream)),
         )

@@ -12,6 +12,7 @@ from headrace.workers.engine.room import Room
 from headrace.workers.engine.runner import Drawn, Runner, StartedStep
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.settle import settle
+from headrace.workers.engine.step_budget import StepBudget
 from headrace.workers.engine.step_work import StepWork
 
 
@@ -33,6 +34,8 @@ class Engine:
         kv_tokens: tokens that the key-value memory holds, whatever else shares its memory.
         row_tokens: tokens of a row at most, prompt and output.
         room: makes room for what steps write; None where they have memory of their own.
+        stall_ms: what a step may take while rows decode, a quarter of what others may; 0: as long as ``step_tokens``.
+        overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
 
     Attributes:
         kv_tokens: as given.
@@ -51,6 +54,8 @@ class Engine:
         kv_tokens: int,
         row_tokens: int,
         room: Room | None = None,
+        stall_ms: float = 0.0,
+        overtaking_rows: int = 0,
     ) -> None:
         self.room = room
         self.kv_tokens = kv_tokens
@@ -58,7 +63,14 @@ class Engine:
         self._eos_ids = loaded.eos_ids
         self._vocab_size = loaded.model.config.vocab_size
         self._max_tokens = row_tokens
-        self._fusion = Fusion(pages, max_rows=max_rows, step_tokens=step_tokens)
+        self._budget = StepBudget(step_tokens, stall_ms)
+        self._fusion = Fusion(
+            pages,
+            max_rows=max_rows,
+            step_tokens=step_tokens,
+            overtaking_rows=overtaking_rows,
+            budget=self._budget.tokens,
+        )
         self._runner = runner
         self._in_flight: deque[_InFlight] = deque()
         self._failed: Plan | None = None  # could not be started; what is in flight comes first
@@ -149,7 +161,9 @@ class Engine:
         if self._in_flight:
             oldest = self._in_flight.popleft()
             self.work = oldest.work
-            return oldest.started.finish()
+            drawn = oldest.started.finish()
+            self._budget.observe(oldest.work, drawn.step_ms)
+            return drawn
         self.work = StepWork()
         if self._failed is None:
             return Drawn((), 0.0)

@@ -10,8 +10,9 @@ Pure Python: no torch, no Redis, no clock.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from headrace.errors import ConfigurationError
@@ -70,8 +71,9 @@ class Plan:
 class Fusion:
     """The rows of one courier, waiting and running.
 
-    Rows are admitted in the order of arrival, and a row for which there is no room holds back those behind it: it
-    would starve if shorter ones could overtake it for ever. (The scheduler, not the engine, orders requests.)
+    Rows are admitted in the order of arrival, but for a few that run longer and may overtake, each row so many times at
+    most. A row for which there is no room holds back those behind it: it would starve if shorter ones could overtake it
+    for ever. (The scheduler, not the engine, orders requests.)
 
     A plan is made while the one before it is still being computed. Of a token that is being drawn it must know only
     that there will be one: a row that ends with it, and that is planned once more, computes a token that nobody wants.
@@ -93,20 +95,33 @@ class Fusion:
         max_rows: rows running at once.
         step_tokens: tokens of a step at most. At least ``max_rows``: every decoding row takes part in every step,
             and a row that still prefills finds at least one token left, for it is not among the decoding ones.
+        overtaking_rows: rows that may be admitted before one that came earlier, since they ask for more tokens.
+        budget: gives the tokens of the next step at most, by the number of rows that decode in it; None:
+            ``step_tokens``.
 
     Attributes:
         num_prefilled_tokens: tokens computed so far in chunks of prompts, those computed again among them.
         num_preemptions: how often a row gave its pages back.
     """
 
-    def __init__(self, pages: Pages, *, max_rows: int, step_tokens: int) -> None:
+    def __init__(
+        self,
+        pages: Pages,
+        *,
+        max_rows: int,
+        step_tokens: int,
+        overtaking_rows: int = 0,
+        budget: Callable[[int], int] | None = None,
+    ) -> None:
         if not 1 <= max_rows <= step_tokens:
             raise ConfigurationError(f"max_rows {max_rows} must be at least 1 and at most step_tokens {step_tokens}")
+        self._budget = budget or (lambda num_decoding: step_tokens)
         self.num_prefilled_tokens = 0
         self.num_preemptions = 0
         self._pages = pages
         self._max_rows = max_rows
         self._step_tokens = step_tokens
+        self._overtaking_rows = overtaking_rows
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}  # by row, in the order of admission
 
@@ -192,7 +207,9 @@ class Fusion:
         """
         if max_tokens is None:
             self._admit()
-        budget = max(0, min(self._step_tokens, max_tokens or self._step_tokens) - self.num_decoding)
+        num_decoding = self.num_decoding
+        most_tokens = min(self._step_tokens, self._budget(num_decoding))
+        budget = max(0, min(most_tokens, max_tokens or most_tokens) - num_decoding)
         decoding: list[Chunk] = []
         prefilling: list[Chunk] = []
         copies: list[PageCopy] = []
@@ -234,13 +251,27 @@ class Fusion:
             self._pages.num_missing(sequence.pages, sequence.token_ids) for sequence in self._running.values()
         )
         while self._waiting and len(self._running) < self._max_rows:
-            sequence = self._waiting[0]
+            index = self._next_waiting()
+            sequence = self._waiting[index]
             if sequence.num_pending:
                 return  # it gave way while a token was being drawn
             num_free -= self._pages.num_missing(sequence.pages, sequence.token_ids)
             if num_free < 0 and self._running:
                 return
-            self._running[sequence.row] = self._waiting.popleft()
+            for overtaken in islice(self._waiting, index):
+                overtaken.num_overtaken += 1
+            del self._waiting[index]
+            self._running[sequence.row] = sequence
+
+    def _next_waiting(self) -> int:
+        """Which row comes next: of the first that wait the one that runs longest, unless too many overtook the first.
+
+        Rows that run long and begin late run on when all others have ended, in steps that are hardly cheaper.
+        """
+        if self._waiting[0].num_overtaken >= self._overtaking_rows:
+            return 0
+        lengths = [sequence.num_to_draw for sequence in islice(self._waiting, self._overtaking_rows + 1)]
+        return lengths.index(max(lengths))
 
     def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[object]) -> bool:
         """Take over what others have computed; True if the row should wait for what this very plan computes."""
@@ -277,6 +308,7 @@ class Fusion:
         youngest = next(reversed(self._running.values()))
         del self._running[youngest.row]
         self._give_back(youngest)
+        youngest.num_overtaken = self._overtaking_rows  # once begun, it is not overtaken again
         self._waiting.appendleft(youngest)
         self.num_preemptions += 1
         return youngest

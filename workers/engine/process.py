@@ -68,8 +68,11 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
             memory_fraction=settings.memory_fraction,
             page_size=settings.page_size,
             cuda_graphs=settings.cuda_graphs,
+            stall_ms=settings.stall_ms,
+            overtaking_rows=settings.overtaking_rows,
+            deterministic=settings.deterministic,
         )
-        made = DeviceEngine(partial(load, folder), device, dtype, limits)
+        made = DeviceEngine(partial(load, folder, device=device), device, dtype, limits)
         known = replace(settings, kv_tokens=made.engine.kv_tokens)
         return made.engine, keep_costs(known, made.loaded.model.config, made.device, made.scratch)
     operations = PlannedOperations(ReferenceOperations())
@@ -83,6 +86,7 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
             kv_tokens=kv_tokens,
             step_tokens=settings.step_tokens,
             page_size=settings.page_size,
+            overtaking_rows=settings.overtaking_rows,
         )
 
     return make(settings.kv_tokens), keep_costs(settings, loaded.model.config, device, make)

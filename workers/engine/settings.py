@@ -35,6 +35,10 @@ class EngineSettings:
         cuda_graphs: on a GPU, steps in which every row decodes, and encoders' smaller batches, are captured and
             replayed.
         encoder_graphs: captured sizes of batches that an encoder keeps, >= 1.
+        stall_ms: on a GPU, what a step may take while rows decode, a quarter of what others may; 0: as long as
+            ``step_tokens``.
+        overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
+        deterministic: on a GPU, in a dtype of 16 bits: a row's tokens do not depend on the rows beside it.
     """
 
     socket_path: str
@@ -55,6 +59,9 @@ class EngineSettings:
     memory_fraction: float = 0.9
     cuda_graphs: bool = True
     encoder_graphs: int = 64
+    stall_ms: float = 0.0
+    overtaking_rows: int = 0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16", "float16", "int8"):
@@ -63,6 +70,8 @@ class EngineSettings:
             raise ConfigurationError("int8 is for encoders on a CPU; on a GPU set dtype to bfloat16 or float16")
         if self.dtype == "float16" and self.device == "cpu":
             raise ConfigurationError("float16 needs a GPU: its range is too small for what a CPU computes in it")
+        if self.deterministic and (self.device == "cpu" or self.dtype == "float32"):
+            raise ConfigurationError("deterministic needs a GPU and bfloat16 or float16: see docs/design.md")
         for name in (
             "num_threads",
             "max_rows",
@@ -75,6 +84,9 @@ class EngineSettings:
             least = int(name != "kv_tokens" or self.device == "cpu")
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("stall_ms", "overtaking_rows"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} must be at least 0, not {getattr(self, name):g}")
         if not 0 < self.memory_fraction <= 1:
             raise ConfigurationError(f"memory_fraction {self.memory_fraction} must be above 0 and at most 1")
         if self.step_tokens < self.max_rows:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from headrace.config import Settings
 from headrace.errors import ConfigurationError, MeasurementError
 from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.reference import ReferenceOperations
@@ -25,6 +26,9 @@ class Limits:
         row_tokens: tokens of a row at most, prompt and output.
         step_tokens: tokens of one step at most.
         kv_tokens: tokens of the key-value memory on a CPU; a GPU's engine takes what memory there is.
+        stall_ms: what a step may take while rows decode; 0: no bound.
+        overtaking_rows: rows that may begin before one that came earlier.
+        deterministic: it computes in fixed orders.
         positions: longest row that the model is made for; None: as its shape says.
     """
 
@@ -32,6 +36,9 @@ class Limits:
     row_tokens: int = 4096
     step_tokens: int = ON_GPU.step_tokens
     kv_tokens: int = 1 << 16
+    stall_ms: float = Settings.model_fields["stall_ms"].default
+    overtaking_rows: int = Settings.model_fields["overtaking_rows"].default
+    deterministic: bool = False
     positions: int | None = None
 
 
@@ -79,7 +86,14 @@ class Machine:
             from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
 
             torch.cuda.set_device(self.device)
-            device_limits = DeviceLimits(limits.max_rows, limits.row_tokens, limits.step_tokens)
+            device_limits = DeviceLimits(
+                max_rows=limits.max_rows,
+                row_tokens=limits.row_tokens,
+                step_tokens=limits.step_tokens,
+                stall_ms=limits.stall_ms,
+                overtaking_rows=limits.overtaking_rows,
+                deterministic=limits.deterministic,
+            )
             return DeviceEngine(loader(config), self.device, self.dtype, device_limits).engine
         operations = PlannedOperations(ReferenceOperations())
         loaded = loader(config, RandomWeights(self.device))(operations, self.dtype)
@@ -89,6 +103,7 @@ class Machine:
             max_rows=limits.max_rows,
             kv_tokens=limits.kv_tokens,
             step_tokens=limits.step_tokens,
+            overtaking_rows=limits.overtaking_rows,
         )
 
     def require_gpu(self, what: str) -> None:

@@ -74,13 +74,17 @@ def all_tokens(row: Sequence) -> tuple[int, ...]:
 class FusionAgainstSlots(RuleBasedStateMachine):
     """The model is the rows in the order of arrival, and the tokens that stand in the memory's slots."""
 
-    @initialize(max_rows=st.integers(1, 5), spare=st.integers(0, 12), num_ahead=st.integers(0, 1))
-    def start(self, max_rows: int, spare: int, num_ahead: int) -> None:
+    @initialize(
+        max_rows=st.integers(1, 5), spare=st.integers(0, 12), num_ahead=st.integers(0, 1), overtaking=st.integers(0, 3)
+    )
+    def start(self, max_rows: int, spare: int, num_ahead: int, overtaking: int) -> None:
         self.num_ahead = num_ahead
+        self.overtaking = overtaking
+        self.num_admitted: dict[int, int] = {}  # before a row, the first time
         self.at_work: deque[Plan] = deque()
         self.pages = Pages(NUM_PAGES, PAGE_SIZE)
         self.max_rows, self.step_tokens = max_rows, max_rows + spare
-        self.fusion = Fusion(self.pages, max_rows=max_rows, step_tokens=self.step_tokens)
+        self.fusion = Fusion(self.pages, max_rows=max_rows, step_tokens=self.step_tokens, overtaking_rows=overtaking)
         self.slots = Slots()
         self.rows: list[Sequence] = []
         self.num_added = 0
@@ -113,6 +117,8 @@ class FusionAgainstSlots(RuleBasedStateMachine):
         decoding = {row.row for row in running if row.num_tokens_left == 1 and not row.must_wait}
         plan = self.fusion.plan()
         planned = [chunk.sequence.row for chunk in plan.chunks]
+        if self.overtaking:
+            self.note_overtaking()
 
         assert len(planned) == len(set(planned)) <= self.max_rows
         assert sum(chunk.num_tokens for chunk in plan.chunks) <= self.step_tokens
@@ -128,6 +134,13 @@ class FusionAgainstSlots(RuleBasedStateMachine):
         self.at_work.append(plan)
         while len(self.at_work) > self.num_ahead or (self.at_work and not planned):
             self.finish(self.at_work.popleft())
+
+    def note_overtaking(self) -> None:
+        """From now on the rows stand in the order in which they were admitted, those that were not behind them."""
+        for row in self.fusion.running:
+            self.num_admitted.setdefault(row.row, len(self.num_admitted))
+        self.rows.sort(key=lambda row: self.num_admitted.get(row.row, self.num_added + row.row))
+        assert all(row.num_overtaken <= self.overtaking for row in self.rows)
 
     def finish(self, plan: Plan) -> None:
         sampling = [chunk for chunk in plan.chunks if chunk.samples]
@@ -183,6 +196,19 @@ def test_a_finished_row_makes_room_for_the_next_step() -> None:
     fusion.add(fresh(2, 7, 1))
     settle(fusion.plan(), fusion)
     assert [chunk.sequence.row for chunk in fusion.plan().chunks] == [2]
+
+
+def test_rows_that_run_longer_begin_earlier_but_overtake_nobody_for_ever() -> None:
+    fusion = Fusion(Pages(512, 4), max_rows=1, step_tokens=64, overtaking_rows=2)
+    for row, max_tokens in ((1, 1), (2, 5), (3, 9), (4, 9), (5, 2), (6, 3)):
+        fusion.add(fresh(row, 4, max_tokens))
+    begun: list[int] = []
+    while fusion.has_rows:
+        plan = fusion.plan()
+        begun += [chunk.sequence.row for chunk in plan.chunks if chunk.is_prefill]
+        settle(plan, fusion)
+    # Of 1, 2, 3 the third runs longest, of 1, 2, 4 the last; then two have overtaken the first.
+    assert begun == [3, 4, 1, 2, 6, 5]
 
 
 def test_prompts_of_4000_tokens_delay_no_decoding_row_by_more_than_one_chunk() -> None:
