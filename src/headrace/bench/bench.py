@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,11 +23,13 @@ class Effort:
         rounds: of which a case tells the median, >= 1.
         budget_s: after which a case begins no further round; its first is always measured.
         num_requests: of the throughput and of what is compared with it.
+        step_tokens: of engines; 0: a worker's default.
     """
 
     rounds: int = 5
     budget_s: float = 120.0
     num_requests: int = 256
+    step_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.budget_s <= 0:
@@ -89,6 +91,8 @@ class Bench:
             limits: what it must hold; default: as a worker's engine.
         """
         limits = limits or Limits()
+        if self.effort.step_tokens:
+            limits = replace(limits, step_tokens=self.effort.step_tokens)
         if self._engine is None or self._engine[:2] != (shape, limits):
             self.release()
             self._engine = (shape, limits, self.machine.engine(self.shapes[shape], limits))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from headrace.bench import (
     context_cases,
     decode_cases,
+    deterministic_cases,
     poisson_cases,
     prefix_cases,
     redis_cases,
@@ -30,6 +31,7 @@ def catalogue(shapes: Iterable[str]) -> list[Case]:
         if shape == _PREFIX_SHAPE:
             found += prefix_cases.cases(shape)
         found += poisson_cases.cases(shape)
+        found += deterministic_cases.cases(shape)
         if shape == _CONTEXT_SHAPE:
             found += context_cases.cases(shape)
         found += start_cases.cases(shape)

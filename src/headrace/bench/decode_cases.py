@@ -11,6 +11,7 @@ from headrace.bench.bench import Bench
 from headrace.bench.case import Case, Figure, beside_vllm
 from headrace.bench.driving import drive
 from headrace.bench.workload import Lengths, Requests
+from headrace.workers.engine.engine import Engine
 
 ROWS = (1, 8, 32, 64, 128, 256)
 _PROMPT, _NEW = 128, 256
@@ -26,13 +27,16 @@ def cases(shape: str) -> list[Case]:
     return [Case(f"decode/{shape}/{rows}", shape, partial(_measure, shape=shape, num_rows=rows)) for rows in ROWS]
 
 
-def _measure(bench: Bench, *, shape: str, num_rows: int) -> Iterator[Figure]:
-    engine = bench.engine(shape)
-    requests = Requests(bench.vocab_size(shape))
+def step_times_ms(bench: Bench, engine: Engine, requests: Requests, num_rows: int) -> list[float]:
+    """Measure what a step takes in which so many rows decode, a value each round."""
 
     def seconds(num_new: int) -> float:
         return drive(engine, requests.adds([Lengths(_PROMPT, num_new)] * num_rows)).seconds
 
     seconds(4)
-    steps_ms = [(seconds(_NEW) - seconds(1)) / (_NEW - 1) * 1000 for _ in bench.rounds()]
+    return [(seconds(_NEW) - seconds(1)) / (_NEW - 1) * 1000 for _ in bench.rounds()]
+
+
+def _measure(bench: Bench, *, shape: str, num_rows: int) -> Iterator[Figure]:
+    steps_ms = step_times_ms(bench, bench.engine(shape), Requests(bench.vocab_size(shape)), num_rows)
     yield Figure.median("ms_per_step", steps_ms, "ms", *beside_vllm(_VLLM.get(shape, {}).get(num_rows)))

@@ -61,11 +61,14 @@ def write_model(folder: Path, config: Mapping[str, Any], device: torch.device, d
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
     weights = RandomWeights(device)
+    largest = max(torch.Size(shape).numel() for shape in names.shapes.values()) * dtype.itemsize
+    # Copies to page-locked memory are ten times as fast.
+    room = torch.empty(largest, dtype=torch.uint8, pin_memory=device.type == "cuda")
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for name, shape in names.shapes.items():
-            drawn = weights.tensor(name, shape, dtype).cpu()
-            file.write(drawn.view(-1).view(torch.uint8).numpy().data)
+            drawn = weights.tensor(name, shape, dtype).view(-1).view(torch.uint8)
+            file.write(room[: len(drawn)].copy_(drawn).numpy().data)
 
 
 def write_model_without_weights(folder: Path, config: Mapping[str, Any]) -> None:

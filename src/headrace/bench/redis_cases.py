@@ -48,6 +48,7 @@ def _settings(bench: Bench, folder: Path, server: Server) -> Settings:
         device=str(machine.device),
         dtype=machine.dtype_name,
         max_context_tokens=4096,
+        step_tokens=bench.effort.step_tokens,
         measure_ms=0,
         drain_ms=0,
         log_level="warning",

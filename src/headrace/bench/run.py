@@ -9,13 +9,14 @@ from headrace.errors import HeadraceError
 from headrace.testing.rows import Report
 
 
-def run(bench: Bench, cases: Sequence[Case], report: Report) -> list[str]:
+def run(bench: Bench, cases: Sequence[Case], report: Report, *, save: bool = False) -> list[str]:
     """Measure cases.
 
     Args:
         bench: what they share.
         cases: in their order.
         report: gathers the figures.
+        save: keep them on file, case by case.
 
     Returns:
         What went wrong, a line each: a case that fails does not keep the others from being measured.
@@ -41,5 +42,7 @@ def run(bench: Bench, cases: Sequence[Case], report: Report) -> list[str]:
             failures.append(f"{case.name}: {type(error).__name__}: {error}")
             print(failures[-1], flush=True)
             bench.release()
+        if save:
+            report.save()
         print(f"{case.name} took {time.perf_counter() - begin_s:.1f} s", flush=True)
     return failures

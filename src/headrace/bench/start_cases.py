@@ -1,7 +1,7 @@
-"""``start/<shape>``: from the start of an engine process to its first token.
+"""``start/<shape>`` and ``start-cold/<shape>``: from the start of an engine process to its first token.
 
-warm: kernels are compiled, weights are in the page cache. cold: neither, as far as the file system lets go of pages
-(a folder in memory keeps them: TMPDIR names the place).
+A start is warm when its kernels are compiled and its weights are in the page cache; cold when neither is so, as far as
+the file system lets go of pages (a folder in memory keeps them).
 """
 
 import os
@@ -25,26 +25,36 @@ from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSetting
 from headrace.workers.worker import ON_GPU
 
 _PROMPT = 16
+_PEER = "vLLM 0.24.0, another day"
 _TIMEOUT_S = 600.0
 _POLL_S = 0.001
 
 
 def cases(shape: str) -> list[Case]:
-    """The case of one shape."""
-    return [Case(f"start/{shape}", shape, partial(_measure, shape=shape))]
+    """The cases of one shape."""
+    return [
+        Case(f"start/{shape}", shape, partial(_warm, shape=shape)),
+        Case(f"start-cold/{shape}", shape, partial(_cold, shape=shape)),
+    ]
 
 
-def _measure(bench: Bench, *, shape: str) -> Iterator[Figure]:
-    with bench.model(shape) as folder, tempfile.TemporaryDirectory() as scratch:
+def _warm(bench: Bench, *, shape: str) -> Iterator[Figure]:
+    with bench.model(shape) as folder:
         prompt = Requests(bench.vocab_size(shape)).prompt(_PROMPT)
-        _forget(folder)
-        cache = {"HEADRACE_CACHE_DIR": f"{scratch}/cache"}
-        cold_s = first_token_s(folder, prompt, bench.machine, cache)
-        # The first fills the page cache again; kernels are compiled.
-        first_token_s(folder, prompt, bench.machine, cache)
-        warm_s = [first_token_s(folder, prompt, bench.machine, cache) for _ in bench.rounds()]
-    yield Figure.median("warm_s", warm_s, "s", "vLLM 0.24.0, another day", 30.0)
-    yield Figure("cold_s", cold_s, "s", 1, "vLLM 0.24.0, another day", 70.0)
+        first_token_s(folder, prompt, bench.machine, {})
+        seconds = [first_token_s(folder, prompt, bench.machine, {}) for _ in bench.rounds()]
+    yield Figure.median("seconds", seconds, "s", _PEER, 30.0)
+
+
+def _cold(bench: Bench, *, shape: str) -> Iterator[Figure]:
+    seconds = []
+    with bench.model(shape) as folder:
+        prompt = Requests(bench.vocab_size(shape)).prompt(_PROMPT)
+        for _ in bench.rounds():
+            _forget(folder)
+            with tempfile.TemporaryDirectory() as cache:
+                seconds.append(first_token_s(folder, prompt, bench.machine, {"HEADRACE_CACHE_DIR": cache}))
+    yield Figure.median("seconds", seconds, "s", _PEER, 70.0)
 
 
 def first_token_s(folder: Path, prompt: tuple[int, ...], machine: Machine, environ: Mapping[str, str]) -> float:

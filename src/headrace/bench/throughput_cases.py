@@ -13,6 +13,7 @@ from headrace.bench.case import Case, Figure, beside_vllm
 from headrace.bench.driving import drive, warm_up
 from headrace.bench.idle import idle_shares
 from headrace.bench.workload import Lengths, Requests, ragged
+from headrace.workers.engine.engine import Engine
 
 _NUM_PROMPTS, _PROMPT = 64, 1024
 TEMPERATURE = 0.6
@@ -60,9 +61,13 @@ def _idle(bench: Bench, *, shape: str) -> Iterator[Figure]:
     yield Figure.median("share_of_steps_with_prompts", [share.with_prompts for share in shares], "1")
 
 
-def _prefill(bench: Bench, *, shape: str) -> Iterator[Figure]:
-    engine, requests = bench.engine(shape), Requests(bench.vocab_size(shape))
+def prompt_rates(bench: Bench, engine: Engine, requests: Requests) -> list[float]:
+    """Measure prompt tokens/s, a value each round."""
     lengths = [Lengths(_PROMPT, 1)] * _NUM_PROMPTS
     drive(engine, requests.adds(lengths))
-    rates = [_NUM_PROMPTS * _PROMPT / drive(engine, requests.adds(lengths)).seconds for _ in bench.rounds()]
+    return [_NUM_PROMPTS * _PROMPT / drive(engine, requests.adds(lengths)).seconds for _ in bench.rounds()]
+
+
+def _prefill(bench: Bench, *, shape: str) -> Iterator[Figure]:
+    rates = prompt_rates(bench, bench.engine(shape), Requests(bench.vocab_size(shape)))
     yield Figure.median("prompt_tokens_per_s", rates, "tokens/s", *beside_vllm(_PREFILL_VLLM.get(shape)))

@@ -37,6 +37,7 @@ def gpu(
         Path | None,
         typer.Option("--folder", exists=True, file_okay=False, help="Where models are written: 17 GB for a while."),
     ] = None,
+    step_tokens: Annotated[int, typer.Option("--step-tokens", min=0, help="Of engines; 0: a worker's default.")] = 0,
     list_: Annotated[bool, typer.Option("--list", help="Print the names of the cases, and measure nothing.")] = False,
     save: Annotated[bool, typer.Option("--save", help="Append the figures to docs/bench/results.jsonl.")] = False,
 ) -> None:
@@ -58,9 +59,10 @@ def gpu(
         for case in chosen:
             print(case.name)
         return
+    effort = Effort(rounds, budget_s, step_tokens=step_tokens)
     report = Report("headrace bench gpu")
-    with Bench(Machine.gpu(device), SHAPES, Effort(rounds, budget_s), folder) as bench:
-        failures = run(bench, chosen, report)
+    with Bench(Machine.gpu(device), SHAPES, effort, folder) as bench:
+        failures = run(bench, chosen, report, save=save)
     report.finish(save=save)
     if failures:
         raise MeasurementError(f"{len(failures)} of {len(chosen)} cases failed: " + "; ".join(failures))

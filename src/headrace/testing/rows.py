@@ -34,6 +34,7 @@ class Report:
     script: str
     card: str = ""
     rows: list[dict[str, object]] = field(default_factory=list)
+    _num_saved: int = 0
 
     def add(
         self,
@@ -77,10 +78,15 @@ class Report:
             table.add_row(*(_cell(row[str(column.header)]) for column in table.columns))
         Console(width=140).print(table)
         if save:
-            RESULTS.parent.mkdir(parents=True, exist_ok=True)
-            with RESULTS.open("a") as results:
-                results.writelines(json.dumps(row) + "\n" for row in self.rows)
+            self.save()
         print(json.dumps(self.rows), flush=True)
+
+    def save(self) -> None:
+        """Append the rows that are not there yet to ``RESULTS``: whatever ends a long script, they are kept."""
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        with RESULTS.open("a") as results:
+            results.writelines(json.dumps(row) + "\n" for row in self.rows[self._num_saved :])
+        self._num_saved = len(self.rows)
 
 
 def arguments(description: str, extra: Sequence[tuple[str, int | str, str]] = ()) -> argparse.Namespace:

@@ -23,4 +23,4 @@ def test_cases_are_listed_without_a_gpu(headrace: Headrace) -> None:
 def test_an_unknown_case_is_named(headrace: Headrace) -> None:
     status, _, err = headrace("bench", "gpu", "--cases", "decode/L8B/7")
     assert status == 2
-    assert "--cases decode/L8B/7: no case has such a name; there are context, decode, idle" in err
+    assert "--cases decode/L8B/7: no case has such a name; there are context, decode, deterministic, idle" in err
