@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from headrace.errors import HeadraceError
+from headrace.errors import DeviceLostError, HeadraceError
 from headrace.workers.encoder.engine import Runs
 from headrace.workers.encoder.items import EncoderItem
 
@@ -35,7 +35,11 @@ class EncoderScratch:
         self._items = [EncoderItem("embed", tuple(self._random.choices(ids, k=length))) for length in lengths]
 
     def step(self) -> str:
-        """Compute one step; return what went wrong, "" if nothing."""
+        """Compute one step; return what went wrong, "" if nothing.
+
+        Raises:
+            DeviceLostError: the GPU has failed.
+        """
         count = num_tokens = 0
         while count < len(self._items) and (not count or num_tokens <= self._step_tokens):
             num_tokens += len(self._items[count].token_ids)
@@ -43,6 +47,8 @@ class EncoderScratch:
         items, self._items = self._items[:count], self._items[count:]
         try:
             self._runner.run(items)
+        except DeviceLostError:
+            raise
         except HeadraceError as error:
             return str(error)
         return ""

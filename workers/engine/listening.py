@@ -9,7 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.errors import CONFIGURATION_STATUS, ConfigurationError, DecodeError, HeadraceError
+from headrace.errors import (
+    CONFIGURATION_STATUS,
+    ConfigurationError,
+    DecodeError,
+    DeviceLostError,
+    HeadraceError,
+)
 from headrace.lifetime import end_with_parent, exit_on_sigterm, is_orphan
 from headrace.logs import configure
 from headrace.workers.channel import Costs, Ready
@@ -46,7 +52,8 @@ class Served:
 def run_process(serve: Callable[[EngineSettings], None]) -> None:
     """Run an engine's process as its environment describes it.
 
-    If it cannot be run, one line of log says why, and the exit status tells the supervisor not to try again.
+    If it cannot be run, one line of log says why, and the exit status tells the supervisor not to try again; but a GPU
+    that has failed may serve the next process.
     """
     configure("info")
     exit_on_sigterm()
@@ -60,7 +67,7 @@ def run_process(serve: Callable[[EngineSettings], None]) -> None:
         serve(settings)
     except HeadraceError as error:
         logger.error("%s", error)
-        sys.exit(CONFIGURATION_STATUS)
+        sys.exit(1 if isinstance(error, DeviceLostError) else CONFIGURATION_STATUS)
 
 
 def listen(settings: EngineSettings, served: Served) -> None:

@@ -1,6 +1,9 @@
 """The encoder's engine: batches as they were cut, answers in the order of the texts, and nothing for rows that went."""
 
+import os
 import random
+import subprocess
+import sys
 from itertools import islice
 from typing import Any
 
@@ -15,6 +18,8 @@ from headrace.testing.stub_encoder import MASK_ID, WIDTH, StubEncoder, vector_of
 from headrace.workers.channel import Encode, Encoded, EncodeRow
 from headrace.workers.encoder.engine import EncoderEngine
 from headrace.workers.encoder.findings import Findings
+from headrace.workers.encoder.scratch import EncoderScratch
+from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
 
 
 def make(step_tokens: int = 100, runner: StubEncoder | None = None) -> tuple[EncoderEngine, StubEncoder]:
@@ -117,6 +122,34 @@ def test_a_lost_device_ends_the_engine() -> None:
     runner.error = DeviceLostError("planted")
     with pytest.raises(DeviceLostError):
         engine.step()
+
+
+def test_measuring_ends_with_a_lost_device_and_tells_of_other_failures() -> None:
+    runner = StubEncoder()
+    scratch = EncoderScratch(runner, vocab_size=50, step_tokens=10)
+    scratch.put((6, 4, 3), packed=True)
+    assert [scratch.step(), scratch.step(), scratch.has_rows] == ["", "", False]
+    assert runner.batches == [[6, 4], [3]]
+    scratch.put((30,), packed=False)
+    runner.error = OutOfMemoryError("planted")
+    assert scratch.step() == "planted"
+    scratch.put((3,), packed=False)
+    runner.error = DeviceLostError("planted")
+    with pytest.raises(DeviceLostError):
+        scratch.step()
+
+
+@pytest.mark.parametrize(("error", "status"), [("DeviceLostError", 1), ("ModelError", 2)])
+def test_a_lost_device_is_a_reason_to_start_again_and_a_wrong_folder_is_none(error: str, status: int) -> None:
+    program = (
+        "from headrace import errors; from headrace.workers.engine.listening import run_process\n"
+        f"def serve(settings): raise errors.{error}('planted')\n"
+        "run_process(serve)"
+    )
+    settings = EngineSettings("socket", "folder", "r1")
+    environ = os.environ | {ENVIRONMENT_VARIABLE: settings.to_json()}
+    ended = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, "planted" in ended.stderr) == (status, True)
 
 
 def test_each_task_is_told_in_its_own_form() -> None:
