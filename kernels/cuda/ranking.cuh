@@ -62,7 +62,7 @@ __device__ __forceinline__ void sort(Ranking& list) {
 // Turn each thread's value into the sum of those of the threads before it; returns the sum of all.
 template <typename T>
 __device__ __forceinline__ T exclusive_sum(T& value) {
-    __shared__ T partial[NUM_WARPS];
+    alignas(16) __shared__ T partial[NUM_WARPS];  // else vectors are read that begin before it
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     T scan = value;
 #pragma unroll

@@ -3,7 +3,7 @@
 Logits are bf16, normal, of deviation 2: a flat distribution. A case is ``kernel/<name>/<shape>``. The cache is
 overwritten before every run, torch's operation runs in turn with ours, and the bytes counted are those of the logits
 and counts, read once. torch draws by an exponential race, which needs no order of the tokens. Launches under 10 us are
-repeated more often, and timed once more in a graph of 200.
+repeated more often.
 """
 
 import sys
@@ -226,9 +226,6 @@ def main() -> None:
             report.add(f"kernel/{case.name}", "time", ours, "us", peer=case.peer, peer_value=theirs)
             rate = case.moved_bytes / ours / 1e3
             report.add(f"kernel/{case.name}", "bandwidth", rate, "GB/s", peer="copy", peer_value=limit)
-            if ours < SMALL_US:
-                graphed = timer.graphed_us(case.ours), timer.graphed_us(case.theirs)
-                report.add(f"kernel/{case.name}", "graph_time", graphed[0], "us", peer=case.peer, peer_value=graphed[1])
     report.finish(save=wanted.save)
 
 

@@ -1,4 +1,4 @@
-"""How long the device takes for an operation: with nothing of it in the cache, or in a graph of many."""
+"""How long the device takes for an operation, with nothing of it in the cache."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -37,26 +37,6 @@ class Timer:
             for taken, (begin, end) in zip(times, events, strict=True):
                 taken.append(begin.elapsed_time(end) * 1e3)
         return [statistics.median(taken) for taken in times]
-
-    def graphed_us(self, operation: Callable[[], object], launches: int = 200) -> float:
-        """Median time of one of many runs that follow each other in a CUDA graph, in microseconds; all is in the cache.
-
-        Of an operation that is shorter than the few microseconds between any two events, this tells more.
-        """
-        operation()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(launches):
-                operation()
-        times: list[float] = []
-        for _ in range(9):
-            begin, end = _event(), _event()
-            begin.record()
-            graph.replay()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end) * 1e3 / launches)
-        return statistics.median(times)
 
     def copy_gb_per_s(self, num_bytes: int = 1 << 30) -> float:
         """What the card copies, bytes read and bytes written counted: the limit of all that moves memory."""
