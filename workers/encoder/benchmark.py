@@ -52,7 +52,8 @@ class Window:
         """
         if not 1 <= least <= most or num_rows < 1 or max_rows < 1 or max_tokens < 1:
             raise ConfigurationError(
-                f"no window of {num_rows} rows of {least} to {most} tokens in batches of {max_rows}"
+                f"no window of {num_rows} rows of {least} to {most} tokens in batches of {max_rows} rows and "
+                f"{max_tokens} tokens: each must be at least 1, and the shortest row no longer than the longest"
             )
         chosen = random.Random(seed)
         return cls(tuple(chosen.randint(least, most) for _ in range(num_rows)), max_rows, max_tokens)

@@ -20,6 +20,12 @@ def table_for(device: torch.device) -> EncoderOperations:
         return EncoderReference(device)
     # Not before: a machine without a GPU need not be able to compile for one.
     from headrace.kernels.cuda_encoder import CudaEncoder
+    from headrace.kernels.device import open_device
 
-    indexed = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    index = device.index
+    if index is None:
+        index = torch.cuda.current_device() if torch.cuda.is_available() else 0
+    # Says what is missing, before torch does by an assertion of its own.
+    open_device(index)
+    indexed = torch.device("cuda", index)
     return PlannedEncoder(CudaEncoder(indexed), indexed)

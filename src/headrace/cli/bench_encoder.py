@@ -42,7 +42,10 @@ def encoder(
         raise ConfigurationError(f"--ways: {', '.join(unknown)}: there are {', '.join(WAYS)}")
     least, most = _range(lengths)
     loaded = load(settings)
-    longest = min(most, loaded.model.config.max_tokens)
+    max_length = loaded.model.config.max_tokens
+    if least > max_length:
+        raise ConfigurationError(f"--lengths {lengths}: the model reads rows of up to {max_length} tokens")
+    longest = min(most, max_length)
     window = Window.drawn(num_rows, least, longest, seed, max_rows=max_rows, max_tokens=max_tokens)
     benchmark = Benchmark(loaded)
     table = benchmark.costs(window)

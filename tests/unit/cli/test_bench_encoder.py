@@ -51,6 +51,7 @@ def test_a_profile_is_a_table_or_json(folder: str) -> None:
     [
         (("bench", "encoder", "--lengths", "9"), "give two numbers"),
         (("bench", "encoder", "--lengths", "9-3"), "no window of 150 rows of 9 to 3 tokens"),
+        (("bench", "encoder", "--lengths", "600-700"), "the model reads rows of up to 520 tokens"),
         (("bench", "encoder", "--ways", "best"), "there are none, naive"),
         (("profile", "--rows", "3,,4"), "give the tokens of each row"),
         (("profile", "--rows", "3000"), "up to 520 tokens"),
