@@ -1,7 +1,10 @@
 """``headrace.accelerate``: somebody's transformers model, called as before."""
 
+import copy
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 from tests.model.tiny_encoders import CLASSES, CONFIGS, VOCAB, make_encoder
 from torch import Tensor
 from transformers import (
+    AutoModel,
     AutoModelForMultipleChoice,
     BertConfig,
     BertForPreTraining,
@@ -216,8 +220,41 @@ def test_what_a_call_may_not_ask_for_is_named() -> None:
         accelerated(ids, attention_mask=torch.ones(2, 9, 9))
     with pytest.raises(ValueError, match="rows have 521 tokens; the model has positions for 520"):
         accelerated(torch.ones(1, 521, dtype=torch.int64))
-    with pytest.raises(ValueError, match="hides every token"):
+    with pytest.raises(ValueError, match="attention_mask hides all of it"):
         accelerated(ids, attention_mask=torch.zeros(2, 9))
+
+
+@pytest.mark.parametrize("name", ["input_ids", "token_type_ids", "position_ids"])
+def test_numbers_that_are_no_integers_are_not_taken_for_them(name: str) -> None:
+    model = headrace.accelerate(make_encoder("bert"))
+    given = {"input_ids": torch.ones(1, 4, dtype=torch.int64), name: torch.ones(1, 4)}
+    with pytest.raises(TypeError, match=f"{name} must be integers"):
+        model(**given)
+    with pytest.raises(TypeError, match="input_ids must be integers"):
+        model([[7, 8], [7.5]])
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0)])
+def test_a_batch_without_tokens_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="no token to compute: input_ids is empty"):
+        headrace.accelerate(make_encoder("bert"))(torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("has_other_head", [False, True])
+def test_an_accelerated_model_can_be_copied_and_pickled(travel: Callable[[Any], Any], has_other_head: bool) -> None:
+    config_class, values = CONFIGS["bert"]
+    classes = AutoModelForMultipleChoice if has_other_head else AutoModel
+    original = classes.from_config(config_class(**values)).eval()
+    model = headrace.accelerate(original)
+    ids = torch.randint(6, VOCAB, (2, 3, 7) if has_other_head else (2, 7))
+    travelled = travel(model)
+    assert travelled is not model
+    assert isinstance(travelled, type(original))
+    with pytest.raises(ConfigurationError, match="cannot be trained"):
+        travelled.train()
+    assert torch.equal(travelled(ids)[0], model(ids)[0])
+    assert (original(ids)[0] - travelled(ids)[0]).abs().max() < TOLERANCE
 
 
 def test_importing_headrace_brings_no_torch() -> None:

@@ -69,11 +69,16 @@ def pad_rows(name: str, rows: Rows, device: torch.device) -> tuple[Tensor, Tenso
         int64 ``[batch, longest]`` and bool of the same shape.
 
     Raises:
+        TypeError: one holds something else than integers.
         ValueError: there are none, or one is not one-dimensional.
     """
-    given = [row if isinstance(row, Tensor) else torch.tensor(row, dtype=torch.int64) for row in rows]
+    given = [row if isinstance(row, Tensor) else torch.tensor(row) for row in rows]
+    # Of nothing torch makes floats.
+    given = [row if row.numel() else row.long() for row in given]
     if not given or any(row.dim() != 1 for row in given):
         raise ValueError(f"{name} must be a tensor, or a list of rows of integers, one at least")
+    for row in given:
+        _check_integers(name, row)
     lengths = torch.tensor([len(row) for row in given])
     padded = pad_sequence([row.to(device, torch.int64) for row in given], batch_first=True)
     return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).to(device)
@@ -97,9 +102,13 @@ def pack_padded(
             first column on, padding or not, except in RoBERTa, which counts whatever is no token of padding.
 
     Raises:
+        TypeError: a tensor of what should be integers is none.
         ValueError: a shape does not fit, or rows are longer than the model has positions for.
     """
     config = encoder.model.config
+    for name, given in (("input_ids", input_ids), ("token_type_ids", token_type_ids), ("position_ids", position_ids)):
+        if given is not None:
+            _check_integers(name, given)
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; it must be [batch, length]")
     shape = (input_ids.shape[0], input_ids.shape[1])
@@ -123,6 +132,11 @@ def pack_padded(
         return Padded(None, shape, kept, rows)
     batch = encoder.operations.pack(flat[0], flat[1], flat[2] if has_types else None, lengths)
     return Padded(batch, shape, kept, rows)
+
+
+def _check_integers(name: str, given: Tensor) -> None:
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, not {given.dtype}")
 
 
 def _keep(mask: Tensor | None, shape: tuple[int, int]) -> tuple[list[int], Tensor | None, Tensor | None]:

@@ -1,11 +1,12 @@
 """What an accelerated model does otherwise than its class: mixed into that class by ``plug_in``."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import torch
 from torch import Tensor
 
+import headrace
 from headrace.errors import ConfigurationError
 from headrace.workers.encoder.loading import Encoder
 from headrace.workers.encoder.padding import Rows, pack_padded, pad_rows
@@ -24,6 +25,17 @@ class Accelerated:
         if mode:
             raise ConfigurationError("a model accelerated by headrace cannot be trained; train the original model")
         return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Be copied and pickled as the original, and accelerated there: what is laid out for a device cannot travel."""
+        return headrace.accelerate, (self._original(),)
+
+    def _original(self) -> Any:
+        """A model of the original's class over the same weights."""
+        kind = type(self).__bases__[1]
+        original: Any = object.__new__(kind)
+        original.__dict__.update({name: value for name, value in vars(self).items() if name != "_headrace"})
+        return original
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Accept a move to where the model is already, as frameworks ask for it before every call."""
@@ -100,6 +112,13 @@ class AcceleratedModel(Accelerated):
 
 class AcceleratedEncoder(Accelerated):
     """A model whose encoder is ours; what stands on it is its own."""
+
+    def _original(self) -> Any:
+        """A model of the original's class over the same weights."""
+        original = super()._original()
+        modules = original._modules.items()
+        original._modules = {name: each._original() if isinstance(each, Accelerated) else each for name, each in modules}
+        return original
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -27,7 +27,7 @@ def make_output(encoder: Encoder, padded: Padded, *, attentions: bool, hidden_st
     """
     trace = Trace([] if hidden_states else None, [] if attentions else None)
     if padded.batch is None:
-        raise ValueError("attention_mask hides every token of every row; there is nothing to compute")
+        raise ValueError("there is no token to compute: input_ids is empty, or attention_mask hides all of it")
     hidden = encoder.model.forward(padded.batch, trace)
     more = {
         "hidden_states": None if trace.hidden_states is None else tuple(map(padded.spread_tokens, trace.hidden_states)),
