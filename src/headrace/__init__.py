@@ -24,8 +24,8 @@ def accelerate(model: M) -> M:
     poolers and classifiers read its first token that is none (transformers' read the padding).
 
     The original stays as it is, and keeps its own memory; the accelerated model holds the weights of products once
-    more, laid out for its device, and shares the others. Whoever trains the original on, accelerates it again. A copy of
-    it, or what is unpickled, is accelerated anew.
+    more, laid out for its device, and shares the others. Whoever trains the original on, accelerates it again. A copy
+    of it, or what is unpickled, is accelerated anew.
 
     Args:
         model: BERT (MiniLM is one), RoBERTa, XLM-RoBERTa, DistilBERT or ALBERT, in evaluation mode: transformers' base

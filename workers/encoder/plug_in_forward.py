@@ -116,8 +116,10 @@ class AcceleratedEncoder(Accelerated):
     def _original(self) -> Any:
         """A model of the original's class over the same weights."""
         original = super()._original()
-        modules = original._modules.items()
-        original._modules = {name: each._original() if isinstance(each, Accelerated) else each for name, each in modules}
+        original._modules = {
+            name: module._original() if isinstance(module, Accelerated) else module
+            for name, module in self._modules.items()  # type: ignore[attr-defined]
+        }
         return original
 
     @torch.no_grad()
