@@ -71,4 +71,6 @@ def test_every_figure_is_documented_and_no_other(fleet: Fleet) -> None:
     until(lambda: any("queue_batch_cost_ratio" in name for name in scrape(fleet, 0)), 10)
     told = {f"headrace_{name[0]}" for number in (0, 1) for name in scrape(fleet, number)}
     text = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
-    assert told == set(re.findall(r"`(headrace_\w+)`", text))
+    documented = set(re.findall(r"`(headrace_\w+)`", text))
+    # This fleet keeps no answers; what one tells that does is in tests/unit/scheduler/test_metrics.py.
+    assert told == {name for name in documented if not name.startswith("headrace_queue_cache_")}

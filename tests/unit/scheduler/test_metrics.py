@@ -1,5 +1,7 @@
 """A scheduler's figures, and where they are served."""
 
+import re
+from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -89,6 +91,8 @@ def test_no_port_means_no_server() -> None:
 
 
 def test_the_response_cache_is_told_of_where_there_is_one(valkey_server: Server) -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "metrics.md").read_text()
+    documented = set(re.findall(r"`(headrace_queue_cache_\w+)`", text))
     for entries, expected in ((0, set()), (5, {("no", 1.0), ("yes", 0.0)})):
         settings = fast_settings(redis_url=valkey_server.url, cache_entries=entries)
         broker = Broker.connect(settings)
@@ -100,4 +104,5 @@ def test_the_response_cache_is_told_of_where_there_is_one(valkey_server: Server)
         samples = [sample for family in figures.families for sample in family.samples]
         looks = {(s.labels["found"], s.value) for s in samples if s.name == "headrace_queue_cache_looks_total"}
         assert looks == expected
-        assert any(s.name == "headrace_queue_cache_bytes" for s in samples) == bool(entries)
+        told = {s.name for s in samples if s.name.startswith("headrace_queue_cache_")}
+        assert told == (documented if entries else set())
