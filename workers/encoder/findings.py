@@ -89,6 +89,7 @@ def items_of(job: EncoderJob) -> list[EncoderItem]:
 
 
 def cosines(query: Tensor, documents: Sequence[Tensor]) -> list[float]:
-    """Cosine of the angle between a query's vector and each document's, all ``[width]``."""
-    found: list[float] = functional.cosine_similarity(query[None], torch.stack(list(documents)), dim=-1).tolist()
-    return found
+    """Cosine of the angle between a query's vector and each document's, all ``[width]``; rounding takes none past 1."""
+    found = functional.cosine_similarity(query[None], torch.stack(list(documents)), dim=-1)
+    scores: list[float] = found.clamp(-1, 1).tolist()
+    return scores

@@ -17,7 +17,7 @@ from headrace.errors import DeviceLostError, OutOfMemoryError
 from headrace.testing.stub_encoder import MASK_ID, WIDTH, StubEncoder, vector_of
 from headrace.workers.channel import Encode, Encoded, EncodeRow
 from headrace.workers.encoder.engine import EncoderEngine
-from headrace.workers.encoder.findings import Findings
+from headrace.workers.encoder.findings import Findings, cosines
 from headrace.workers.encoder.scratch import EncoderScratch
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
 
@@ -201,3 +201,11 @@ def test_any_mixture_of_rows_is_answered_as_each_alone() -> None:
         number: [vector_of(text) for text in of] for number, of in texts.items()
     }
     assert all(sum(batch) <= 20 or len(batch) == 1 for batch in runner.batches)
+
+
+def test_no_cosine_is_past_one() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(200):
+        vector = torch.nn.functional.normalize(torch.randn(384, generator=generator), dim=0)
+        same, opposite = cosines(vector, [vector, -vector])
+        assert -1 <= opposite <= -0.999 < 0.999 <= same <= 1
