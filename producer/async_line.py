@@ -13,7 +13,7 @@ from headrace.keys import RequestStream
 from headrace.moves import CancelCall, Submitted
 from headrace.producer.durability import FSYNC_SETTINGS, cannot_check, check_fsync
 from headrace.producer.patience import Patience
-from headrace.producer.submission import Submission, Via, num_accepted
+from headrace.producer.submission import Submission, Via, accepted_of
 
 T = TypeVar("T")
 
@@ -55,14 +55,14 @@ class AsyncLine:
         except OverloadedError as error:
             raise OverloadedError(str(error), request_id=submission.request_id) from error
 
-    async def send_all(self, submissions: Sequence[Submission]) -> int:
+    async def send_all(self, submissions: Sequence[Submission]) -> tuple[int, ...]:
         """Submit together; see ``Line.send_all``."""
         first = submissions[0]
         if first.durability == "fsync" or first.via == "xadd":
             await self.send(first)
-            return 1
+            return (0,)
         calls = [submission.call(self.settings) for submission in submissions]
-        return num_accepted(submissions, await (await self.broker()).run_all(calls))
+        return accepted_of(submissions, await (await self.broker()).run_all(calls))
 
     async def cancel(self, request_id: str, stream: RequestStream, via: Via) -> str:
         """Ask for a request's end; return the state that it was in, "" where ``via`` does not tell."""

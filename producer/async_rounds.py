@@ -55,8 +55,8 @@ async def take_all(line: AsyncLine, submissions: Sequence[Submission], timeout_s
 
 async def _send(line: AsyncLine, parts: Parts, sends: Sequence[Submission]) -> None:
     try:
-        num_sent = await line.persist(lambda: line.send_all(sends))
+        places = await line.persist(lambda: line.send_all(sends))
     except OverloadedError as error:
         parts.refused(error)
     else:
-        parts.went(num_sent, time.monotonic())
+        parts.went(places, time.monotonic())

@@ -75,10 +75,12 @@ class Parts:
         """Send nothing more. Another thread may call it."""
         self._is_withdrawn = True
 
-    def went(self, num_sent: int, now_s: float) -> None:
-        """Take that so many of them, from the first on, are in the queue."""
-        for _ in range(num_sent):
-            index, submission = self._waiting.popleft()
+    def went(self, places: Sequence[int], now_s: float) -> None:
+        """Take that some of them are in the queue: those at these places of ``next_sends``, in ascending order."""
+        sent = [self._waiting[place] for place in places]
+        for place in reversed(places):
+            del self._waiting[place]
+        for index, submission in sent:
             left_s = max(0.0, self._end_s - now_s)
             reading = Reading(
                 submission.request_id,

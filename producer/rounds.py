@@ -86,8 +86,8 @@ def drive(line: Line, parts: Parts) -> list[Answer]:
 
 def _send(line: Line, parts: Parts, sends: Sequence[Submission]) -> None:
     try:
-        num_sent = line.persist(lambda: line.send_all(sends))
+        places = line.persist(lambda: line.send_all(sends))
     except OverloadedError as error:
         parts.refused(error)
     else:
-        parts.went(num_sent, time.monotonic())
+        parts.went(places, time.monotonic())

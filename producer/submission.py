@@ -104,14 +104,18 @@ class Submission:
         return replace(self, fields={**self.fields, "deadline_ms": left_ms}, made_s=now_s)
 
 
-def num_accepted(submissions: Sequence[Submission], answers: Sequence[Submitted]) -> int:
-    """How many submissions, from the first on, are in the queue.
+def accepted_of(submissions: Sequence[Submission], answers: Sequence[Submitted]) -> tuple[int, ...]:
+    """Which of submissions that were sent together are in the queue, by their places among them.
+
+    They need not be the first ones: between a refusal and the next submission, the scheduler may have made room.
 
     Raises:
-        OverloadedError: the first one was refused.
+        OverloadedError: none is.
     """
-    submissions[0].accepted(answers[0])
-    return next((i for i, answer in enumerate(answers) if answer.verdict == "overloaded"), len(answers))
+    places = tuple(place for place, answer in enumerate(answers) if answer.verdict != "overloaded")
+    if not places:
+        submissions[0].accepted(answers[0])
+    return places
 
 
 def prepare(

@@ -26,6 +26,7 @@ def scrape(fleet: Fleet, number: int) -> Figures:
 
 
 def test_counters_follow_requests_through_scheduler_and_worker(fleet: Fleet) -> None:
+    until(lambda: scrape(fleet, 1)[("worker_rows",)] == 0, 10)  # what an earlier test has cancelled
     scheduler, worker = scrape(fleet, 0), scrape(fleet, 1)
     collector = Collector(
         fleet.broker, submit(fleet, "metered", [{"prompt": "Count:", "max_tokens": 5, "ignore_eos": True}] * 3)

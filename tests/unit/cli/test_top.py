@@ -122,8 +122,10 @@ class Terminal:
     def __enter__(self) -> Self:
         self.fd, inner = pty.openpty()
         ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", self.lines, self.columns, 0, 0))
+        # Whoever runs the tests may have been told of a terminal of its own.
+        environ = {name: value for name, value in self.environ.items() if name not in ("LINES", "COLUMNS")}
         self.process = subprocess.Popen(
-            self.command, env=self.environ, stdin=inner, stdout=inner, stderr=inner, start_new_session=True
+            self.command, env=environ, stdin=inner, stdout=inner, stderr=inner, start_new_session=True
         )
         os.close(inner)
         return self

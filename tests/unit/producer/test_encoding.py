@@ -128,7 +128,7 @@ def test_every_request_is_sent_once_and_read_to_its_end_whatever_the_order(count
     while not parts.ended:
         while sends := parts.next_sends(0.0):
             taken = sends[: dice.randint(1, len(sends))]
-            parts.went(len(taken), 0.0)
+            parts.went(range(len(taken)), 0.0)
             asked += [submission.request_id for submission in taken]
             pending |= {submission.request_id for submission in taken}
         assert len(parts.bundle) <= IN_FLIGHT
@@ -144,7 +144,7 @@ def test_every_request_is_sent_once_and_read_to_its_end_whatever_the_order(count
 
 def test_a_request_that_fails_ends_the_call() -> None:
     parts = Parts(submissions(2), math.inf)
-    parts.went(2, 0.0)
+    parts.went((0, 1), 0.0)
     failed = Chunk(0, 0, (), "", Done("error", Usage(1, 0), Failure("invalid", "too long", "input")))
     pieces = parts.bundle.got(parts.bundle.next_round(0.0), {"a.1": [failed]}, 0.0)
     with pytest.raises(InvalidRequestError, match="too long"):
@@ -156,16 +156,23 @@ def test_a_full_backlog_is_waited_for_only_while_something_will_end() -> None:
     parts = Parts(submissions(3), math.inf)
     with pytest.raises(OverloadedError):
         parts.refused(OverloadedError("full"))
-    parts.went(1, 0.0)
+    parts.went((0,), 0.0)
     parts.refused(OverloadedError("full"))
     assert not parts.next_sends(0.0)
     parts.take(parts.bundle.got(parts.bundle.next_round(0.0), {"a.0": [answer(0)]}, 0.0))
     assert len(parts.next_sends(0.0)) == 2
 
 
+def test_a_request_that_was_accepted_behind_a_refused_one_is_read_and_the_refused_one_is_sent_again() -> None:
+    parts = Parts(submissions(3), math.inf)
+    parts.went((0, 2), 0.0)
+    assert parts.bundle.names == ["a.0", "a.2"]
+    assert [submission.request_id for submission in parts.next_sends(0.0)] == ["a.1"]
+
+
 def test_a_call_that_is_withdrawn_sends_nothing_more_and_has_no_answer() -> None:
     parts = Parts(submissions(100), math.inf)
-    parts.went(1, 0.0)
+    parts.went((0,), 0.0)
     parts.withdraw()
     assert not parts.next_sends(0.0)
     parts.take(parts.bundle.got(parts.bundle.next_round(0.0), {"a.0": [answer(0)]}, 0.0))
