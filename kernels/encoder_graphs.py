@@ -76,11 +76,6 @@ class EncoderGraphs:
         """What was measured, by size."""
         return dict(self._costs)
 
-    @property
-    def num_graphs(self) -> int:
-        """Graphs that are kept."""
-        return len(self._captured)
-
     def wants(self, size: PaddedSize) -> bool:
         """Whether a batch of that size is to be replayed; its first one is not."""
         if size not in self._seen:

@@ -1,6 +1,7 @@
 """BERT, and RoBERTa and XLM-RoBERTa, whose positions begin behind the padding's; MiniLM is a BERT."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from headrace.workers.encoder.config import EncoderConfig, read_activation, read_encoder
@@ -75,9 +76,6 @@ BERT = Family(
     classes=ClassNames(dense=None, activation="tanh", out="classifier"),
 )
 
-_ROBERTA_FILL = FillNames("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", activation="gelu")
-_ROBERTA_CLASSES = ClassNames(dense="classifier.dense", activation="tanh", out="classifier.out_proj")
-
 ROBERTA = Family(
     model_type="roberta",
     class_name="Roberta",
@@ -86,18 +84,8 @@ ROBERTA = Family(
     block=_BLOCK,
     mapping=None,
     pooler="pooler.dense",
-    fill=_ROBERTA_FILL,
-    classes=_ROBERTA_CLASSES,
+    fill=FillNames("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", activation="gelu"),
+    classes=ClassNames(dense="classifier.dense", activation="tanh", out="classifier.out_proj"),
 )
 
-XLM_ROBERTA = Family(
-    model_type="xlm-roberta",
-    class_name="XLMRoberta",
-    parse=parse_roberta,
-    prefix="roberta.",
-    block=_BLOCK,
-    mapping=None,
-    pooler="pooler.dense",
-    fill=_ROBERTA_FILL,
-    classes=_ROBERTA_CLASSES,
-)
+XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta", class_name="XLMRoberta")
