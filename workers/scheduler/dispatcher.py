@@ -56,6 +56,11 @@ class Dispatcher:
         """Adjust to the workers that live, and to what their classes have published of their costs."""
         self._book.look(workers, tables)
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether any lived at the last look. Until one does, batches are cut for no class and by guessed costs."""
+        return any(found.num_workers for found in self._book.classes)
+
     def dispatch(self) -> int:
         """Dispatch batches until none is ready or the backlogs are long enough; return how many requests went.
 

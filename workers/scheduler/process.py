@@ -131,7 +131,7 @@ class Scheduler:
         self._wake_entry = self._broker.wait_for_requests(self._streams, self._wake_entry, patience_ms)
         fault_point("step.woken")
         now_s = time.monotonic()
-        if now_s >= self._next_fit_s:
+        if now_s >= self._next_fit_s or not self._dispatcher.has_workers:
             self._next_fit_s = now_s + _FIT_INTERVAL_S
             life_ms = self._settings.lease_ms * _WORKER_LIFE_LEASES
             workers = self._broker.living.workers(life_ms)
