@@ -48,7 +48,7 @@ class EncoderCalls(ABC):
 
         Raises:
             RequestError: as ``submit`` and ``Handle.stream``, of the first request that fails; all others are
-                cancelled.
+                cancelled. A text is named by its place in ``input``, however that was divided.
             TimeoutError: time is up; what is still in the queue is cancelled.
         """
         call = EncoderCall.of_input("embed", input)

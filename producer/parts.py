@@ -13,6 +13,7 @@ from headrace.errors import CancelledError, DecodeError, OverloadedError
 from headrace.producer.bundle import Bundle
 from headrace.producer.cutting import Cutter
 from headrace.producer.reading import Reading
+from headrace.producer.refusal import counted_from
 from headrace.producer.submission import Submission
 from headrace.wire import Chunk
 
@@ -35,6 +36,7 @@ class Parts:
 
     def __init__(self, submissions: Sequence[Submission], end_s: float) -> None:
         self.bundle = Bundle()
+        self._first_texts = [submission.first_text for submission in submissions]
         self._waiting = deque(enumerate(submissions))
         self._answers: list[Answer | None] = [None] * len(submissions)
         self._end_s = end_s
@@ -115,7 +117,8 @@ class Parts:
                 if piece.done.result is None:
                     raise DecodeError("the result of a request to an encoder holds no answer")
                 self._answers[piece.index] = read_answer(piece.done.result)
-        for _, reading in self.bundle.take_ended():
+        for index, reading in self.bundle.take_ended():
             self._is_full = False
             if reading.failure is not None:
-                raise reading.failure
+                with counted_from(self._first_texts[index]):
+                    raise reading.failure

@@ -42,6 +42,7 @@ class Submission:
         via: how it is sent.
         durability: what sending waits for.
         made_s: when, by the monotonic clock.
+        first_text: of a call that was divided among several requests, which text is this one's first.
     """
 
     request_id: str
@@ -54,6 +55,7 @@ class Submission:
     via: Via
     durability: Durability
     made_s: float
+    first_text: int = 0
 
     @property
     def body(self) -> bytes:

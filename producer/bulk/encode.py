@@ -10,9 +10,11 @@ from headrace.moves import CancelCall
 from headrace.producer.bulk.errand import Errand
 from headrace.producer.bulk.names import current_name, request_name
 from headrace.producer.bulk.watch import Watch
+from headrace.producer.encoder_submission import submissions_of
 from headrace.producer.encoding import TEXTS_PER_REQUEST, EncoderCall
 from headrace.producer.parts import Parts
 from headrace.producer.rounds import drive
+from headrace.producer.submission import Submission
 
 TASKS = ("embed", "classify", "rerank", "fill")
 
@@ -40,10 +42,11 @@ def run_encoder(errand: Errand, call: EncoderCall, options: Mapping[str, Any]) -
     """Submit, or find what was submitted by whoever began this job, and wait for all answers; see ``jobs.embed``."""
     names = names_of(errand.job.id, call, options.get("tenant", ""))
     broker = errand.line.broker()
-    submissions = [
-        errand.submission(current_name(broker, name), None, None, {**request, **options})
-        for name, request in zip(names, call.requests(TEXTS_PER_REQUEST), strict=True)
-    ]
+
+    def one(number: int | None, request: Mapping[str, Any]) -> Submission:
+        return errand.submission(current_name(broker, names[number or 0]), None, None, {**request, **options})
+
+    submissions = submissions_of(call, TEXTS_PER_REQUEST, one)
     parts = Parts(submissions, math.inf)
 
     def facts() -> dict[str, Any]:

@@ -47,6 +47,7 @@ def test_jobs_return_what_an_encoder_answers(bench: RqBench) -> None:
     many = bench.enqueue(JOBS + "embed", input=["x"] * 150 + ["two"])
     labels = bench.enqueue(JOBS + "classify", input=["x", "one"], top_k=1)
     masks = bench.enqueue(JOBS + "fill", input="x [MASK]", top_k=1)
+    too_long = bench.enqueue(JOBS + "embed", input=["x"] * 149 + ["x " * 40])
     refused = bench.enqueue(JOBS + "rerank", query="x", documents=["one"], retry=Retry(2))
     bench.burst()
     assert bench.result(one) == vector(1, 4, 7, 2)
@@ -56,6 +57,7 @@ def test_jobs_return_what_an_encoder_answers(bench: RqBench) -> None:
     }  # fmt: skip
     assert [[label["label"] for label in text] for text in bench.result(labels)] == [["yes"], ["yes"]]
     assert bench.result(masks) == [{"position": 2, "candidates": [{"id": 0, "text": "<unk>", "score": 0.5}]}]
+    assert bench.meta(too_long)["error"]["message"].startswith("input[149]: 42 tokens")
     assert refused.get_status(refresh=True).value == "failed"
     assert bench.meta(refused)["error"]["field"] == "task"
 

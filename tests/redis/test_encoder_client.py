@@ -84,6 +84,8 @@ def test_a_model_without_a_fitting_head_refuses_and_nobody_else_is_disturbed(cal
         call("rerank", "x", ["one", "two"])
     with pytest.raises(InvalidRequestError, match=r"input\[1\]: 42 tokens"):
         call("embed", ["x", "x " * 40])
+    with pytest.raises(InvalidRequestError, match=r"input\[5\]: 42 tokens"):
+        call("embed", [*["x"] * 5, "x " * 40, "x"], texts_per_request=2)
     assert call("embed", ["x", "x " * 40], truncate=True).vectors[1][0] == 32
 
 

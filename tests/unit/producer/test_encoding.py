@@ -23,6 +23,7 @@ from headrace.producer.encoding import (
     joined,
 )
 from headrace.producer.parts import IN_FLIGHT, Parts
+from headrace.producer.refusal import counted_from
 from headrace.producer.submission import Submission
 from headrace.wire import Chunk, Done, Failure, Usage
 
@@ -61,6 +62,40 @@ def test_what_is_neither_a_text_nor_many_is_refused(given_: object) -> None:
 def test_one_wrong_text_among_many_is_refused_by_the_schema_and_never_taken_for_token_ids(texts_: list[Any]) -> None:
     with pytest.raises(InvalidRequestError, match=r"^input: must be texts or token ids, \[[01]\] is neither|mixed"):
         prepare_encoder(Settings(), EncoderCall.of_input("embed", texts_), 64, {}, "move")
+
+
+@pytest.mark.parametrize(
+    ("texts_", "message"),
+    [
+        (["a"] * 130 + [""], r"^input\[130\]: is empty$"),
+        (["a"] * 130 + [None], r"^input: must be texts or token ids, \[130\] is neither$"),
+        (
+            ["a"] * 130 + [[1], "b"],
+            r"^input: texts and token ids cannot be mixed in one request, as \[128\] and \[130\]",
+        ),
+        ([[1]] * 130 + [[1, 2, -1]], r"^input\[130\]\[2\]: .*greater than or equal to 0"),
+    ],
+)
+def test_a_text_of_a_long_list_is_refused_by_its_place_in_the_list(texts_: list[Any], message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        prepare_encoder(Settings(), EncoderCall.of_input("embed", texts_), 64, {}, "move")
+
+
+def test_the_second_text_of_a_pair_and_a_document_are_refused_by_their_places_too() -> None:
+    for call, culprit in (
+        (EncoderCall.of_input("classify", ["a"] * 70, ["a"] * 69 + [""]), r"^text_pair\[69\]: "),
+        (EncoderCall.of_documents("a query", ["a"] * 65 + [""], 0), r"^documents\[65\]: "),
+    ):
+        with pytest.raises(InvalidRequestError, match=culprit):
+            prepare_encoder(Settings(), call, 64, {}, "move")
+
+
+def test_a_field_that_is_not_divided_keeps_its_places() -> None:
+    with pytest.raises(InvalidRequestError, match=r"^pooling: ") as caught:
+        prepare_encoder(Settings(), EncoderCall.of_input("embed", ["a"] * 70), 64, {"pooling": "[3]"}, "move")
+    with pytest.raises(InvalidRequestError) as same, counted_from(64):
+        raise caught.value
+    assert same.value is caught.value
 
 
 @pytest.mark.parametrize("documents", ["one text", None, 5, b"text", {"a": 1}, {"a"}])
@@ -150,6 +185,16 @@ def test_a_request_that_fails_ends_the_call() -> None:
     with pytest.raises(InvalidRequestError, match="too long"):
         parts.take(pieces)
     assert parts.bundle.names == ["a.0"], "what is left is known, to be cancelled"
+
+
+def test_what_the_fleet_says_of_a_part_counts_texts_as_the_call_does() -> None:
+    call = EncoderCall.of_input("embed", ["x"] * 130)
+    parts = Parts(prepare_encoder(Settings(queue="q"), call, 64, {"request_id": "a"}, "move"), math.inf)
+    parts.went((0, 1, 2), 0.0)
+    failed = Chunk(0, 0, (), "", Done("error", Usage(1, 0), Failure("invalid", "input[5]: 999 tokens", "input")))
+    with pytest.raises(InvalidRequestError, match=r"^input\[69\]: 999 tokens$") as caught:
+        parts.take(parts.bundle.got(parts.bundle.next_round(0.0), {"a.1": [failed]}, 0.0))
+    assert (caught.value.field, caught.value.request_id) == ("input", "a.1")
 
 
 def test_a_full_backlog_is_waited_for_only_while_something_will_end() -> None:
