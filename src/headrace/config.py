@@ -291,13 +291,3 @@ class Settings(BaseSettings):
         }
         others = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
         return others | own
-
-
-def redact(url: str) -> str:
-    """A URL fit for a log: without its password, be it in front of the host or in the query."""
-    url = re.sub(r"([?&]password=)[^&]*", r"\1***", url)
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -20,8 +20,9 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from headrace.config import Settings, redact
+from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError, ConfigurationError, ContractVersionError, OverloadedError
+from headrace.redaction import redact
 from headrace.request import CONTRACT_VERSION
 
 #: Longest blocking read. Well under the socket's time-out, or a quiet stream would look like a dead server.

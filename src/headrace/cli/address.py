@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-_SECRETS = ("password", "ssl_password")
+from headrace.redaction import is_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Address:
         if at:
             head = head.replace(f"//{userinfo}@{host}", f"//{host}", 1)
         options = parse_qsl(query, keep_blank_values=True)
-        shown = [(name, value) for name, value in options if name not in (*_SECRETS, "username")]
+        shown = [(name, value) for name, value in options if name != "username" and not is_secret(name)]
         user = dict(options).get("username", unquote(parts.username or ""))
         return cls(
             f"{head}?{urlencode(shown)}" if shown else head,
             user,
-            bool(parts.password) or any(name in _SECRETS for name, _ in options),
+            bool(parts.password) or any(is_secret(name) for name, _ in options),
         )
 
     def redis_cli(self) -> list[str]:

@@ -4,8 +4,9 @@ import shlex
 
 from headrace.cli.address import Address
 from headrace.cli.fleet import Fleet
-from headrace.config import Settings, redact
+from headrace.config import Settings
 from headrace.keys import Keys, RequestStream
+from headrace.redaction import redact
 
 _BODY = '{"id":"a1","prompt":"The capital of France is","max_tokens":8,"temperature":0}'
 _ENCODER_BODY = '{"id":"a1","task":"embed","input":"The sea is calm."}'

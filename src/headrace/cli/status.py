@@ -9,8 +9,8 @@ import typer
 from headrace.broker import Broker
 from headrace.cli.options import Json, Model, Port, Queue, RedisUrl, Set, load_settings
 from headrace.cli.units import duration
-from headrace.config import redact
 from headrace.overview import Overview, look
+from headrace.redaction import redact
 
 
 def status(

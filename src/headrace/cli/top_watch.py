@@ -9,9 +9,10 @@ from rich.live import Live
 
 from headrace.broker import Broker
 from headrace.cli.top_view import frame
-from headrace.config import Settings, redact
+from headrace.config import Settings
 from headrace.errors import BrokerUnavailableError
 from headrace.overview import Overview, look
+from headrace.redaction import redact
 
 #: As many as any terminal shows.
 _MAX_BATCHES = 200
