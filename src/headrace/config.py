@@ -76,7 +76,8 @@ class Settings(BaseSettings):
 
     # The response cache: of schedulers and workers alike
     cache_entries: Annotated[int, Field(ge=0)] = Field(
-        0, description="answers kept for requests that come again and must come out alike; 0: none"
+        0,
+        description="answers kept for requests that come again, must come out alike and ask for one result; 0: none",
     )
     cache_bytes: Positive = Field(64 << 20, description="size of these answers, all together")
     cache_life_ms: Positive = Field(3_600_000, description="life of such an answer")

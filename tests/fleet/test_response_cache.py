@@ -45,6 +45,8 @@ def test_a_text_that_must_come_out_alike_is_computed_once(fleet: Fleet) -> None:
         assert claims == 0
         assert (again.text, again.ids, again.reason, again.usage) == (first.text, first.ids, first.reason, first.usage)
         assert (again.logprobs, again.cumulative_logprob) == (first.logprobs, first.cumulative_logprob)
+        echoed, claims = ask(fleet, f"{name}-3", echo=True, **fields)
+        assert (claims, echoed.text, echoed.echo and echoed.echo.text) == (0, first.text, PROMPT)
         with Client(fleet.settings, timeout_s=20) as client:
             handle = client.attach(f"{name}-2")
             assert "".join(handle.text()) == first.text

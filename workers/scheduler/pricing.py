@@ -97,9 +97,9 @@ class Pricer:
 
 
 def _can_be_kept(request: Request) -> bool:
-    """Whether the same request would be answered alike, in one chunk without a head."""
+    """Whether the same request would be answered alike, in one chunk; its echo is no part of the answer."""
     is_repeatable = request.temperature == 0 or request.seed is not None
-    return request.cache and is_repeatable and request.n == 1 and not request.echo
+    return request.cache and is_repeatable and request.n == 1
 
 
 def _sampling_params(request: Request, max_tokens: int, bad_words: tuple[tuple[int, ...], ...]) -> SamplingParams:

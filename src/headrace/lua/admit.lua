@@ -68,12 +68,13 @@ local function fork(item, ids)
   for _, id in ipairs(withdrawn) do withdraw(id, read(id, unpack(FINISH)), t) end
 end
 
--- the whole answer that somebody else's request was given, as this one's only chunk
+-- the whole answer that somebody else's request was given, as this one's only chunk, behind its echo if it wants one
 local function answer(id, item, was)
   local kept = recall(item.key, t)
   if not kept then return false end
   redis.call('HSET', REQUEST .. id, 'at', ':0:' .. kept.n, 'o', kept.o, 'prompt', item.prompt, 'reply', item.reply,
     't_admit', int(t))
+  if item.echo ~= '' then publish(id, item, '0-1', item.echo, t) end
   publish(id, item, kept.n .. (kept.n == '0' and '-2' or '-0'), kept.chunk, t)
   settle(id, was, kept.reason, t)
   return true

@@ -12,7 +12,7 @@ from tests.unit.contract.actors import NORMAL, Actors
 
 from headrace.broker import Broker
 from headrace.moves import RememberCall
-from headrace.wire import Chunk, Done, Reason, Usage
+from headrace.wire import Chunk, Done, Echo, Reason, Usage
 
 ANSWER = Chunk(0, 0, (0, 1), "ab", Done("length", Usage(4, 2)))
 
@@ -53,6 +53,15 @@ def test_an_answer_without_tokens_is_a_last_chunk_without_tokens(actors: Actors)
     actors.xadd("a")
     assert actors.admit(cache_key="k") == ["cached"]
     assert actors.chunks("a") == {"0-2": answer}
+
+
+def test_an_echo_heads_a_kept_answer_too(actors: Actors) -> None:
+    echo = Chunk(0, 0, (), "", echo=Echo((7, 8), "p"))
+    remember(actors)
+    actors.xadd("a")
+    assert actors.admit(cache_key="k", echo=echo.encode("json")) == ["cached"]
+    assert actors.chunks("a") == {"0-1": echo, "2-0": ANSWER}
+    assert actors.broker.chunks_after("a", 0, 0) == [echo, ANSWER]
 
 
 def test_an_entry_that_is_admitted_twice_is_answered_once(actors: Actors) -> None:
