@@ -56,7 +56,7 @@ def processors(params: SamplingParams) -> Iterator[LogitsProcessor]:
         yield MinPLogitsWarper(params.min_p)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     params=PARAMS,
     vocab_size=st.sampled_from([3, 200, 256, 1500]),
@@ -85,7 +85,7 @@ def words(vocab_size: int) -> st.SearchStrategy[list[list[int]]]:
     return st.lists(st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=3), min_size=1, max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     token_ids=st.lists(st.integers(0, 5), min_size=1, max_size=12),
     num_prompt=st.integers(1, 12),

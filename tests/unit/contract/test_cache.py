@@ -152,7 +152,7 @@ def test_a_spoilt_cache_answers_nobody_and_harms_nobody(actors: Actors) -> None:
 steps = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 400), st.booleans()), max_size=20)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps, st.integers(1, 4), st.integers(120, 900))
 def test_it_holds_what_was_used_last_within_entries_and_bytes(
     todo: list[tuple[str, int, bool]], max_entries: int, max_bytes: int

@@ -1,7 +1,7 @@
 """Hypothesis drives a fleet on a bad network; the contract's model knows what every answer must be."""
 
 import fakeredis
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.conftest import fast_settings, understood_by_fakeredis
@@ -94,7 +94,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)  # fmt: skip
+TestMachine.settings = settings(max_examples=40, stateful_step_count=40, derandomize=True)

@@ -66,7 +66,7 @@ def solo() -> dict[Add, tuple[list[int], str]]:
     return {}
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_rows_fused_in_any_order_of_arrival_get_the_tokens_they_get_alone(
     make_engine: MakeEngine, params: Params, solo: dict[Add, tuple[list[int], str]], data: st.DataObject

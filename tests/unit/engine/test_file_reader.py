@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from headrace.workers.engine.file_reader import read_fully
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary(min_size=1, max_size=300), st.data())
 def test_the_bytes_asked_for_are_read_and_no_others(tmp_path: Path, content: bytes, data: st.DataObject) -> None:
     begin = data.draw(st.integers(0, len(content)))

@@ -177,7 +177,7 @@ class FusionAgainstSlots(RuleBasedStateMachine):
         assert self.pages.num_used == 0
 
 
-FusionAgainstSlots.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+FusionAgainstSlots.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 test_every_plan_keeps_budget_and_pages_and_every_row_ends = FusionAgainstSlots.TestCase
 
 

@@ -89,7 +89,7 @@ class Plan:
     segment_tiles=st.sampled_from((0, 0, 0, 1, 8)),
     window=st.sampled_from((0, 0, 1, 100)),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_every_unit_is_in_one_share(
     library: ctypes.CDLL,
     lengths: list[int],

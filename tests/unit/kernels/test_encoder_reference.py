@@ -37,7 +37,7 @@ def rows_of(x: Tensor, lengths: list[int]) -> list[Tensor]:
     return list(torch.split_with_sizes(x, lengths))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(LENGTHS)
 def test_a_token_sees_its_own_row_and_no_other(lengths: list[int]) -> None:
     x, linear = drawn(sum(lengths), 16) / 4, TABLE.pack_linear(drawn(3 * WIDTH, 16, seed=1), drawn(3 * WIDTH, seed=2))
@@ -53,7 +53,7 @@ def test_a_token_sees_its_own_row_and_no_other(lengths: list[int]) -> None:
         assert (ours - (expected @ value).transpose(0, 1).reshape(-1, WIDTH)).abs().max() < 1e-5
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(LENGTHS, st.booleans())
 def test_rows_are_pooled_alone(lengths: list[int], normalise: bool) -> None:
     x, batch = drawn(sum(lengths), WIDTH), batch_of(lengths)

@@ -35,7 +35,7 @@ def attend(lookup: LookupAttention, query: torch.Tensor, memory: torch.Tensor, c
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 300) | st.integers(1, 20), min_size=1, max_size=6),
     num_kv_heads=st.integers(1, 3),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.gpu.tolerance import assert_fair, poisoned
 from tests.unit.kernels.emulation.build import build_prefill, compiler, pointer
@@ -70,7 +70,6 @@ def paged(
     group=st.integers(1, 3),
     window=st.none() | st.integers(1, 30),
 )
-@settings(deadline=None)
 def test_the_reference_equals_attention_over_gathered_keys(
     rows: list[tuple[int, int]], group: int, window: int | None
 ) -> None:

@@ -134,7 +134,7 @@ class PoolAgainstCounts(RuleBasedStateMachine):
                 assert self.chunks.owner(chunk) != "kv", "a chunk in which there is nothing is given back"
 
 
-PoolAgainstCounts.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+PoolAgainstCounts.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 test_no_page_is_given_twice_or_lost_whatever_moves_and_kept_ones_go_in_order = PoolAgainstCounts.TestCase
 
 

@@ -14,7 +14,7 @@ BUFFERS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(buffers=BUFFERS, chunks=st.lists(st.integers(1, 8).map(lambda mib: mib << 20), max_size=3))
 def test_what_lives_at_the_same_time_never_overlaps_and_nothing_overruns_its_chunk(
     buffers: list[Buffer], chunks: list[int]
@@ -30,7 +30,7 @@ def test_what_lives_at_the_same_time_never_overlaps_and_nothing_overruns_its_chu
             assert apart or here.offset + one.num_bytes <= there.offset or there.offset + other.num_bytes <= here.offset
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(buffers=BUFFERS)
 def test_chunks_take_little_more_than_what_is_needed_at_once(buffers: list[Buffer]) -> None:
     """Best fit by falling size is no exact method; by more than three times the bound it has never been off."""

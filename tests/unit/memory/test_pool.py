@@ -71,7 +71,7 @@ def test_a_long_step_takes_whole_chunks_of_pages_that_lie_about_and_every_row_ke
 
 
 @pytest.mark.parametrize("order", ["tokens", "heads"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 1 << 32))
 def test_whatever_grows_ends_and_makes_room_no_byte_of_a_row_changes(order: PageOrder, seed: int) -> None:
     rng = random.Random(seed)

@@ -41,7 +41,7 @@ def fewest_by_search(num_used: list[int | None], num_chunks: int, *, adjacent: b
 
 
 @pytest.mark.parametrize("adjacent", [False, True])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(num_used=USED, num_chunks=st.integers(1, 3))
 def test_no_sequence_of_moves_frees_the_chunks_with_fewer(
     adjacent: bool, num_used: list[int | None], num_chunks: int
@@ -59,7 +59,7 @@ def test_no_sequence_of_moves_frees_the_chunks_with_fewer(
         assert chosen == tuple(range(chosen[0], chosen[0] + num_chunks))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     num_used=st.lists(st.none() | st.integers(0, 8), min_size=1, max_size=12),
     num_chunks=st.integers(1, 5),

@@ -78,7 +78,7 @@ class FewBlocks:
 LENGTHS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4), st.integers(1, 4)), min_size=1, max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(shapes=LENGTHS, num_tokens=st.integers(1, 4000), share=st.floats(0, 1))
 def test_a_step_shorter_than_the_one_prepared_for_always_finds_room(
     shapes: list[tuple[int, int, int]], num_tokens: int, share: float

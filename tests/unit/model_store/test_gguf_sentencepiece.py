@@ -113,7 +113,7 @@ def test_the_hidden_space_is_left_out_where_the_file_says_so(
     assert tokenizer.decode(ids) == " abc"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(st.sampled_from("ab cé日"), max_size=24))
 def test_any_text_is_joined_as_the_definition_does(text: str) -> None:
     types = tuple(map(TokenType, TYPES))
@@ -123,7 +123,7 @@ def test_any_text_is_joined_as_the_definition_does(text: str) -> None:
     assert tokenizer.encode(text).tokens == spelt(expected, known)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_any_vocabulary_joins_as_the_definition_does(data: st.DataObject) -> None:
     """Vocabularies grown as training grows them: each new piece joins two that are there."""

@@ -28,7 +28,7 @@ def ends_in_time(split: list[list[int]], items: list[Item], table: CostTable) ->
     return now_ms
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(items_of, monotone_tables(), st.builds(Limits, st.integers(1, 9), st.integers(20, 100), st.integers(60, 200)))
 def test_as_few_as_possible_are_given_up_and_the_rest_ends_as_early_as_possible(
     items: list[Item], table: CostTable, limits: Limits

@@ -28,7 +28,6 @@ def cut(items: Sequence[Item], table: CostTable, limits: Limits = UNBOUNDED, *, 
     return cut_padded(items, CostGrid(table, limits.max_rows), limits, mean=mean)
 
 
-@settings(deadline=None)
 @given(items_of, st.builds(Limits, st.integers(1, 8), st.integers(50, 400), st.integers(60, 300)), st.booleans())
 def test_every_request_is_in_exactly_one_batch_and_limits_are_kept(
     items: list[Item], limits: Limits, mean: bool
@@ -45,7 +44,7 @@ def test_every_request_is_in_exactly_one_batch_and_limits_are_kept(
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), monotone_tables())
 def test_no_set_partition_is_cheaper_on_a_table_that_does_not_decrease_with_length(
     lengths: list[int], table: CostTable
@@ -55,7 +54,7 @@ def test_no_set_partition_is_cheaper_on_a_table_that_does_not_decrease_with_leng
     assert total(cut(items, table), items, table) == pytest.approx(least)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.lists(st.integers(1, 60), min_size=9, max_size=9), monotone_tables())
 def test_nor_is_any_of_nine_requests(lengths: list[int], table: CostTable) -> None:
     items = [Item(length, 1) for length in lengths]
@@ -63,7 +62,7 @@ def test_nor_is_any_of_nine_requests(lengths: list[int], table: CostTable) -> No
     assert total(cut(items, table), items, table) == pytest.approx(least)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=7),
     monotone_tables(),
@@ -79,7 +78,7 @@ def test_no_set_partition_within_rows_and_padded_tokens_is_cheaper(
     assert total(cut(items, table, limits), items, table) == pytest.approx(least)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=9), monotone_tables())
 def test_no_cut_of_the_length_order_has_a_lower_mean_completion_time(lengths: list[int], table: CostTable) -> None:
     items = [Item(length, 1) for length in lengths]
@@ -87,7 +86,6 @@ def test_no_cut_of_the_length_order_has_a_lower_mean_completion_time(lengths: li
     assert mean_completion(cut(items, table, mean=True), items, table) == pytest.approx(least)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=9), packed_tables(), st.integers(1, 4), st.integers(10, 100))
 def test_no_cut_of_the_order_packs_cheaper(
     lengths: list[int], table: CostTable, max_rows: int, max_tokens: int
@@ -130,14 +128,12 @@ def test_nothing_waiting_makes_no_batch() -> None:
     assert cut_packed([], CostGrid(PADDED, 1), UNBOUNDED) == []
 
 
-@settings(deadline=None)
 @given(monotone_tables(), st.integers(1, 90), st.integers(1, 12))
 def test_a_grid_holds_the_table_s_costs(table: CostTable, length: int, max_rows: int) -> None:
     row = CostGrid(table, max_rows).padded(length)
     assert row.tolist() == pytest.approx([table.cost(length, num_rows) for num_rows in range(1, max_rows + 1)])
 
 
-@settings(deadline=None)
 @given(packed_tables(), st.integers(1, 300))
 def test_a_grid_holds_the_table_s_packed_costs(table: CostTable, max_tokens: int) -> None:
     grid = CostGrid(table, 4)

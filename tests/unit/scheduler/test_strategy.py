@@ -38,7 +38,7 @@ def of_lengths(*lengths: int, **given: float) -> list[Item]:
 
 @pytest.mark.parametrize(("batching", "objective"), ALL)
 @given(items=items_of, limits=st.builds(Limits, st.integers(1, 8), st.integers(50, 400), st.integers(60, 300)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_every_request_is_in_exactly_one_batch(
     batching: Batching, objective: Objective, items: list[Item], limits: Limits
 ) -> None:
@@ -76,7 +76,7 @@ def test_mean_completion_runs_short_batches_first_among_equally_urgent_ones() ->
     assert members(Strategy("dp", "mean", 100).plan(late, PADDED, UNBOUNDED)) == [(0,), (1, 2)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=7), monotone_tables())
 def test_the_mean_objective_is_never_behind_the_total_one_in_the_order_of_length(
     lengths: list[int], table: CostTable
@@ -110,7 +110,7 @@ def test_of_two_that_cannot_both_be_served_in_time_one_is() -> None:
     assert plan.num_missed(items) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.builds(Item, st.integers(1, 60), st.just(1), st.integers(0, 300) | st.just(math.inf)),

@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.config import Settings, Trigger
@@ -51,7 +51,6 @@ def test_half_the_latency_goal_is_for_waiting_and_computing() -> None:
     assert handed_over(HALF_GOAL, [5], cost_ms=300) == 5, "a batch that takes longer anyway starts at once"
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(get_args(Trigger)),
     st.builds(Waiting, st.integers(1, 8), st.integers(0, 500), st.floats(0, 500), st.none() | st.floats(0, 900)),

@@ -42,7 +42,7 @@ def partial(tokenizer: Tokenizer) -> list[int]:
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_random_ids_give_the_text_that_the_tokenizer_decodes_at_once(tokenizer: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=40))
@@ -50,7 +50,7 @@ def test_random_ids_give_the_text_that_the_tokenizer_decodes_at_once(tokenizer: 
     assert "".join(delta.text for delta in deltas) + rest == tokenizer.decode(ids)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_broken_characters_are_replaced_as_the_tokenizer_replaces_them(
     tokenizer: Tokenizer, partial: list[int], data: st.DataObject
@@ -60,7 +60,7 @@ def test_broken_characters_are_replaced_as_the_tokenizer_replaces_them(
     assert "".join(delta.text for delta in deltas) + rest == tokenizer.decode(ids)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_byte_pieces_give_the_text_that_the_tokenizer_decodes_at_once(
     sentencepiece: Tokenizer, data: st.DataObject
@@ -148,7 +148,7 @@ def test_nothing_comes_after_a_stop(tokenizer: Tokenizer) -> None:
     assert ("".join(delta.text for delta in deltas), rest) == ("a ", "")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     words=st.lists(st.sampled_from(WORDS) | st.text(max_size=4), max_size=12),
     stop=st.lists(st.sampled_from(WORDS) | st.text("ab \n", min_size=1, max_size=5), min_size=1, max_size=4),
@@ -166,7 +166,7 @@ def test_stop_strings_are_found_as_a_search_of_the_whole_text_finds_them(
         assert text_of(tokenizer, ids, stop) == (whole, False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_replayed_ids_continue_with_the_same_deltas(tokenizer: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, 400) | st.integers(0, tokenizer.vocab_size - 1), max_size=30))
