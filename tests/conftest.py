@@ -5,15 +5,16 @@ from typing import Any
 
 import fakeredis
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.testing.servers import Kind, Server
 
 # A busy machine is slow, and nothing is wrong with it.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("untimed")
 
 #: A lease short enough to run out in a test, and long enough for two busy cores.
 LEASE_MS = 1_000
