@@ -11,11 +11,20 @@ random tokens and end with one token. Each way has a fleet of its own for each s
 minutes meet all ways; the first one measures its costs before anything is timed, the others read them. Latencies are a
 client's, from the moment at which an arrival was due.
 
+``--runtime minilm`` is an encoder on a CPU, all-MiniLM-L6-v2 in fp32, ``--runtime bert-base`` one on a GPU, BERT-base's
+shape in fp16 with random weights. Arrivals and the clock are simulated; every batch that the scheduler's own strategy
+cuts is really computed, and the clock moves on by what that took. A batch is cut when the encoder is free, of 20
+requests at most. ``packed`` and ``packed-dp`` compute rows behind each other by the worker's own engine, in the order
+of arrival as far as they go, and cut by the dynamic program over the measured costs of packed tokens; all others
+compute what they pad. ``fleet`` is what a fleet does by default, 64 requests and three batches ahead. Latencies are
+told at shares of the rate at which ``naive`` is critical, for all ways the same.
+
 A critical rate is the largest at which 99 of 100 requests end within ``--goal-ms``; found by bisection, to one percent
-where time is simulated (there 99 of 100 of the last fifth must, too, so that the queue does not grow), to ten where it
-is not. The last line is all rows as one JSON document.
+where costs are simulated (there 99 of 100 of the last fifth must, too, so that the queue does not grow), to five and
+ten where they are not. The last line is all rows as one JSON document.
 """
 
+import gc
 import multiprocessing
 import statistics
 import sys
@@ -25,10 +34,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from headrace.config import Batching, Objective, Settings
+from headrace.errors import ConfigurationError
 from headrace.testing.arrival_trial import Prompts
+from headrace.testing.encoder_rates import EncoderRates, EncoderWay, chosen_ways
+from headrace.testing.encoder_worker import BERT_BASE, EncoderWorker
 from headrace.testing.fleet_rates import FleetRates
 from headrace.testing.queue_simulation import Setup, latencies_ms, poisson_arrivals
 from headrace.testing.rate_search import critical_rate, percentile
@@ -45,7 +58,10 @@ SCRIPT = "scripts/bench/batching.py"
 MODEL = "smollm2-135m"
 FIXED_MS, TOKEN_MS = 3.18, 0.0204
 MAX_ROWS = 20
+ENCODER = "all-minilm-l6-v2"
 SIMULATED_LOADS, FLEET_LOADS = (0.5, 0.8, 0.95), (0.5, 0.8)
+#: Of the rate at which naive batches are critical.
+ENCODER_LOADS = (0.5, 0.8, 1.0)
 #: What the paper found DP to be worth, over batches in the order of arrival.
 PAPER_RATIOS = {(2, 100): 1.24, (5, 500): 1.47}
 #: How far an objective may let others overtake a request.
@@ -84,8 +100,8 @@ class Case:
         return latencies_ms(self.setup, poisson_arrivals(num_requests, rate_per_s, *self.lengths, seed))
 
 
-def cases(lengths: tuple[int, int], window: int, names: list[str]) -> list[Case]:
-    """The ways of these names. Those that keep the order of arrival need not see more of it than they take."""
+def cases(lengths: tuple[int, int], window: int, names: str) -> list[Case]:
+    """The ways of these names, with commas; of none: all. Who keeps the order of arrival sees no more than it takes."""
     ways = [
         Case("none", "none", "total", 1, lengths),
         Case("naive", "naive", "total", MAX_ROWS, lengths),
@@ -94,9 +110,10 @@ def cases(lengths: tuple[int, int], window: int, names: list[str]) -> list[Case]
         Case("dp-mean", "dp", "mean", window, lengths),
         Case("packed", "packed", "total", 2 * MAX_ROWS, lengths),
     ]
-    if unknown := set(names) - {way.name for way in ways}:
+    wanted = set(names.split(",")) if names else {way.name for way in ways}
+    if unknown := wanted - {way.name for way in ways}:
         sys.exit(f"--ways: {', '.join(sorted(unknown))}: there are {', '.join(way.name for way in ways)}")
-    return [way for way in ways if way.name in names]
+    return [way for way in ways if way.name in wanted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +162,7 @@ def try_fleets(all_cases: list[Case], options: Namespace, goal_ms: float, num_se
                     window=options.window, max_rows=options.max_rows, max_context_tokens=2_048,
                 )  # fmt: skip
                 earlier = outcomes[case.label]
-                with FleetRates(settings, case.lengths, goal_ms, options.trial_s, prompts) as rates:
+                with FleetRates(settings, case.lengths, goal_ms, options.trial_ms / 1000, prompts) as rates:
                     outcome = try_fleet(rates, seed, earlier[-1].critical if earlier else guess)
                 guess = outcome.critical
                 earlier.append(outcome)
@@ -153,8 +170,42 @@ def try_fleets(all_cases: list[Case], options: Namespace, goal_ms: float, num_se
     return outcomes
 
 
-def report_case(report: Report, label: str, outcomes: list[Outcome], loads: tuple[float, ...], naive: float) -> None:
-    """The rows of one case; ``naive`` is the rate to compare with, 0 for none."""
+def encoder_worker(options: Namespace) -> EncoderWorker:
+    """The encoder that ``--runtime`` names."""
+    if options.runtime == "minilm":
+        folder = pull(ENCODER, default_cache_dir(), Console(stderr=True))
+        worker = EncoderWorker.on_cpu(folder.path, options.threads)
+    else:
+        worker = EncoderWorker.on_gpu(BERT_BASE, torch.device("cuda", 0), torch.float16, options.graphs)
+    gc.collect()
+    gc.freeze()  # as the engine's own process does
+    return worker
+
+
+def try_encoder(
+    rates: EncoderRates, ways: list[EncoderWay], prefix: str, num_seeds: int, warm_up_s: float
+) -> dict[str, list[Outcome]]:
+    """Every way with every seed; each search begins where the way's last one ended."""
+    outcomes: dict[str, list[Outcome]] = defaultdict(list)
+    for way in ways:
+        rates.warm_up(way, 0.8 * rates.first_guess, warm_up_s)
+    for seed in range(num_seeds):
+        base = 0.0
+        for way in ways:
+            earlier = outcomes[f"{prefix}/{way.name}"]
+            guess = earlier[-1].critical if earlier else rates.first_guess
+            critical = rates.critical_rate(way, seed, guess, stride=1.1, precision=1.05)
+            base = base or critical
+            runs = [rates.latencies_ms(way, load * base, seed) for load in ENCODER_LOADS]
+            earlier.append(Outcome(critical, tuple((percentile(run, 0.5), percentile(run, 0.99)) for run in runs)))
+            print(f"{prefix}/{way.name}, seed {seed}: {earlier[-1]}", file=sys.stderr, flush=True)
+    return outcomes
+
+
+def report_case(
+    report: Report, label: str, outcomes: list[Outcome], loads: tuple[float, ...], naive: float, of: str = ""
+) -> None:
+    """The rows of one case; ``naive`` is the rate to compare with, 0 for none; ``of`` is what the loads are of."""
     rates = [outcome.critical for outcome in outcomes]
     report.add(
         label, "critical_rate", statistics.mean(rates), "requests/s",
@@ -164,7 +215,7 @@ def report_case(report: Report, label: str, outcomes: list[Outcome], loads: tupl
     for i, load in enumerate(loads):
         for j, name in enumerate(("p50", "p99")):
             value = statistics.mean(outcome.below[i][j] for outcome in outcomes)
-            report.add(label, f"{name}_at_{load:.0%}", value, "ms")
+            report.add(label, f"{name}_at_{load:.0%}{of}", value, "ms")
     sizes = [outcome.rows_per_batch for outcome in outcomes if outcome.rows_per_batch is not None]
     if sizes:
         report.add(label, f"rows_per_batch_at_{loads[-1]:.0%}", statistics.mean(sizes), "rows")
@@ -177,49 +228,75 @@ def main() -> None:
     options = arguments(
         __doc__.partition("\n")[0],
         [
-            ("runtime", "simulated", "simulated, or smollm2 for a fleet"),
-            ("ways", "none,naive,sorted,dp-total,dp-mean,packed", "which, with commas"),
+            ("runtime", "simulated", "simulated, smollm2 for a fleet, minilm or bert-base for an encoder"),
+            ("ways", "", "which, with commas; default: all of the runtime's"),
             ("lengths", "2-100,5-500", "of prompts, in tokens, with commas"),
-            ("seeds", 0, "of arrivals and lengths; 0: 5 simulated, 1 on a fleet"),
-            ("goal-ms", 0, "what 99 of 100 requests must keep to; 0: 1,000 simulated, 3,000 on a fleet"),
+            ("seeds", 0, "of arrivals and lengths; 0: 1 on a fleet, else 5"),
+            ("goal-ms", 0, "what 99 of 100 requests must keep to; 0: 3,000 on a fleet, else 1,000"),
             ("window", 256, "requests that are cut at once"),
             ("requests", 10_000, "simulated: of one run"),
             ("processes", 2, "simulated: at once"),
-            ("trial-s", 15, "fleet: for how long requests arrive in one trial"),
-            ("threads", 1, "fleet: of the engine"),
+            ("trial-ms", 15_000, "fleet, encoder: for how long requests arrive in one trial"),
+            ("warm-up-ms", 2_000, "encoder: for how long they do before anything is timed, for each way"),
+            ("threads", 1, "fleet, minilm: of the engine"),
+            ("graphs", 64, "bert-base: captured sizes that are kept"),
             ("max-rows", 0, "fleet: that the worker runs at once; 0: its default"),
-            ("measure-ms", 6_000, "fleet: for which the first one measures its costs"),
+            ("measure-ms", 6_000, "fleet, encoder: for which the costs are measured first"),
         ],
     )
-    if options.runtime not in ("simulated", "smollm2"):
-        sys.exit(f"--runtime: {options.runtime} is neither simulated nor smollm2")
-    simulated = options.runtime == "simulated"
-    goal_ms = float(options.goal_ms or (1_000 if simulated else 3_000))
-    num_seeds = options.seeds or (5 if simulated else 1)
-    prefix, loads = ("batching", SIMULATED_LOADS) if simulated else ("batching/smollm2", FLEET_LOADS)
-    prefix += f"/rows-{options.max_rows}" if options.max_rows else ""
-    report = Report(SCRIPT, card="simulated: one worker that pads" if simulated else "")
+    runtimes = {"simulated": run_simulated, "smollm2": run_fleets, "minilm": run_encoder, "bert-base": run_encoder}
+    if options.runtime not in runtimes:
+        sys.exit(f"--runtime: {options.runtime} is none of {', '.join(runtimes)}")
+    options.goal_ms = float(options.goal_ms or (3_000 if options.runtime == "smollm2" else 1_000))
+    options.seeds = options.seeds or (1 if options.runtime == "smollm2" else 5)
+    report = Report(SCRIPT, card="simulated: one worker that pads" if options.runtime == "simulated" else "")
     for text in options.lengths.split(","):
         shortest, _, longest = text.partition("-")
-        lengths = int(shortest), int(longest)
-        chosen = cases(lengths, options.window, options.ways.split(","))
-        if simulated:
-            outcomes = {}
-            with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-                for case in chosen:
-                    tasks = [(case, options.requests, seed, goal_ms) for seed in range(num_seeds)]
-                    outcomes[case.label] = pool.map(simulate, tasks, chunksize=1)
-        else:
-            outcomes = try_fleets(chosen, options, goal_ms, num_seeds)
-        means = {label: statistics.mean(outcome.critical for outcome in found) for label, found in outcomes.items()}
-        naive = means.get(f"{text}/naive", 0.0)
-        for case in chosen:
-            label = f"{prefix}/{case.label}"
-            report_case(report, label, outcomes[case.label], loads, 0.0 if case.name == "naive" else naive)
-            if simulated and case.name == "dp-total" and naive and (margin := PAPER_RATIOS.get(lengths)):
-                over_naive = means[case.label] / naive
-                report.add(label, "over_naive", over_naive, "", peer="the paper's margin", peer_value=margin)
+        runtimes[options.runtime](report, options, (int(shortest), int(longest)))
     report.finish(save=options.save)
+
+
+def run_simulated(report: Report, options: Namespace, lengths: tuple[int, int]) -> None:
+    chosen = cases(lengths, options.window, options.ways)
+    outcomes = {}
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for case in chosen:
+            tasks = [(case, options.requests, seed, options.goal_ms) for seed in range(options.seeds)]
+            outcomes[case.label] = pool.map(simulate, tasks, chunksize=1)
+    report_all(report, "batching", outcomes, SIMULATED_LOADS, lengths)
+
+
+def run_fleets(report: Report, options: Namespace, lengths: tuple[int, int]) -> None:
+    outcomes = try_fleets(cases(lengths, options.window, options.ways), options, options.goal_ms, options.seeds)
+    prefix = "batching/smollm2" + (f"/rows-{options.max_rows}" if options.max_rows else "")
+    report_all(report, prefix, outcomes, FLEET_LOADS, lengths)
+
+
+def run_encoder(report: Report, options: Namespace, lengths: tuple[int, int]) -> None:
+    try:
+        ways = chosen_ways(options.ways.split(",") if options.ways else [])
+    except ConfigurationError as error:
+        sys.exit(f"--ways: {error}")
+    worker = encoder_worker(options)
+    rates = EncoderRates(worker, lengths, options.goal_ms, options.trial_ms / 1000, options.measure_ms)
+    print(f"costs: {rates.tables}", file=sys.stderr, flush=True)
+    outcomes = try_encoder(rates, ways, f"{lengths[0]}-{lengths[1]}", options.seeds, options.warm_up_ms / 1000)
+    report_all(report, f"batching/{options.runtime}", outcomes, ENCODER_LOADS, lengths, "_of_naive")
+
+
+def report_all(
+    report: Report, prefix: str, outcomes: dict[str, list[Outcome]], loads: tuple[float, ...],
+    lengths: tuple[int, int], of: str = "",
+) -> None:  # fmt: skip
+    """The rows of one range of lengths."""
+    means = {label: statistics.mean(outcome.critical for outcome in found) for label, found in outcomes.items()}
+    naive = next((rate for label, rate in means.items() if label.endswith("/naive")), 0.0)
+    for label, found in outcomes.items():
+        is_naive = label.endswith("/naive")
+        report_case(report, f"{prefix}/{label}", found, loads, 0.0 if is_naive else naive, of)
+        if label.endswith("/dp-total") and naive and (margin := PAPER_RATIOS.get(lengths)):
+            over_naive = means[label] / naive
+            report.add(f"{prefix}/{label}", "over_naive", over_naive, "", peer="the paper's margin", peer_value=margin)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ _REAP_LIMIT = 256
 _FIT_INTERVAL_S = 1.0
 _PAUSE_S = 0.25
 #: An encoder's requests are short, leave together, and hold no memory of their own.
-_ENCODER_BATCH_ROWS = 64
+ENCODER_BATCH_ROWS = 64
 #: Entries that are judged, and tokenised, in one go.
 _SLICE = 256
 _MAX_BEAT_INTERVAL_S = 1.0
@@ -216,7 +216,7 @@ def run(settings: Settings) -> None:
     arm(os.environ)
     folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
     if is_encoder(folder.path) and not settings.max_batch_rows:
-        settings = settings.model_copy(update={"max_batch_rows": _ENCODER_BATCH_ROWS})
+        settings = settings.model_copy(update={"max_batch_rows": ENCODER_BATCH_ROWS})
     admitter = admitter_of(folder, settings)
     broker = Broker.connect(settings)
     broker.adopt_contract()

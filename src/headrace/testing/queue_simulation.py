@@ -1,14 +1,15 @@
 """One worker that runs a batch at a time, fed by the scheduler's own strategy and trigger, on a simulated clock.
 
 What is real: how a window is cut, in which order its batches run, and when it is handed over. What is simulated: time,
-arrivals, and a worker whose batches take exactly what the cost table says. No process, no Redis, no text.
+arrivals, and a worker whose batches take exactly what the cost table says, unless a setup brings a worker of its own,
+which may compute them and say what that took (``encoder_worker.py``). No process, no Redis, no text.
 """
 
 import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from headrace.workers.costs.table import CostTable
@@ -30,6 +31,16 @@ class Arrival:
     item: Item
 
 
+Run = Callable[[Sequence[int], float], Sequence[float]]
+"""Runs a batch, given the length of each request and the price that it was cut by: when each request ends, in ms from
+the batch's beginning. The last one frees the worker."""
+
+
+def as_priced(lengths: Sequence[int], cost_ms: float) -> Sequence[float]:
+    """A ``Run`` of which all requests end when the table says."""
+    return [cost_ms] * len(lengths)
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What is simulated.
@@ -39,7 +50,8 @@ class Setup:
         patience: when they are handed over; its window is the largest that is cut.
         table: what batches cost.
         limits: of a batch.
-        max_backlog_batches: handed over while another batch runs.
+        max_backlog_batches: handed over while another batch runs; 0: a window is cut when the worker is free.
+        run: what batches take.
     """
 
     strategy: Strategy
@@ -47,6 +59,7 @@ class Setup:
     table: CostTable
     limits: Limits
     max_backlog_batches: int
+    run: Run = as_priced
 
 
 def poisson_arrivals(count: int, rate_per_s: float, shortest: int, longest: int, seed: int) -> list[Arrival]:
@@ -62,27 +75,39 @@ def poisson_arrivals(count: int, rate_per_s: float, shortest: int, longest: int,
     return arrivals
 
 
-def latencies_ms(setup: Setup, arrivals: Sequence[Arrival]) -> list[float]:
-    """Run all requests and return, in their order, the time from each one's arrival to the end of its batch."""
+def latencies_ms(
+    setup: Setup, arrivals: Sequence[Arrival], *, goal_ms: float = math.inf, max_late: int = 0
+) -> list[float]:
+    """Run all requests and return, in their order, the time from each one's arrival to its end.
+
+    Args:
+        setup: of the worker and the scheduler.
+        arrivals: the first one first.
+        goal_ms: a run ends early once more than ``max_late`` requests took longer; what has not begun takes for ever.
+        max_late: see there.
+    """
     ends: list[float] = [math.inf] * len(arrivals)
     ready: list[int] = []  # in the order of their scores
     backlog: deque[tuple[list[int], float]] = deque()
-    num_come, now_ms, free_ms = 0, 0.0, 0.0
+    num_come, num_late, now_ms, free_ms = 0, 0, 0.0, 0.0
     wake_ms: list[float] = []
-    while num_come < len(arrivals) or ready or backlog:
+    while num_late <= max_late and (num_come < len(arrivals) or ready or backlog):
         while num_come < len(arrivals) and arrivals[num_come].at_ms <= now_ms:
             ready.append(num_come)
             num_come += 1
         while True:
             if backlog and free_ms <= now_ms:
                 members, cost_ms = backlog.popleft()
-                free_ms = now_ms + cost_ms
+                taken_ms = setup.run([arrivals[index].item.length for index in members], cost_ms)
+                free_ms = now_ms + max(taken_ms)
                 heapq.heappush(wake_ms, free_ms)
-                for index in members:
-                    ends[index] = free_ms
-            if not ready or len(backlog) >= setup.max_backlog_batches:
+                for index, end_ms in zip(members, taken_ms, strict=True):
+                    ends[index] = now_ms + end_ms
+                    num_late += ends[index] - arrivals[index].at_ms > goal_ms
+            room = max(setup.max_backlog_batches, int(free_ms <= now_ms)) - len(backlog)
+            if not ready or room <= 0:
                 break
-            wait_ms = _hand_over(setup, arrivals, ready, backlog, now_ms)
+            wait_ms = _hand_over(setup, arrivals, ready, backlog, room, now_ms)
             if wait_ms > 0:
                 heapq.heappush(wake_ms, now_ms + wait_ms)
                 break
@@ -100,9 +125,10 @@ def _hand_over(
     arrivals: Sequence[Arrival],
     ready: list[int],
     backlog: deque[tuple[list[int], float]],
+    room: int,
     now_ms: float,
 ) -> float:
-    """Cut the front of what is ready and fill the backlog, or say how long the trigger waits."""
+    """Cut the front of what is ready and hand over as many batches as there is room for, or say how long to wait."""
     front = ready[: setup.patience.window]
     plan = setup.strategy.plan([arrivals[index].item for index in front], setup.table, setup.limits)
     waiting = Waiting(len(ready), arrivals[front[0]].at_ms, plan.batches[0].cost_ms)
@@ -110,7 +136,7 @@ def _hand_over(
     if wait_ms > 0:
         return wait_ms
     gone: set[int] = set()
-    for batch in plan.batches[: setup.max_backlog_batches - len(backlog)]:
+    for batch in plan.batches[:room]:
         members = [front[index] for index in batch.members]
         backlog.append((members, batch.cost_ms))
         gone.update(members)
