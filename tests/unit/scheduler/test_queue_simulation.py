@@ -1,6 +1,8 @@
 """The simulated queue does what can be reckoned by hand, before benchmarks believe it."""
 
+import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -36,3 +38,27 @@ def test_every_request_is_served_once_and_not_before_it_came() -> None:
         arrivals = poisson_arrivals(500, rate_per_s=400.0, shortest=2, longest=100, seed=2)
         taken = latencies_ms(replace(NAIVE, strategy=strategy, max_backlog_batches=2), arrivals)
         assert all(11 < latency < float("inf") for latency in taken)
+
+
+def test_a_worker_of_its_own_says_when_each_request_ends_and_is_free_behind_the_last() -> None:
+    def run(lengths: Sequence[int], cost_ms: float) -> list[float]:
+        return [10.0 * place for place in range(1, len(lengths) + 1)]
+
+    setup = replace(NAIVE, run=run, max_backlog_batches=0)
+    arrivals = [Arrival(0.0, Item(1, 1)), *(Arrival(at_ms, Item(1, 1)) for at_ms in (1.0, 2.0, 15.0))]
+    # The second and the third wait for the first one, which takes until 10; the last one for them, until 30.
+    assert latencies_ms(setup, arrivals) == [10.0, 20.0 - 1, 30.0 - 2, 40.0 - 15]
+
+
+def test_without_a_backlog_a_window_is_cut_when_the_worker_is_free() -> None:
+    arrivals = [Arrival(0.0, Item(10, 10)), Arrival(5.0, Item(1, 1)), Arrival(6.0, Item(3, 3))]
+    # 20 ms for the first one, and then both others together, padded to 3 tokens.
+    assert latencies_ms(replace(NAIVE, max_backlog_batches=0), arrivals) == [20.0, 20.0 + 16 - 5, 20.0 + 16 - 6]
+
+
+def test_a_run_ends_early_when_too_many_are_late() -> None:
+    arrivals = [Arrival(0.0, Item(10, 10))] * 9
+    # Four rows take 50 ms, so that the second batch ends after 100; one late request is forgiven.
+    taken = latencies_ms(NAIVE, arrivals, goal_ms=60.0, max_late=1)
+    assert taken == [50.0] * 4 + [100.0] * 4 + [math.inf]
+    assert latencies_ms(NAIVE, arrivals, goal_ms=60.0, max_late=4) == [50.0] * 4 + [100.0] * 4 + [120.0]
