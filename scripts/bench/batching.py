@@ -13,7 +13,8 @@ client's, from the moment at which an arrival was due.
 
 ``--runtime minilm`` is an encoder on a CPU, all-MiniLM-L6-v2 in fp32, ``--runtime bert-base`` one on a GPU, BERT-base's
 shape in fp16 with random weights. Arrivals and the clock are simulated; every batch that the scheduler's own strategy
-cuts is really computed, and the clock moves on by what that took. A batch is cut when the encoder is free, of 20
+cuts is really computed, and the clock moves on by what that took (on one thread of a CPU: what the process computed,
+corrected for the machine's pace; ``headrace.testing.encoder_worker``). A batch is cut when the encoder is free, of 20
 requests at most. ``packed`` and ``packed-dp`` compute rows behind each other by the worker's own engine, in the order
 of arrival as far as they go, and cut by the dynamic program over the measured costs of packed tokens; all others
 compute what they pad. ``fleet`` is what a fleet does by default, 64 requests and three batches ahead. Latencies are
@@ -24,11 +25,12 @@ where costs are simulated (there 99 of 100 of the last fifth must, too, so that 
 ten where they are not. The last line is all rows as one JSON document.
 """
 
+import functools
 import gc
 import multiprocessing
-import statistics
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from collections import defaultdict
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ from headrace.testing.encoder_rates import EncoderRates, EncoderWay, chosen_ways
 from headrace.testing.encoder_worker import BERT_BASE, EncoderWorker
 from headrace.testing.fleet_rates import FleetRates
 from headrace.testing.queue_simulation import Setup, latencies_ms, poisson_arrivals
+from headrace.testing.rate_outcome import Outcome, report_all
 from headrace.testing.rate_search import critical_rate, percentile
 from headrace.testing.rows import Report, arguments
 from headrace.testing.servers import Server
@@ -60,10 +63,9 @@ FIXED_MS, TOKEN_MS = 3.18, 0.0204
 MAX_ROWS = 20
 ENCODER = "all-minilm-l6-v2"
 SIMULATED_LOADS, FLEET_LOADS = (0.5, 0.8, 0.95), (0.5, 0.8)
+GRAPHS = Settings.model_fields["encoder_graphs"].default
 #: Of the rate at which naive batches are critical.
 ENCODER_LOADS = (0.5, 0.8, 1.0)
-#: What the paper found DP to be worth, over batches in the order of arrival.
-PAPER_RATIOS = {(2, 100): 1.24, (5, 500): 1.47}
 #: How far an objective may let others overtake a request.
 OVERTAKING_TOKENS = 16_384
 
@@ -116,16 +118,6 @@ def cases(lengths: tuple[int, int], window: int, names: str) -> list[Case]:
     return [way for way in ways if way.name in wanted]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of one seed: the critical rate, (p50, p99) in ms below it, and what else there is to tell."""
-
-    critical: float
-    below: tuple[tuple[float, float], ...]
-    rows_per_batch: float | None = None
-    own_rate: float | None = None
-
-
 def simulate(task: tuple[Case, int, int, float]) -> Outcome:
     """One case with one seed; a process's job."""
     case, num_requests, seed, goal_ms = task
@@ -170,26 +162,29 @@ def try_fleets(all_cases: list[Case], options: Namespace, goal_ms: float, num_se
     return outcomes
 
 
-def encoder_worker(options: Namespace) -> EncoderWorker:
-    """The encoder that ``--runtime`` names."""
-    if options.runtime == "minilm":
+@functools.cache
+def encoder_worker(runtime: str, num_threads: int, max_graphs: int) -> EncoderWorker:
+    """The encoder that ``--runtime`` names, one for all lengths."""
+    if runtime == "minilm":
         folder = pull(ENCODER, default_cache_dir(), Console(stderr=True))
-        worker = EncoderWorker.on_cpu(folder.path, options.threads)
+        worker = EncoderWorker.on_cpu(folder.path, num_threads)
     else:
-        worker = EncoderWorker.on_gpu(BERT_BASE, torch.device("cuda", 0), torch.float16, options.graphs)
+        worker = EncoderWorker.on_gpu(BERT_BASE, torch.device("cuda", 0), torch.float16, max_graphs)
     gc.collect()
     gc.freeze()  # as the engine's own process does
     return worker
 
 
 def try_encoder(
-    rates: EncoderRates, ways: list[EncoderWay], prefix: str, num_seeds: int, warm_up_s: float
-) -> dict[str, list[Outcome]]:
+    rates: EncoderRates, ways: list[EncoderWay], prefix: str, options: Namespace, outcomes: dict[str, list[Outcome]]
+) -> None:
     """Every way with every seed; each search begins where the way's last one ended."""
-    outcomes: dict[str, list[Outcome]] = defaultdict(list)
+    begin_s = time.monotonic()
     for way in ways:
-        rates.warm_up(way, 0.8 * rates.first_guess, warm_up_s)
-    for seed in range(num_seeds):
+        rates.warm_up(way, 0.8 * rates.first_guess, options.warm_up_ms / 1000)
+    for seed in range(options.seeds):
+        if seed and options.budget_s and time.monotonic() - begin_s > options.budget_s * seed / (seed + 1):
+            break  # another one would take longer than that
         base = 0.0
         for way in ways:
             earlier = outcomes[f"{prefix}/{way.name}"]
@@ -199,29 +194,6 @@ def try_encoder(
             runs = [rates.latencies_ms(way, load * base, seed) for load in ENCODER_LOADS]
             earlier.append(Outcome(critical, tuple((percentile(run, 0.5), percentile(run, 0.99)) for run in runs)))
             print(f"{prefix}/{way.name}, seed {seed}: {earlier[-1]}", file=sys.stderr, flush=True)
-    return outcomes
-
-
-def report_case(
-    report: Report, label: str, outcomes: list[Outcome], loads: tuple[float, ...], naive: float, of: str = ""
-) -> None:
-    """The rows of one case; ``naive`` is the rate to compare with, 0 for none; ``of`` is what the loads are of."""
-    rates = [outcome.critical for outcome in outcomes]
-    report.add(
-        label, "critical_rate", statistics.mean(rates), "requests/s",
-        peer="naive" if naive else "", peer_value=naive or None,
-    )  # fmt: skip
-    report.add(label, "critical_rate_spread", max(rates) - min(rates), "requests/s")
-    for i, load in enumerate(loads):
-        for j, name in enumerate(("p50", "p99")):
-            value = statistics.mean(outcome.below[i][j] for outcome in outcomes)
-            report.add(label, f"{name}_at_{load:.0%}{of}", value, "ms")
-    sizes = [outcome.rows_per_batch for outcome in outcomes if outcome.rows_per_batch is not None]
-    if sizes:
-        report.add(label, f"rows_per_batch_at_{loads[-1]:.0%}", statistics.mean(sizes), "rows")
-    own_rates = [outcome.own_rate for outcome in outcomes if outcome.own_rate is not None]
-    if own_rates:
-        report.add(label, "full_steps_rate_by_costs", statistics.mean(own_rates), "requests/s")
 
 
 def main() -> None:
@@ -238,8 +210,9 @@ def main() -> None:
             ("processes", 2, "simulated: at once"),
             ("trial-ms", 15_000, "fleet, encoder: for how long requests arrive in one trial"),
             ("warm-up-ms", 2_000, "encoder: for how long they do before anything is timed, for each way"),
+            ("budget-s", 0, "encoder: for all seeds of one range of lengths, of which one is tried at least; 0: any"),
             ("threads", 1, "fleet, minilm: of the engine"),
-            ("graphs", 64, "bert-base: captured sizes that are kept"),
+            ("graphs", GRAPHS, "bert-base: captured sizes that are kept"),
             ("max-rows", 0, "fleet: that the worker runs at once; 0: its default"),
             ("measure-ms", 6_000, "fleet, encoder: for which the costs are measured first"),
         ],
@@ -250,10 +223,12 @@ def main() -> None:
     options.goal_ms = float(options.goal_ms or (3_000 if options.runtime == "smollm2" else 1_000))
     options.seeds = options.seeds or (1 if options.runtime == "smollm2" else 5)
     report = Report(SCRIPT, card="simulated: one worker that pads" if options.runtime == "simulated" else "")
-    for text in options.lengths.split(","):
-        shortest, _, longest = text.partition("-")
-        runtimes[options.runtime](report, options, (int(shortest), int(longest)))
-    report.finish(save=options.save)
+    try:
+        for text in options.lengths.split(","):
+            shortest, _, longest = text.partition("-")
+            runtimes[options.runtime](report, options, (int(shortest), int(longest)))
+    finally:
+        report.finish(save=options.save)
 
 
 def run_simulated(report: Report, options: Namespace, lengths: tuple[int, int]) -> None:
@@ -277,26 +252,17 @@ def run_encoder(report: Report, options: Namespace, lengths: tuple[int, int]) ->
         ways = chosen_ways(options.ways.split(",") if options.ways else [])
     except ConfigurationError as error:
         sys.exit(f"--ways: {error}")
-    worker = encoder_worker(options)
+    worker = encoder_worker(options.runtime, options.threads, options.graphs)
     rates = EncoderRates(worker, lengths, options.goal_ms, options.trial_ms / 1000, options.measure_ms)
     print(f"costs: {rates.tables}", file=sys.stderr, flush=True)
-    outcomes = try_encoder(rates, ways, f"{lengths[0]}-{lengths[1]}", options.seeds, options.warm_up_ms / 1000)
-    report_all(report, f"batching/{options.runtime}", outcomes, ENCODER_LOADS, lengths, "_of_naive")
-
-
-def report_all(
-    report: Report, prefix: str, outcomes: dict[str, list[Outcome]], loads: tuple[float, ...],
-    lengths: tuple[int, int], of: str = "",
-) -> None:  # fmt: skip
-    """The rows of one range of lengths."""
-    means = {label: statistics.mean(outcome.critical for outcome in found) for label, found in outcomes.items()}
-    naive = next((rate for label, rate in means.items() if label.endswith("/naive")), 0.0)
-    for label, found in outcomes.items():
-        is_naive = label.endswith("/naive")
-        report_case(report, f"{prefix}/{label}", found, loads, 0.0 if is_naive else naive, of)
-        if label.endswith("/dp-total") and naive and (margin := PAPER_RATIOS.get(lengths)):
-            over_naive = means[label] / naive
-            report.add(f"{prefix}/{label}", "over_naive", over_naive, "", peer="the paper's margin", peer_value=margin)
+    prefix = f"batching/{options.runtime}" + (f"/graphs-{options.graphs}" if options.graphs != GRAPHS else "")
+    outcomes: dict[str, list[Outcome]] = defaultdict(list)
+    try:
+        try_encoder(rates, ways, f"{lengths[0]}-{lengths[1]}", options, outcomes)
+    finally:
+        # Whatever ends a long run, what it has found is kept.
+        found = {label: results for label, results in outcomes.items() if results}
+        report_all(report, prefix, found, ENCODER_LOADS, lengths, "_of_naive")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Report:
     ) -> None:
         """Add a value; ``ratio`` becomes value over peer_value where there is a peer.
 
-        ``rounds`` says of how many measurements it is the median, where a script lets that depend on the time.
+        ``rounds`` says of how many measurements it is the median or mean, where a script lets that depend on time.
         """
         self.rows.append(
             {
