@@ -6,11 +6,12 @@ imports in the same way, bound instances and webhooks are refused, and data is J
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from redis.exceptions import ResponseError
 from rq.exceptions import DeserializationError, NoSuchJobError
-from rq.job import Job
+from rq.job import Job, validate_job_id
 from rq.serializers import JSONSerializer
 
 from headrace.config import Settings
@@ -48,6 +49,34 @@ class FleetJob(Job):
             "max_bytes": settings.max_rq_job_bytes,
         }
         return type(cls.__name__, (cls,), limits)
+
+    @classmethod
+    def fetch(cls, id: str, connection: Any = None, serializer: object = None) -> Job:
+        """Find one by its name.
+
+        Raises:
+            NoSuchJobError: there is none; nor can there be one of this name, or what is there is no hash.
+        """
+        try:
+            validate_job_id(id)
+            return super().fetch(id, connection=connection, serializer=serializer)
+        except ValueError as error:
+            raise NoSuchJobError(f"{id!r} cannot be a job: {error}") from error
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            raise NoSuchJobError(f"{id} is not a job: {error}") from error
+
+    @classmethod
+    def fetch_many(cls, job_ids: Iterable[str], connection: Any, serializer: object = None) -> list[Job | None]:
+        """Find several; None for each that there is not."""
+        found: list[Job | None] = []
+        for job_id in job_ids:
+            try:
+                found.append(cls.fetch(job_id, connection, serializer))
+            except NoSuchJobError:
+                found.append(None)
+        return found
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Take what is in Redis; data that is too large is not unpacked, and refused when the job's turn comes.

@@ -14,12 +14,14 @@ import socket
 import time
 from typing import Any
 
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 from rq.exceptions import AbandonedJobError, InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
+from rq.utils import now
 from rq.worker import Worker
 
 from headrace.broker import Broker
@@ -28,6 +30,7 @@ from headrace.connection import open_client, translated
 from headrace.errors import BrokerUnavailableError, HeadraceError
 from headrace.lifetime import end_with_parent, is_orphan
 from headrace.producer.bulk.fleet_job import FleetJob
+from headrace.producer.bulk.fleet_queue import FleetQueue
 from headrace.producer.bulk.withdraw import withdraw
 
 # Named apart from the workers that compute.
@@ -53,6 +56,7 @@ class JobWorker(Worker):
             connection=open_client(settings),
             default_result_ttl=max(1, settings.result_ttl_ms // 1000),
             job_class=FleetJob.under(settings),
+            queue_class=FleetQueue,
             serializer=JSONSerializer,
             exception_handlers=[self._on_exception],
             job_monitoring_interval=self._tick_s,
@@ -110,22 +114,36 @@ class JobWorker(Worker):
             logger.warning("job %s: no heartbeat: %s", job.id, error)
 
     def run_maintenance_tasks(self) -> None:
-        """Look after lost jobs, and after those whose time has come (retries with an interval, ``enqueue_in``)."""
-        for queue in self.queues:
-            self._drop_what_is_no_job(queue)
+        """Look after lost jobs, and after those whose time has come (retries with an interval, ``enqueue_in``).
+
+        What others have spoilt in RQ's keys is no reason to carry out no jobs.
+        """
+        for look_after in (self._find_lost, self._enqueue_due, self._withdraw_cancelled):
+            try:
+                look_after()
+            except (OutOfMemoryError, NoPermissionError):
+                raise
+            except (ValueError, ResponseError) as error:
+                logger.error("%s: something in RQ's keys is not RQ's: %s", look_after.__name__.strip("_"), error)
+        self.last_cleaned_at = now()  # type: ignore[assignment]
+
+    def _find_lost(self) -> None:
+        for queue in self._fleet_queues:
+            queue.drop_what_is_no_job()
             # A worker that was lost in here would keep all others out for RQ's quarter of an hour.
             self.connection.expire(queue.registry_cleaning_key, self._lease_s, lt=True)
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        clock = RQScheduler(
+
+    def _enqueue_due(self) -> None:
+        locks = RQScheduler(
             self.queues, connection=self.connection, serializer=JSONSerializer, logging_level=logging.WARNING
         )
-        if clock.acquire_locks():  # type: ignore[no-untyped-call]
+        if locks.acquire_locks():  # type: ignore[no-untyped-call]
             try:
-                clock.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
+                for queue in self._fleet_queues:
+                    queue.enqueue_due_jobs()
             finally:
-                clock.release_locks()  # type: ignore[no-untyped-call]
-        for queue in self.queues:
-            self._withdraw_cancelled(queue)
+                locks.release_locks()  # type: ignore[no-untyped-call]
 
     def handle_warm_shutdown_request(self) -> None:
         """SIGTERM or Ctrl-C: hand the running job back."""
@@ -154,26 +172,20 @@ class JobWorker(Worker):
                 self._withdraw(job)
             super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
-    def _drop_what_is_no_job(self, queue: Queue) -> None:
-        """Take out of RQ's list of jobs at hand what can be none: every worker that met it there would end."""
-        key = queue.intermediate_queue.key
-        names: Any = self.connection.lrange(key, 0, -1)
-        for name in names:
-            readable = name.decode(errors="replace")
-            kind = self.connection.type(Job.key_for(readable))
-            if readable.encode() != name or kind not in (b"hash", b"none"):
-                self.connection.lrem(key, 1, name)
-                logger.warning("queue %s: %.80r cannot be a job", queue.name, readable)
-
-    def _withdraw_cancelled(self, queue: Queue) -> None:
+    def _withdraw_cancelled(self) -> None:
         """Cancel the requests of jobs that were cancelled while no worker had them: after one has handed them back."""
         # Two leases, because the times in the registry are of whoever cancels.
         since_s = time.time() - 2 * self._lease_s
-        names: Any = self.connection.zrangebyscore(queue.canceled_job_registry.key, since_s, "+inf")
-        for name in names:
-            job = queue.fetch_job(name.decode(errors="replace"))
-            if job is not None:
-                self._withdraw(job)
+        for queue in self._fleet_queues:
+            names: Any = self.connection.zrangebyscore(queue.canceled_job_registry.key, since_s, "+inf")
+            for name in names:
+                job = queue.fetch_job(name.decode(errors="replace"))
+                if job is not None:
+                    self._withdraw(job)
+
+    @property
+    def _fleet_queues(self) -> list[FleetQueue]:
+        return [queue for queue in self.queues if isinstance(queue, FleetQueue)]
 
     def _take_back(self) -> None:
         self._is_handing_back = True

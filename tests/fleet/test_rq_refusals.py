@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ MAX_BYTES = 10_000
 #: As docs/design.md has it.
 RQ_WORKER = SCHEDULER + (
     " ~rq:* &rq:pubsub:* +blmove +client|info +client|setname +exists +expire +hincrbyfloat +llen +lmove +lpush "
-    "+lrange +lrem +rpush +sadd +scan +smembers +srem +subscribe +type +unsubscribe +unwatch +watch"
+    "+lrange +lrem +rpush +sadd +scan +smembers +srem +subscribe +unsubscribe +unwatch +watch"
 )
 
 
@@ -104,15 +105,40 @@ def test_nothing_but_the_list_is_run_whatever_is_enqueued(bench: RqBench, tmp_pa
     assert "hi" not in bench.log.split()  # prompts are nobody's business
 
 
-def test_names_that_can_be_no_job_cost_a_start_each_and_no_more(bench: RqBench) -> None:
-    # Previously RQ's list of jobs at hand kept them, and every worker ended when it looked there.
+def test_names_that_can_be_no_job_are_passed_over_wherever_they_stand(bench: RqBench) -> None:
+    # Previously each ended a worker, and one with a hash every worker for ever, in front of RQ's look for lost jobs.
     client: Any = bench.queue.connection
+    lost = bench.enqueue(GENERATE, prompt="lost", max_tokens=2, retry=Retry(1))
+    client.lrem("rq:queue:headrace", 0, lost.id)
+    client.hset(lost.key, "status", "started")
+    client.zadd("rq:wip:headrace", {f"{lost.id}:{'0' * 32}": 1, "a:b:c": 1, b"\xff": 1})
+    due = bench.enqueue(GENERATE, prompt="due", max_tokens=2)
+    client.lrem("rq:queue:headrace", 0, due.id)
+    _raw(client, "sp ace", data=_data(GENERATE, None, [], {"prompt": "hi"}))
+    _raw(client, "spoilt", data=_data(GENERATE, None, [], {"prompt": "hi"}), timeout=b"soon")
     client.set("rq:job:text", "no hash")
-    client.rpush("rq:queue:headrace", b"\xff", "text")
+    odd: list[Any] = ["sp ace", "spoilt", "text", "a:b", b"\xff\xfe", ""]
+    client.rpush("rq:queue:headrace", *odd)
+    client.rpush(bench.queue.intermediate_queue.key, *odd)
+    client.zadd("rq:ready:headrace", {name: 1 for name in odd})
+    client.zadd("rq:canceled:headrace", {name: time.time() for name in odd})
+    client.zadd("rq:scheduled:headrace", {due.id: 1} | {name: 1 for name in odd})
+    last = bench.enqueue(GENERATE, prompt="hi", max_tokens=2)
+    bench.burst()
+    for job in (lost, due, last):
+        assert bench.result(job) == text_for(job, 2), bench.log
+    for job_id in client.lrange(bench.queue.intermediate_queue.key, 0, -1):
+        assert job_id in (b"spoilt", b"text")  # names they might be, and the next look finds that nothing is behind
+    assert [client.zcard(f"rq:{name}:headrace") for name in ("wip", "ready", "scheduled")] == [0, 0, 0]
+
+
+def test_a_key_that_is_not_rqs_keeps_nobody_from_carrying_out_jobs(bench: RqBench) -> None:
+    client: Any = bench.queue.connection
+    client.set("rq:scheduled:headrace", "no set")
     job = bench.enqueue(GENERATE, prompt="hi", max_tokens=2)
-    assert [bench.start("--burst").wait(30) for _ in range(3)] == [1, 1, 0]
+    bench.burst()
     assert bench.result(job) == text_for(job, 2)
-    assert client.lrange(bench.queue.intermediate_queue.key, 0, -1) == []
+    assert "enqueue_due: something in RQ's keys is not RQ's: WRONGTYPE" in bench.log
 
 
 def test_a_list_can_be_shortened(bench: RqBench) -> None:
