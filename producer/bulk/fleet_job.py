@@ -9,12 +9,12 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from redis.exceptions import ResponseError
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job, validate_job_id
 from rq.serializers import JSONSerializer
 
 from headrace.config import Settings
+from headrace.connection import is_of_wrong_type
 from headrace.errors import CancelledError, ExpiredError, HeadraceError, InvalidRequestError
 
 _MODULE = "headrace.producer.jobs."
@@ -60,12 +60,10 @@ class FleetJob(Job):
         try:
             validate_job_id(id)
             return super().fetch(id, connection=connection, serializer=serializer)
-        except ValueError as error:
-            raise NoSuchJobError(f"{id!r} cannot be a job: {error}") from error
-        except ResponseError as error:
-            if not str(error).startswith("WRONGTYPE"):
+        except Exception as error:
+            if not isinstance(error, ValueError) and not is_of_wrong_type(error):
                 raise
-            raise NoSuchJobError(f"{id} is not a job: {error}") from error
+            raise NoSuchJobError(f"{id!r} is not a job: {error}") from error
 
     @classmethod
     def fetch_many(cls, job_ids: Iterable[str], connection: Any, serializer: object = None) -> list[Job | None]:

@@ -14,7 +14,6 @@ import socket
 import time
 from typing import Any
 
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 from rq.exceptions import AbandonedJobError, InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -116,15 +115,14 @@ class JobWorker(Worker):
     def run_maintenance_tasks(self) -> None:
         """Look after lost jobs, and after those whose time has come (retries with an interval, ``enqueue_in``).
 
-        What others have spoilt in RQ's keys is no reason to carry out no jobs.
+        What others have spoilt in RQ's keys is told, and is no reason to carry out no jobs.
         """
         for look_after in (self._find_lost, self._enqueue_due, self._withdraw_cancelled):
             try:
-                look_after()
-            except (OutOfMemoryError, NoPermissionError):
-                raise
-            except (ValueError, ResponseError) as error:
-                logger.error("%s: something in RQ's keys is not RQ's: %s", look_after.__name__.strip("_"), error)
+                with translated(self._settings):
+                    look_after()
+            except (ValueError, BrokerUnavailableError) as error:
+                logger.error("%s: %s", look_after.__name__.strip("_").replace("_", " "), error)
         self.last_cleaned_at = now()  # type: ignore[assignment]
 
     def _find_lost(self) -> None:

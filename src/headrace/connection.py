@@ -16,6 +16,7 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     RedisError,
+    ResponseError,
     TimeoutError,
 )
 from redis.retry import Retry
@@ -113,6 +114,11 @@ def translated_async(settings: Settings) -> Iterator[None]:
     finally:
         if task and task.cancelling() > num_before:
             raise asyncio.CancelledError
+
+
+def is_of_wrong_type(error: Exception) -> bool:
+    """Whether a command met a key of another type than it is for."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def now_ms(client: Any, settings: Settings) -> int:

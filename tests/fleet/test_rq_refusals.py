@@ -138,7 +138,7 @@ def test_a_key_that_is_not_rqs_keeps_nobody_from_carrying_out_jobs(bench: RqBenc
     job = bench.enqueue(GENERATE, prompt="hi", max_tokens=2)
     bench.burst()
     assert bench.result(job) == text_for(job, 2)
-    assert "enqueue_due: something in RQ's keys is not RQ's: WRONGTYPE" in bench.log
+    assert "refuses a command: WRONGTYPE" in bench.log
 
 
 def test_a_list_can_be_shortened(bench: RqBench) -> None:
