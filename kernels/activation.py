@@ -9,7 +9,7 @@ from torch import Tensor
 from headrace.errors import KernelError
 from headrace.kernels.checks import element_type, require
 from headrace.kernels.device import open_device
-from headrace.kernels.launch import Kernel, load
+from headrace.kernels.launch import Extent, Kernel, load
 from headrace.kernels.rows import vector
 from headrace.kernels.stretches import Stretches, layers, stretch
 
@@ -20,6 +20,7 @@ _SILU = 0
 _GELU: dict[Gelu, int] = {"erf": 1, "tanh": 2}
 _PLAIN, _BIASED = 0, 3
 _WIDEST, _THREADS_A_SM = 16, 2048  # bytes of a vector; what a multiprocessor runs at once
+_NUM_SIZES = 1024  # numbers of rows whose launches are remembered
 _GATED: dict[Layout, int] = {"halves": 1, "alternating": 2}
 
 
@@ -77,13 +78,23 @@ def _gated(gate_up: Tensor, function: int, layout: Layout, out: Tensor | None) -
 def _launch(out: Tensor, x: Tensor, bias: Tensor | None, function: int, form: int) -> None:
     num_rows, width = x.shape[0], out.shape[1]
     require(out, "out", (num_rows, x.shape[1] // 2 if form in _GATED.values() else x.shape[1]), x.dtype)
-    num_sms = open_device(x.get_device()).num_sms
-    vec = vector(width, x.element_size())
-    if vec * x.element_size() == _WIDEST and num_rows * (2 * width // vec) <= num_sms * _THREADS_A_SM:
+    element = element_type(x, "x"), x.element_size()
+    kernel, grid, block = _planned(x.get_device(), *element, num_rows, width, function, form)
+    kernel(grid, block, out, x, bias, num_rows, width)
+
+
+@functools.lru_cache(_NUM_SIZES)
+def _planned(
+    index: int, element: str, element_bytes: int, num_rows: int, width: int, function: int, form: int
+) -> tuple[Kernel, Extent, Extent]:
+    """Kernel, grid and block: a step asks once a layer."""
+    num_sms = open_device(index).num_sms
+    vec = vector(width, element_bytes)
+    if vec * element_bytes == _WIDEST and num_rows * (2 * width // vec) <= num_sms * _THREADS_A_SM:
         vec //= 2  # where narrower vectors still leave threads idle, their shorter program counts
     shape = stretch(width // vec, num_rows, num_sms)
-    kernel = _kernel(x.device, element_type(x, "x"), vec, shape, function, form)
-    kernel((shape.num_stretches, *layers(num_rows)), (shape.threads,), out, x, bias, num_rows, width)
+    kernel = _kernel(torch.device("cuda", index), element, vec, shape, function, form)
+    return kernel, (shape.num_stretches, *layers(num_rows)), (shape.threads,)
 
 
 @functools.cache

@@ -22,15 +22,18 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None)
     Returns:
         ``[num_tokens, out_features]``.
     """
-    with _library(x.shape[0], *weight.shape):
-        if bias is None:
-            return torch.mm(x, weight.T, out=out)
-        return torch.addmm(bias, x, weight.T, out=out)
+    if prefers_lt(x.shape[0], *weight.shape):
+        with _cublaslt():
+            return _multiply(x, weight, bias, out)
+    return _multiply(x, weight, bias, out)
 
 
 def multiply_into(y: Tensor, x: Tensor, weight: Tensor) -> None:
     """Add ``x W^T`` into ``y [num_tokens, out_features]``, before anything is rounded; arguments as ``multiply``."""
-    with _library(x.shape[0], *weight.shape):
+    if prefers_lt(x.shape[0], *weight.shape):
+        with _cublaslt():
+            torch.addmm(y, x, weight.T, out=y)
+    else:
         torch.addmm(y, x, weight.T, out=y)
 
 
@@ -43,12 +46,13 @@ def prefers_lt(num_tokens: int, out_features: int, in_features: int) -> bool:
     return out_features <= 4096 <= in_features and (16 < num_tokens <= 48 or 64 < num_tokens <= 112)
 
 
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    return torch.mm(x, weight.T, out=out) if bias is None else torch.addmm(bias, x, weight.T, out=out)
+
+
 @contextmanager
-def _library(num_tokens: int, out_features: int, in_features: int) -> Iterator[None]:
-    """Let torch use cuBLASLt within, where it is better."""
-    if not prefers_lt(num_tokens, out_features, in_features):
-        yield
-        return
+def _cublaslt() -> Iterator[None]:
+    """Let torch use cuBLASLt within."""
     before = torch.backends.cuda.preferred_blas_library()
     torch.backends.cuda.preferred_blas_library("cublaslt")
     try:

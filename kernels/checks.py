@@ -27,7 +27,9 @@ def require(x: Tensor | None, name: str, shape: Sequence[int], dtype: torch.dtyp
     Raises:
         KernelError: it is otherwise.
     """
-    if x is None:
+    if x is None or (
+        x.shape == shape and x.dtype == dtype and x.is_contiguous() and x.data_ptr() % alignment == 0
+    ):  # what launches ask some hundred times a step
         return
     if tuple(x.shape) != tuple(shape) or x.dtype != dtype:
         raise KernelError(f"{name} is {x.dtype} {tuple(x.shape)}, and should be {dtype} {tuple(shape)}")

@@ -15,6 +15,7 @@ from headrace.kernels import rotary_kv
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape, Ring, choose_fused_ring, fused_rings
 from headrace.kernels.device import open_device
+from headrace.kernels.layer_views import LayerViews
 from headrace.kernels.paged_batch import PagedBatch, Queries, StepSizes
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import PrefillShape
@@ -43,10 +44,15 @@ class StepAttention:
         self._loaded: set[Heads] = set()
         self._prefill: PrefillAttention | None = None
         self._planned: set[DecodeAttention | PrefillAttention] = set()
+        # What a layer has in common with the one before it is not made anew.
+        self._last_views: LayerViews | None = None
+        self._last_angles: Rotary | None = None
+        self._norms: dict[int, tuple[HeadNorm, rotary_kv.HeadNorm]] = {}
 
     def begin(self) -> None:
         """Begin a step: its work is shared out when the first layer asks."""
         self._planned.clear()
+        self._last_views = self._last_angles = None
 
     def rotary_attention(
         self,
@@ -61,33 +67,73 @@ class StepAttention:
         out: Tensor | None,
     ) -> Tensor:
         """See ``table.Operations``."""
-        pages, num_tokens = batch.pages[layer], qkv.shape[0]
-        head_dim = pages.keys.shape[3]
-        out = qkv.new_empty(num_tokens, num_heads * head_dim) if out is None else out
-        angles = None if rotary is None else Rotary(*rotary)
-        weights = None if norm is None else rotary_kv.HeadNorm(norm.query, norm.key, norm.eps)
-        seen = out.view(num_tokens, num_heads, head_dim)
+        pages = batch.pages[layer]
+        head_dim = pages.page_shape[2]
+        out = qkv.new_empty(qkv.shape[0], num_heads * head_dim) if out is None else out
+        angles, weights = self._angles(rotary), self._weights(layer, norm)
+        num_decoding = 0 if batch.lengths is None else batch.lengths.shape[0]
+        views = self._views(qkv, out, num_heads, head_dim, num_decoding)
         heads = heads_of(head_dim, angles, weights is not None, qkv.element_size())
         self._load(qkv, num_heads, pages, heads)
         ring = self._fused_ring(qkv, num_heads, pages, window) if batch.queries is None else None
         if batch.lengths is not None and ring is not None:
             decode = self._decode_attention(qkv, num_heads, pages, window, ring, heads)
             settled = self._plan_decode(decode, batch.lengths)
-            decode.run_fused(seen, qkv, pages, batch.lengths, rotary=angles, norm=weights, old_is_settled=settled)
+            decode.run_fused(views.seen, qkv, pages, batch.lengths, rotary=angles, norm=weights, old_is_settled=settled)
             return out
-        query = qkv.view(num_tokens, -1, head_dim)[:, :num_heads]
-        rotary_kv.rotary_kv(
-            qkv, batch.positions, pages, num_heads=num_heads, rotary=angles, norm=weights, rows=batch.rows, out=query
-        )
-        num_decoding = 0
+        self._rotate(batch, qkv, pages, views, angles, weights)
         if batch.lengths is not None:
-            num_decoding = batch.lengths.shape[0]
             decode = self._decode_attention(qkv, num_heads, pages, window)
             settled = self._plan_decode(decode, batch.lengths)
-            decode.run(seen[:num_decoding], query[:num_decoding], pages, batch.lengths, old_is_settled=settled)
+            decode.run(views.decoding_seen, views.decoding_query, pages, batch.lengths, old_is_settled=settled)
         if batch.queries is not None:
-            self._attend_chunks(batch.queries, seen[num_decoding:], query[num_decoding:], pages, window)
+            self._attend_chunks(batch.queries, views.chunks_seen, views.chunks_query, pages, window)
         return out
+
+    def _rotate(
+        self,
+        batch: PagedBatch,
+        qkv: Tensor,
+        pages: KVPages,
+        views: LayerViews,
+        angles: Rotary | None,
+        weights: rotary_kv.HeadNorm | None,
+    ) -> None:
+        """Norm and rotate queries where they lie; write keys and values."""
+        rotary_kv.rotary_kv(
+            qkv,
+            batch.positions,
+            pages,
+            num_heads=views.num_heads,
+            rotary=angles,
+            norm=weights,
+            rows=batch.rows,
+            out=views.query,
+        )
+
+    def _views(self, qkv: Tensor, out: Tensor, num_heads: int, head_dim: int, num_decoding: int) -> LayerViews:
+        views = self._last_views
+        if views is None or not views.are_of(qkv, out, num_heads, num_decoding):
+            views = self._last_views = LayerViews.of(qkv, out, num_heads, head_dim, num_decoding)
+        return views
+
+    def _angles(self, rotary: tuple[Tensor, Tensor] | None) -> Rotary | None:
+        """The step's angles, the same for all layers, as kernels take them."""
+        if rotary is None:
+            return None
+        angles = self._last_angles
+        if angles is None or angles.cosines is not rotary[0] or angles.sines is not rotary[1]:
+            angles = self._last_angles = Rotary(*rotary)
+        return angles
+
+    def _weights(self, layer: int, norm: HeadNorm | None) -> rotary_kv.HeadNorm | None:
+        """A layer's weights, as kernels take them."""
+        if norm is None:
+            return None
+        found = self._norms.get(layer)
+        if found is None or found[0] is not norm:
+            found = self._norms[layer] = norm, rotary_kv.HeadNorm(norm.query, norm.key, norm.eps)
+        return found[1]
 
     def _plan_decode(self, decode: DecodeAttention, lengths: Tensor) -> bool:
         """Plan once a step; says whether the plan was made before this layer.

@@ -16,7 +16,7 @@ from headrace.kernels.blas import multiply, multiply_into
 from headrace.kernels.device import open_device
 from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.table import Linear
-from headrace.kernels.thin_choice import Product, beats_cublas, choose_norming
+from headrace.kernels.thin_choice import MOST_TOKENS, Product, beats_cublas, choose_norming
 from headrace.kernels.thin_product import Norm, ThinProduct
 
 
@@ -121,6 +121,8 @@ def _product(x: Tensor, linear: Linear) -> Product:
 
 def _thin(x: Tensor, linear: Linear) -> ThinProduct | None:
     """Our own kernel, where it is the faster one."""
+    if x.shape[0] > MOST_TOKENS:  # most steps with prompts: nothing more is asked of them
+        return None
     if isinstance(linear, _Packed) and linear.thin is not None and beats_cublas(_product(x, linear)):
         return linear.thin
     return None

@@ -51,6 +51,7 @@ class DecodeAttention:
         self.shape = shape
         self._heads = heads
         self._ring = ring or choose_ring(shape, opened.shared_bytes)
+        self._shared_bytes = self._ring.shared_bytes(shape, fused=heads is not None)
         self._plan_kernel = _plan_kernel(opened.index)
         self._kernel = _kernel(opened.index, shape.dtype, shape.head_dim, shape.group, self._ring, heads)
         self._num_shares, sizes = _layout(shape, self._ring, opened, self._kernel, heads)
@@ -198,11 +199,11 @@ class DecodeAttention:
             *(out, query, pages.keys, pages.values, pages.page_table, lengths),
             *(self._plan, self._slots, self._tickets),
             *(num_rows, shape.num_kv_heads, shape.max_pages, shape.page_size // TILE_KEYS, shape.window or 0),
-            *(query.stride(0), pages.keys.stride(0), pages.keys.stride(1)),
+            *(query.stride(0), *pages.strides[:2]),
             (shape.head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
             int(old_is_settled),
             *more,
-            shared_bytes=self._ring.shared_bytes(shape, fused=self._heads is not None),
+            shared_bytes=self._shared_bytes,
         )
 
     def _check_lengths(self, lengths: Tensor) -> int:
@@ -213,14 +214,13 @@ class DecodeAttention:
         return num_rows
 
     def _check_pages(self, pages: KVPages) -> None:
-        shape = self.shape
-        for name, x in (("keys", pages.keys), ("values", pages.values)):
-            if x.shape[1:] != (shape.num_kv_heads, shape.page_size, shape.head_dim) or x.dtype != shape.dtype:
-                raise KernelError(f"{name} are {x.dtype} {tuple(x.shape)}, which does not fit {shape}")
-            if x.stride() != pages.keys.stride() or x.stride()[2:] != (shape.head_dim, 1):
-                raise KernelError(f"{name} have strides {x.stride()}")
-            if x.data_ptr() % 16 or any(stride * shape.dtype.itemsize % 16 for stride in x.stride()[:2]):
-                raise KernelError(f"{name}' heads do not begin at multiples of 16 bytes")
+        shape, keys = self.shape, pages.keys
+        if pages.page_shape != (shape.num_kv_heads, shape.page_size, shape.head_dim) or keys.dtype != shape.dtype:
+            raise KernelError(f"pages are {keys.dtype} {tuple(keys.shape)}, which does not fit {shape}")
+        if pages.strides[2:] != (shape.head_dim, 1):
+            raise KernelError(f"pages have strides {pages.strides}")
+        if pages.alignment % 16:
+            raise KernelError("keys' or values' heads do not begin at multiples of 16 bytes")
 
 
 def _open(device: torch.device) -> Device:

@@ -9,12 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from headrace.kernels import rotary_kv
 from headrace.kernels.cuda_attention import StepAttention
 from headrace.kernels.paged_batch import PagedBatch, StepSizes
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import PrefillShape
-from headrace.kernels.rotary_kv import KVPages, Rotary
+from headrace.kernels.rotary_kv import KVPages
 from headrace.kernels.table import HeadNorm
 
 
@@ -40,30 +39,20 @@ class FixedAttention(StepAttention):
         out: Tensor | None,
     ) -> Tensor:
         """See ``table.Operations``."""
-        pages, num_tokens = batch.pages[layer], qkv.shape[0]
-        head_dim = pages.keys.shape[3]
-        out = qkv.new_empty(num_tokens, num_heads * head_dim) if out is None else out
-        query = qkv.view(num_tokens, -1, head_dim)[:, :num_heads]
-        rotary_kv.rotary_kv(
-            qkv,
-            batch.positions,
-            pages,
-            num_heads=num_heads,
-            rotary=None if rotary is None else Rotary(*rotary),
-            norm=None if norm is None else rotary_kv.HeadNorm(norm.query, norm.key, norm.eps),
-            rows=batch.rows,
-            out=query,
-        )
-        seen, num_decoding = out.view(num_tokens, num_heads, head_dim), 0
+        pages = batch.pages[layer]
+        head_dim = pages.page_shape[2]
+        out = qkv.new_empty(qkv.shape[0], num_heads * head_dim) if out is None else out
+        num_decoding = 0 if batch.lengths is None else batch.lengths.shape[0]
+        views = self._views(qkv, out, num_heads, head_dim, num_decoding)
+        self._rotate(batch, qkv, pages, views, self._angles(rotary), self._weights(layer, norm))
         if batch.lengths is not None:
-            num_decoding = batch.lengths.shape[0]
-            attention = self._single_attention(query, pages)
+            attention = self._single_attention(views.query, pages)
             if attention not in self._planned:
                 attention.plan(self._starts[: num_decoding + 1], batch.lengths, num_decoding)
                 self._planned.add(attention)
-            attention.run(seen[:num_decoding], query[:num_decoding], pages, window=window)
+            attention.run(views.decoding_seen, views.decoding_query, pages, window=window)
         if batch.queries is not None:
-            self._attend_chunks(batch.queries, seen[num_decoding:], query[num_decoding:], pages, window)
+            self._attend_chunks(batch.queries, views.chunks_seen, views.chunks_query, pages, window)
         return out
 
     def _single_attention(self, query: Tensor, pages: KVPages) -> PrefillAttention:

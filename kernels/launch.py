@@ -22,6 +22,7 @@ Argument = Tensor | int | float | None
 Extent = tuple[int] | tuple[int, int] | tuple[int, int, int]
 
 _LETTERS = frozenset("PiIqQf")
+_NUMBER = (int, float)  # a union would be made anew for each argument
 _entries: set[str] = set()
 
 
@@ -42,8 +43,9 @@ class Kernel:
         self.max_threads: int = function.max_threads_per_block
         self._name = name
         self._shared_bytes = shared_bytes
-        self._params = params
-        self._function = function.prepare(params)
+        self._index = device.index
+        self._takes_pointer = tuple(letter == "P" for letter in params)
+        self._launch = function.prepare(params).prepared_async_call
 
     def __call__(self, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
         """Launch on torch's current stream; the caller keeps tensors alive as with any of torch's operations.
@@ -67,45 +69,46 @@ class Kernel:
             raise KernelError(
                 f"{self._name} was loaded for {self._shared_bytes} bytes of shared memory, not {shared_bytes}"
             )
-        index = self.device.index
-        if torch.cuda.current_device() != index:
-            with torch.cuda.device(index):
-                self._launch(grid, block, values, shared_bytes)
-        else:
-            self._launch(grid, block, values, shared_bytes)
-
-    def _launch(self, grid: Extent, block: Extent, values: list[int | float], shared_bytes: int) -> None:
-        # A step launches hundreds of kernels: torch.cuda.current_stream makes an object each time, which takes longer.
-        handle: int = torch._C._cuda_getCurrentRawStream(self.device.index)
-        block = (*block, 1, 1)[:3]  # PyCUDA takes a shorter grid, but not a shorter block
+        if len(block) < 3:
+            block = (*block, 1, 1)[:3]  # PyCUDA takes a shorter grid, but not a shorter block
         try:
-            stream = self.device.own_stream(handle)
-            if stream is not None:
-                self._function.prepared_async_call(grid, block, stream, *values, shared_size=shared_bytes)
-                return
-            with self.device.launched_on(handle) as stream:
-                self._function.prepared_async_call(grid, block, stream, *values, shared_size=shared_bytes)
+            if torch.cuda.current_device() != self._index:
+                with torch.cuda.device(self._index):
+                    self._launch_on_current(grid, block, values, shared_bytes)
+            else:
+                self._launch_on_current(grid, block, values, shared_bytes)
         except _refusals() as error:
             raise KernelError(f"{self._name} was not launched on {grid} blocks of {block}: {error}") from error
 
+    def _launch_on_current(self, grid: Extent, block: Extent, values: list[int | float], shared_bytes: int) -> None:
+        # A step launches hundreds of kernels: torch.cuda.current_stream makes an object each time, which takes longer.
+        handle: int = torch._C._cuda_getCurrentRawStream(self._index)
+        stream = self.device.own_stream(handle)
+        if stream is not None:
+            self._launch(grid, block, stream, *values, shared_size=shared_bytes)
+            return
+        with self.device.launched_on(handle) as stream:
+            self._launch(grid, block, stream, *values, shared_size=shared_bytes)
+
     def _values(self, arguments: tuple[Argument, ...]) -> list[int | float]:
-        if len(arguments) != len(self._params):
-            raise KernelError(f"{self._name} takes {len(self._params)} arguments, not {len(arguments)}")
+        index = self._index
+        if len(arguments) != len(self._takes_pointer):
+            raise KernelError(f"{self._name} takes {len(self._takes_pointer)} arguments, not {len(arguments)}")
         values: list[int | float] = []
-        for letter, argument in zip(self._params, arguments, strict=True):
-            if letter != "P":
-                if not isinstance(argument, int | float):
+        for takes_pointer, argument in zip(self._takes_pointer, arguments, strict=True):
+            if not takes_pointer:
+                if not isinstance(argument, _NUMBER):
                     raise KernelError(f"{self._name} wants a number where it was given {type(argument).__name__}")
                 values.append(argument)
             elif argument is None:
                 values.append(0)
-            elif isinstance(argument, Tensor) and argument.get_device() == self.device.index and argument.is_cuda:
+            elif isinstance(argument, Tensor) and argument.get_device() == index:  # -1 on the host
                 values.append(argument.data_ptr())
             elif isinstance(argument, Tensor) and argument.is_cpu and argument.is_pinned():
                 values.append(argument.data_ptr())  # the same address on both sides
             else:
                 where = argument.device if isinstance(argument, Tensor) else type(argument).__name__
-                raise KernelError(f"{self._name} wants a tensor on cuda:{self.device.index}, not {where}")
+                raise KernelError(f"{self._name} wants a tensor on cuda:{index}, not {where}")
         return values
 
 

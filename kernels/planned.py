@@ -9,7 +9,7 @@ rule: it computes by its operations only, always the same ones in the same order
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ B = TypeVar("B", bound=Batch)
 Place = Callable[[tuple[int, int], Callable[[], Sequence["Result"]]], Sequence[Tensor]]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What one operation writes.
 
     Attributes:

@@ -60,7 +60,7 @@ class PrefillAttention:
         if workspace.nbytes < sum(sizes) or workspace.data_ptr() % 16:
             raise KernelError(f"prefill attention wants {sum(sizes)} aligned bytes of workspace")
         self._planned: tuple[int, int] | None = None
-        self._num_items = 0
+        self._num_items = self._shared_bytes = 0
         self._plan, self._starts = torch.split_with_sizes(workspace.view(torch.uint8)[: sum(sizes)], sizes)
 
     @staticmethod
@@ -93,6 +93,7 @@ class PrefillAttention:
         require(query_starts, "query_starts", (num_rows + 1,), torch.int32, alignment=4)
         chunks = num_rows if most_chunks is None else min(most_chunks, num_rows)
         self._block = self._choose(num_tokens)
+        self._shared_bytes = self._block.shared_bytes(shape.dtype, shape.head_dim)
         self._num_items = self._block.num_items(shape.group, chunks, num_tokens)
         self._plan_kernel(
             (1, 1),
@@ -129,15 +130,14 @@ class PrefillAttention:
             raise KernelError(f"scores cannot be scaled by {scale} over a window of {window} keys")
         self._check_tokens(out, query)
         self._check_pages(pages)
-        keys = pages.keys
         self._kernels[self._block](
             (self._num_items * shape.num_kv_heads, 1),
             (32 * self._block.warps, 1, 1),
-            *(out, query, keys, pages.values, pages.page_table, self._plan),
+            *(out, query, pages.keys, pages.values, pages.page_table, self._plan),
             *(shape.num_kv_heads, shape.group, 65536 // shape.group + 1),
             *(pages.page_table.shape[1], shape.page_size // UNIT_KEYS, window or 0),
-            *(query.stride(0), keys.stride(0), keys.stride(1), scale * math.log2(math.e)),
-            shared_bytes=self._block.shared_bytes(shape.dtype, shape.head_dim),
+            *(query.stride(0), *pages.strides[:2], scale * math.log2(math.e)),
+            shared_bytes=self._shared_bytes,
         )
 
     def _choose(self, num_tokens: int) -> Block:
@@ -157,12 +157,11 @@ class PrefillAttention:
 
     def _check_pages(self, pages: KVPages) -> None:
         shape, keys = self.shape, pages.keys
-        if keys.shape[1:] != (shape.num_kv_heads, shape.page_size, shape.head_dim) or keys.dtype != shape.dtype:
+        if pages.page_shape != (shape.num_kv_heads, shape.page_size, shape.head_dim) or keys.dtype != shape.dtype:
             raise KernelError(f"pages are {keys.dtype} {tuple(keys.shape)}, which does not fit {shape}")
-        if keys.stride()[2:] != (shape.head_dim, 1):
-            raise KernelError(f"pages have strides {keys.stride()}: a page's tokens of one head must be contiguous")
-        places = (keys.data_ptr(), pages.values.data_ptr(), *(n * shape.dtype.itemsize for n in keys.stride()[:2]))
-        if any(place % 16 for place in places):
+        if pages.strides[2:] != (shape.head_dim, 1):
+            raise KernelError(f"pages have strides {pages.strides}: a page's tokens of one head must be contiguous")
+        if pages.alignment % 16:
             raise KernelError("keys' or values' heads do not begin at multiples of 16 bytes")
 
 

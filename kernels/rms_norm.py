@@ -49,17 +49,22 @@ def rms_norm(
         require(tensor, name, (num_rows, width), x.dtype)
     for name, tensor in (("weight", weight), ("input_bias", input_bias)):
         require(tensor, name, (width,), x.dtype)
-    plan = plan_rows(
-        width,
-        round_rows(num_rows if planned_rows is None else planned_rows),
-        x.element_size(),
-        open_device(x.get_device()).num_sms,
-    )
     use = 0 if residual is None else 1 if update_residual else 2
-    kernel = _kernel(x.device, element_type(x, "x"), plan, use, input_bias is not None)
+    rows = round_rows(num_rows if planned_rows is None else planned_rows)
+    biased = input_bias is not None
+    kernel, plan = _planned(x.get_device(), element_type(x, "x"), x.element_size(), rows, width, use, biased)
     grid, block = (plan.num_blocks(num_rows),), (plan.threads,)
     kernel(grid, block, out, x, residual, input_bias, weight, num_rows, width, eps)
     return out
+
+
+@functools.cache
+def _planned(
+    index: int, element: str, element_bytes: int, num_rows: int, width: int, residual: int, biased: bool
+) -> tuple[Kernel, RowPlan]:
+    """A step asks once a layer: one look-up by numbers takes less than the plan's own, and the kernel's by the plan."""
+    plan = plan_rows(width, num_rows, element_bytes, open_device(index).num_sms)
+    return _kernel(torch.device("cuda", index), element, plan, residual, biased), plan
 
 
 @functools.cache

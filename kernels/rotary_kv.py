@@ -1,7 +1,8 @@
 """QK-norm, rotary embedding and the write of keys and values into pages, in one kernel: ``cuda/rotary_kv.cu``."""
 
 import functools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,11 +28,18 @@ class KVPages:
             keys and values may be views of one tensor ``[num_pages, 2, …]``.
         values: the same, with the same strides.
         page_table: int32 ``[num_rows, max_pages]``, contiguous: a row's pages in order.
+        page_shape: num_kv_heads, page_size and head_dim.
+        strides: of keys and of values.
+        alignment: bytes, 16 at most, at whose multiples the keys and the values of each token's heads begin.
     """
 
     keys: Tensor
     values: Tensor
     page_table: Tensor
+    # Asked in every launch, and told once: pages stay where they are.
+    page_shape: tuple[int, int, int] = field(init=False)
+    strides: tuple[int, ...] = field(init=False)
+    alignment: int = field(init=False)
 
     def __post_init__(self) -> None:
         keys, values = self.keys, self.values
@@ -40,6 +48,11 @@ class KVPages:
         if keys.stride() != values.stride() or keys.stride(3) != 1:
             raise KernelError("keys and values have different strides, or heads that are not contiguous")
         require(self.page_table, "page_table", self.page_table.shape, torch.int32, alignment=4)
+        num_kv_heads, page_size, head_dim = keys.shape[1:]
+        steps = (stride * keys.element_size() for stride in keys.stride()[:3])
+        object.__setattr__(self, "page_shape", (num_kv_heads, page_size, head_dim))
+        object.__setattr__(self, "strides", keys.stride())
+        object.__setattr__(self, "alignment", math.gcd(16, keys.data_ptr(), values.data_ptr(), *steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,21 +172,17 @@ def rotary_kv(
         KernelError: shapes, dtypes or devices do not fit, or the head cannot be split over threads.
     """
     num_tokens = qkv.shape[0]
-    num_kv_heads, page_size, head_dim = pages.keys.shape[1:]
+    num_kv_heads, page_size, head_dim = pages.page_shape
     num_slots = num_heads + 2 * num_kv_heads
     out = qkv.new_empty(num_tokens, num_heads, head_dim) if out is None else out
     heads = heads_of(head_dim, rotary, norm is not None, qkv.element_size())
     require(qkv, "qkv", (num_tokens, num_slots * head_dim), qkv.dtype)
-    require(out[:1], "out", out[:1].shape, qkv.dtype)
-    if out.shape != (num_tokens, num_heads, head_dim) or out.stride(0) * qkv.element_size() % 16:
-        raise KernelError(f"out is {tuple(out.shape)} {out.stride()}, not [{num_tokens}, {num_heads}, {head_dim}]")
+    _check_out(out, (num_tokens, num_heads, head_dim), qkv.dtype)
     _check_tokens(num_tokens, positions, rows, pages.page_table, rotary)
     _check_heads(qkv.dtype, pages, norm, heads.vec)
-    # Few tokens: a head a group, so that they fill the device; many: a block a token, which loads its angles once.
-    num_turns = -(-num_slots // (_THREADS // heads.lanes))
     many = num_tokens >= 4 * open_device(qkv.get_device()).num_sms
-    num_parts, turns = (1, min(num_turns, _MOST_TURNS)) if many else (num_turns, 1)
-    kernel = _kernel(qkv.device, element_type(qkv, "qkv"), integer_type(positions, "positions"), heads, turns)
+    types = element_type(qkv, "qkv"), integer_type(positions, "positions")
+    kernel, num_parts = _split_heads(qkv.get_device(), *types, heads, num_slots, many)
     kernel(
         (num_tokens, num_parts),
         (_THREADS,),
@@ -192,13 +201,34 @@ def rotary_kv(
         rows,
         pages.keys,
         pages.values,
-        *pages.keys.stride()[:3],
+        *pages.strides[:3],
         pages.page_table,
         pages.page_table.shape[1],
         page_size,
         *divisor(page_size),
     )
     return out
+
+
+@functools.cache
+def _split_heads(
+    index: int, element: str, position: str, heads: Heads, num_slots: int, many: bool
+) -> tuple[Kernel, int]:
+    """The kernel, and into how many blocks a token's heads are cut.
+
+    Few tokens: a head a group, so that they fill the device; many: a block a token, which loads its angles once.
+    """
+    num_turns = -(-num_slots // (_THREADS // heads.lanes))
+    num_parts, turns = (1, min(num_turns, _MOST_TURNS)) if many else (num_turns, 1)
+    return _kernel(torch.device("cuda", index), element, position, heads, turns), num_parts
+
+
+def _check_out(out: Tensor, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    step, *within = out.stride()
+    if out.shape != shape or step * out.element_size() % 16:
+        raise KernelError(f"out is {tuple(out.shape)} {out.stride()}, not {list(shape)}")
+    if out.dtype != dtype or within != [shape[2], 1] or out.data_ptr() % 16:
+        require(out[:1], "out", out[:1].shape, dtype)
 
 
 def _check_tokens(
@@ -213,15 +243,13 @@ def _check_tokens(
 
 
 def _check_heads(dtype: torch.dtype, pages: KVPages, norm: HeadNorm | None, vec: int) -> None:
-    keys, values = pages.keys, pages.values
+    keys, head_dim = pages.keys, pages.page_shape[2]
     if keys.dtype != dtype:
         raise KernelError(f"pages hold {keys.dtype}, not {dtype}")
-    if norm is not None and (norm.query.dtype != dtype or norm.query.shape != keys.shape[3:]):
-        raise KernelError(f"heads of {dtype} {keys.shape[3]}, norms of {norm.query.dtype} {tuple(norm.query.shape)}")
-    vec_bytes = vec * keys.element_size()
-    places = (keys.data_ptr(), values.data_ptr(), *(stride * keys.element_size() for stride in keys.stride()[:3]))
-    if any(place % vec_bytes for place in places):
-        raise KernelError(f"a head's keys or values do not begin at a multiple of {vec_bytes} bytes")
+    if norm is not None and (norm.query.dtype != dtype or norm.query.shape != (head_dim,)):
+        raise KernelError(f"heads of {dtype} {head_dim}, norms of {norm.query.dtype} {tuple(norm.query.shape)}")
+    if pages.alignment % (vec * keys.element_size()):
+        raise KernelError(f"a head's keys or values do not begin at a multiple of {vec * keys.element_size()} bytes")
 
 
 @functools.cache

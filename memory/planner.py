@@ -11,6 +11,7 @@ Pure Python.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 #: Offsets are multiples of it: a cache line, and enough for every vector instruction.
 ALIGNMENT_BYTES = 64
@@ -19,8 +20,7 @@ _MIN_CHUNK_BYTES = 2 << 20
 _SPARE = 1.2
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(NamedTuple):
     """Memory that is needed from operation ``first_op`` to operation ``last_op``, both included."""
 
     first_op: int
@@ -28,8 +28,7 @@ class Buffer:
     num_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Bytes ``offset`` and following of chunk number ``chunk``."""
 
     chunk: int

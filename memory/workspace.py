@@ -167,7 +167,7 @@ class Workspace:
             return kept.tensors
         placed = self._placed.get(key)
         if placed is None:
-            placed = self._placed[key] = self._place(key, activations())
+            placed = self._placed[key] = self._place(activations())
         placed.last_step = self._step
         self._placed.move_to_end(key)
         return placed.tensors
@@ -178,31 +178,51 @@ class Workspace:
         self._prepared.clear()
         self._release()
 
-    def keep(self, key: Hashable) -> None:
-        """Keep a layout's memory for good, as a captured graph wants it; once more is no error.
+    def keep(self, key: Hashable, activations: Callable[[], Sequence[Activation]]) -> None:
+        """Lay a step out for good, as a captured graph wants it; once more is no error.
 
         Args:
-            key: as given to ``place`` before.
+            key: of the step's lengths, for which ``place`` gives the same tensors from now on.
+            activations: gives what must be laid out.
+
+        Raises:
+            OutOfMemoryError: there is no room, as in ``place``.
         """
         if key not in self._kept:
-            self._kept[key] = self._placed.pop(key)
+            self._kept[key] = self._place(activations(), closely=True)
+            self._placed.pop(key, None)
 
-    def _place(self, key: Hashable, activations: Sequence[Activation]) -> _Placed:
+    def _place(self, activations: Sequence[Activation], *, closely: bool = False) -> _Placed:
         buffers = _buffers(activations)
-        prepared = self._prepared.get(key)
-        laid = self._lay_out(buffers) if prepared is None else prepared.laid
-        if not isinstance(laid, _Laid):
-            # The gaps may be other ones for shorter lengths; where the greater ones lie, these can.
-            greater = (each.laid for each in reversed(self._prepared.values()) if each.laid.holds(buffers))
-            found = next(greater, None)
-            if found is None:
-                raise OutOfMemoryError(f"a step's results want blocks of {laid} bytes, and there is no room for them")
-            laid = _Laid(buffers, found.places)
+        # Where the greater lengths lie that a step was prepared for, its own can: most steps with prompts have lengths
+        # that no step has had before, and laying them out takes as long as launching them.
+        laid = None if closely else self._as_prepared(buffers)
+        if laid is None:
+            made = self._lay_out(buffers)
+            # The gaps may be other ones for shorter lengths.
+            laid = made if isinstance(made, _Laid) else self._as_prepared(buffers)
+            if laid is None:
+                raise OutOfMemoryError(f"a step's results want blocks of {made} bytes, and there is no room for them")
+        return _Placed(laid, self._tensors(activations, laid), self._step)
+
+    def _as_prepared(self, buffers: tuple[Buffer, ...]) -> _Laid | None:
+        """Place buffers where those of greater lengths lie, if such have been prepared."""
+        greater = (each.laid for each in reversed(self._prepared.values()) if each.laid.holds(buffers))
+        found = next(greater, None)
+        return None if found is None else _Laid(buffers, found.places)
+
+    def _tensors(self, activations: Sequence[Activation], laid: _Laid) -> tuple[torch.Tensor, ...]:
+        """Make them; what layers write in the same place and shape is one tensor, for each view takes its time."""
+        made: dict[Hashable, torch.Tensor] = {}
         tensors = []
-        for each, buffer, place in zip(activations, buffers, laid.places, strict=True):
-            flat = self._blocks[place.chunk][place.offset : place.offset + buffer.num_bytes]
-            tensors.append(flat.view(each.dtype).view(each.shape))
-        return _Placed(laid, tuple(tensors), self._step)
+        for each, buffer, place in zip(activations, laid.buffers, laid.places, strict=True):
+            where = place, each.dtype, each.shape
+            tensor = made.get(where)
+            if tensor is None:
+                flat = self._blocks[place.chunk][place.offset : place.offset + buffer.num_bytes]
+                tensor = made[where] = flat.view(each.dtype).view(each.shape)
+            tensors.append(tensor)
+        return tuple(tensors)
 
     def _lay_out(self, buffers: tuple[Buffer, ...]) -> "_Laid | tuple[int, ...]":
         """Lay buffers out, in new blocks if need be; the sizes of these where there is no room for them."""

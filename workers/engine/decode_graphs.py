@@ -28,7 +28,7 @@ class DecodeGraphs:
 
     Args:
         stream: what everything is launched on.
-        keep: keeps the memory of a step's results, by numbers of tokens and of sampled ones, for good.
+        keep: lays a step's results out for good, by numbers of tokens and of sampled ones.
     """
 
     def __init__(self, stream: torch.cuda.Stream, keep: Callable[[tuple[int, int]], None]) -> None:
@@ -50,9 +50,9 @@ class DecodeGraphs:
         if graph is not None:
             graph.replay()
             return
-        # Launched one by one first: this compiles, takes the memory that the graph is to keep, and is the step wanted.
-        launch()
         self._keep((key[0], key[0]))
+        # Launched one by one first: this compiles, and is the step wanted.
+        launch()
         self._graphs[key] = self._capture(launch)
 
     def _capture(self, launch: Callable[[], None]) -> torch.cuda.CUDAGraph:

@@ -132,7 +132,7 @@ class DeviceEngine:
             self.steps = self._steps_on(
                 self.pool.kv_cache,
                 self.pool.workspace_for_good,
-                self.pool.workspace.keep if limits.cuda_graphs else None,
+                self._keep if limits.cuda_graphs else None,
             )
         self.engine = self._engine_of(self.steps, self.pool.pages, budget.kv_tokens)
         logger.info(
@@ -154,6 +154,10 @@ class DeviceEngine:
         pages = Pages(self._shape.pages_for(kv_tokens), self._limits.page_size)
         with torch.cuda.stream(self._stream), torch.inference_mode():
             return self._engine_of(self._steps_on(self._cache(pages.num_pages)), pages, kv_tokens)
+
+    def _keep(self, lengths: tuple[int, int]) -> None:
+        """Lay the results of a step of such lengths out for good."""
+        self.pool.workspace.keep(lengths, partial(self.operations.results, *lengths))
 
     def _steps_on(
         self,

@@ -40,8 +40,8 @@ class DeviceSteps:
         sampler: draws; it holds the results of ``NUM_AHEAD + 1`` steps.
         stream: what everything is launched on.
         max_tokens: tokens of a step at most.
-        keep: keeps the memory of a step's results for good, by numbers of tokens and of sampled ones, as graphs want
-            it; None: nothing is captured.
+        keep: lays a step's results out for good, by numbers of tokens and of sampled ones, as graphs want it; None:
+            nothing is captured.
 
     Attributes:
         rows: as given.

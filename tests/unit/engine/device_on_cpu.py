@@ -105,8 +105,8 @@ class Graphs:
 
     def run(self, key: tuple[int, Hashable], launch: Callable[[], None]) -> None:
         self.num_replays += key in self.captured
-        self.captured.setdefault(key, launch)()
         self._keep((key[0], key[0]))
+        self.captured.setdefault(key, launch)()
 
 
 class Event:
@@ -228,7 +228,7 @@ def device_engine(
         sampler,
         stream=stream,
         max_tokens=most_tokens,
-        keep=pool.workspace.keep,
+        keep=lambda lengths: pool.workspace.keep(lengths, lambda: operations.results(*lengths)),
     )
     return Engine(
         loaded,

@@ -44,6 +44,31 @@ def test_lengths_seen_before_get_the_same_tensors_and_nothing_is_planned() -> No
     assert workspace.place(3, never) is first
 
 
+def test_a_step_lies_where_the_longer_one_that_was_prepared_for_would() -> None:
+    workspace = Workspace()
+    assert workspace.prepare(4000, lambda: step(4000)) == ()
+    long = workspace.place(4000, lambda: step(4000))
+    for num_tokens in (3999, 700, 1):
+        tensors = workspace.place(num_tokens, lambda: step(num_tokens))  # noqa: B023
+        assert [tensor.data_ptr() for tensor in tensors] == [tensor.data_ptr() for tensor in long]
+        assert [tensor.shape for tensor in tensors] == [(num_tokens, 1024)] * 6
+
+
+def test_what_layers_write_in_the_same_place_and_shape_is_one_tensor() -> None:
+    tensors = Workspace().place("key", lambda: [*step(3), Each(6, 7, (3, 5)), Each(8, 8, (3, 5), torch.int32)])
+    places = {(tensor.data_ptr(), tensor.shape, tensor.dtype): tensor for tensor in tensors}
+    assert len(places) < len(tensors)
+    assert all(places[tensor.data_ptr(), tensor.shape, tensor.dtype] is tensor for tensor in tensors)
+
+
+def test_what_a_graph_keeps_is_laid_out_closely_whatever_was_prepared_for() -> None:
+    workspace = Workspace()
+    workspace.prepare(4000, lambda: step(4000))
+    workspace.keep(3, lambda: step(3))
+    addresses = [tensor.data_ptr() for tensor in workspace.place(3, lambda: [])]
+    assert max(addresses) - min(addresses) < 6 * 3 * 4096
+
+
 def test_chunks_that_only_a_long_step_needed_are_released_when_it_is_long_ago() -> None:
     workspace = Workspace(max_idle_steps=10)
     workspace.place(3, lambda: step(3))
@@ -114,8 +139,8 @@ def test_what_there_is_no_room_for_is_said_in_bytes_and_other_layouts_make_room_
 def test_a_kept_layout_stays_where_it_is_however_long_ago_and_whatever_wants_room() -> None:
     blocks = FewBlocks(3 * 4096)
     workspace = Workspace(blocks, max_idle_steps=4)
-    kept = workspace.place("graph", lambda: [Each(0, 1, (1024,))])
-    workspace.keep("graph")
+    workspace.keep("graph", lambda: [Each(0, 1, (1024,))])
+    kept = workspace.place("graph", lambda: [])
     for _ in range(10):
         workspace.place("other", lambda: [Each(0, 1, (2048,))])
     assert workspace.prepare("too long", lambda: [Each(0, 1, (4096,))]) == (16384,)

@@ -1,0 +1,87 @@
+"""What a launch hands to the driver, on a device that launches nothing."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from headrace.errors import KernelError
+from headrace.kernels.launch import Kernel
+
+# torch's number for the host: its tensors are on this device.
+INDEX = -1
+
+
+class Function:
+    """A function of PyCUDA's that only notes what it is called with."""
+
+    num_regs, local_size_bytes, max_threads_per_block = 32, 0, 1024
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def prepare(self, params: str) -> "Function":
+        return self
+
+    def prepared_async_call(self, grid: Any, block: Any, stream: Any, *values: Any, shared_size: int) -> None:
+        if values[-1] == 2**40:
+            raise OverflowError("too large")
+        self.calls.append((grid, block, stream, values, shared_size))
+
+
+class OneDevice:
+    index = INDEX
+
+    def own_stream(self, handle: int) -> str | None:
+        return "ours" if handle == 7 else None
+
+    def launched_on(self, handle: int) -> AbstractContextManager[str]:
+        return nullcontext(f"detour of {handle}")
+
+
+@pytest.fixture
+def function(monkeypatch: pytest.MonkeyPatch) -> Function:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: INDEX)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
+    monkeypatch.setattr("headrace.kernels.launch._refusals", lambda: (OverflowError,))
+    return Function()
+
+
+def kernel(function: Function, params: str) -> Kernel:
+    device: Any = OneDevice()
+    return Kernel(function, params, device, "scale", 64)
+
+
+def test_tensors_become_addresses_and_numbers_stay(function: Function) -> None:
+    x = torch.arange(10.0)
+    kernel(function, "PPPif")((3,), (256,), x, None, x[4:], 10, 0.5, shared_bytes=64)
+    kernel(function, "q")((1, 2, 3), (32, 2), 2**33)
+    kernel(function, "q")((0, 2), (32, 2, 1), 1)
+    address = x.data_ptr()
+    assert function.calls == [
+        ((3,), (256, 1, 1), "ours", (address, 0, address + 16, 10, 0.5), 64),
+        ((1, 2, 3), (32, 2, 1), "ours", (2**33,), 0),
+    ]
+
+
+def test_a_stream_that_is_not_ours_is_met_by_one_that_is(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 8, raising=False)
+    kernel(function, "i")((1,), (1,), 5)
+    assert function.calls[0][2] == "detour of 8"
+
+
+def test_arguments_that_do_not_fit_are_refused(function: Function) -> None:
+    x = torch.zeros(3)
+    scale = kernel(function, "Pi")
+    for arguments, words in (
+        ((x,), "takes 2 arguments"),
+        ((x, x), "wants a number"),
+        ((3, 3), "wants a tensor on cuda:-1, not int"),
+        ((x, 2**40), "not launched"),
+    ):
+        with pytest.raises(KernelError, match=words):
+            scale((1,), (1,), *arguments)
+    with pytest.raises(KernelError, match="64 bytes of shared memory"):
+        scale((1,), (1,), x, 3, shared_bytes=65)
+    assert not function.calls
