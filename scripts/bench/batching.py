@@ -9,7 +9,8 @@ same costs a token that needs no padding; all others pad.
 ``--runtime smollm2`` is a whole fleet: a private Valkey, a scheduler, one CPU worker with SmolLM2-135M. Prompts are
 random tokens and end with one token. Each way has a fleet of its own for each seed, so that a machine's good and bad
 minutes meet all ways; the first one measures its costs before anything is timed, the others read them. Latencies are a
-client's, from the moment at which an arrival was due.
+client's, from the moment at which an arrival was due. ``--runtime minilm-fleet`` is one with all-MiniLM-L6-v2 and
+embeddings, where whatever is cut is computed packed; ``auto`` is its default.
 
 ``--runtime minilm`` is an encoder on a CPU, all-MiniLM-L6-v2 in fp32, ``--runtime bert-base`` one on a GPU, BERT-base's
 shape in fp16 with random weights. Arrivals and the clock are simulated; every batch that the scheduler's own strategy
@@ -27,6 +28,7 @@ ten where they are not. The last line is all rows as one JSON document.
 
 import functools
 import gc
+import json
 import multiprocessing
 import sys
 import tempfile
@@ -55,7 +57,6 @@ from headrace.workers.model_store.store import default_cache_dir, pull
 from headrace.workers.scheduler.partition import Limits
 from headrace.workers.scheduler.strategy import Strategy
 from headrace.workers.scheduler.trigger import Patience
-from headrace.workers.text.tokenizer import Tokenizer
 
 SCRIPT = "scripts/bench/batching.py"
 MODEL = "smollm2-135m"
@@ -64,6 +65,7 @@ MAX_ROWS = 20
 ENCODER = "all-minilm-l6-v2"
 SIMULATED_LOADS, FLEET_LOADS = (0.5, 0.8, 0.95), (0.5, 0.8)
 GRAPHS = Settings.model_fields["encoder_graphs"].default
+BACKLOG = Settings.model_fields["max_backlog_batches"].default
 #: Of the rate at which naive batches are critical.
 ENCODER_LOADS = (0.5, 0.8, 1.0)
 #: How far an objective may let others overtake a request.
@@ -103,7 +105,10 @@ class Case:
 
 
 def cases(lengths: tuple[int, int], window: int, names: str) -> list[Case]:
-    """The ways of these names, with commas; of none: all. Who keeps the order of arrival sees no more than it takes."""
+    """The ways of these names, with commas; of none: all but ``auto``.
+
+    Those that keep the order of arrival need not see more of it than they take.
+    """
     ways = [
         Case("none", "none", "total", 1, lengths),
         Case("naive", "naive", "total", MAX_ROWS, lengths),
@@ -111,8 +116,9 @@ def cases(lengths: tuple[int, int], window: int, names: str) -> list[Case]:
         Case("dp-total", "dp", "total", window, lengths),
         Case("dp-mean", "dp", "mean", window, lengths),
         Case("packed", "packed", "total", 2 * MAX_ROWS, lengths),
+        Case("auto", "auto", "total", window, lengths),
     ]
-    wanted = set(names.split(",")) if names else {way.name for way in ways}
+    wanted = set(names.split(",")) if names else {way.name for way in ways} - {"auto"}
     if unknown := wanted - {way.name for way in ways}:
         sys.exit(f"--ways: {', '.join(sorted(unknown))}: there are {', '.join(way.name for way in ways)}")
     return [way for way in ways if way.name in wanted]
@@ -141,8 +147,10 @@ def try_fleet(rates: FleetRates, seed: int, guess: float | None) -> Outcome:
 
 def try_fleets(all_cases: list[Case], options: Namespace, goal_ms: float, num_seeds: int) -> dict[str, list[Outcome]]:
     """Every case with every seed, one fleet after the other."""
-    model = pull(MODEL, default_cache_dir(), Console(stderr=True))
-    prompts = Prompts(Tokenizer.from_folder(model.path).vocab_size, seed=0)
+    embeds = options.runtime == "minilm-fleet"
+    model = pull(ENCODER if embeds else MODEL, default_cache_dir(), Console(stderr=True))
+    vocab_size = json.loads((model.path / "config.json").read_text())["vocab_size"]
+    prompts = Prompts(vocab_size, seed=0)
     outcomes: dict[str, list[Outcome]] = defaultdict(list)
     with Server("valkey") as server, tempfile.TemporaryDirectory() as cache:
         for seed in range(num_seeds):
@@ -152,9 +160,11 @@ def try_fleets(all_cases: list[Case], options: Namespace, goal_ms: float, num_se
                     redis_url=server.url, model=str(model.path), cache_dir=Path(cache), num_threads=options.threads,
                     measure_ms=options.measure_ms, batching=case.batching, objective=case.objective,
                     window=options.window, max_rows=options.max_rows, max_context_tokens=2_048,
+                    max_backlog_batches=options.backlog,
                 )  # fmt: skip
                 earlier = outcomes[case.label]
-                with FleetRates(settings, case.lengths, goal_ms, options.trial_ms / 1000, prompts) as rates:
+                trial_s = options.trial_ms / 1000
+                with FleetRates(settings, case.lengths, goal_ms, trial_s, prompts, embeds=embeds) as rates:
                     outcome = try_fleet(rates, seed, earlier[-1].critical if earlier else guess)
                 guess = outcome.critical
                 earlier.append(outcome)
@@ -200,7 +210,7 @@ def main() -> None:
     options = arguments(
         __doc__.partition("\n")[0],
         [
-            ("runtime", "simulated", "simulated, smollm2 for a fleet, minilm or bert-base for an encoder"),
+            ("runtime", "simulated", "simulated; smollm2 or minilm-fleet: a fleet; minilm or bert-base: an encoder"),
             ("ways", "", "which, with commas; default: all of the runtime's"),
             ("lengths", "2-100,5-500", "of prompts, in tokens, with commas"),
             ("seeds", 0, "of arrivals and lengths; 0: 1 on a fleet, else 5"),
@@ -213,11 +223,15 @@ def main() -> None:
             ("budget-s", 0, "encoder: for all seeds of one range of lengths, of which one is tried at least; 0: any"),
             ("threads", 1, "fleet, minilm: of the engine"),
             ("graphs", GRAPHS, "bert-base: captured sizes that are kept"),
+            ("backlog", BACKLOG, "fleet: batches that may wait for the worker"),
             ("max-rows", 0, "fleet: that the worker runs at once; 0: its default"),
             ("measure-ms", 6_000, "fleet, encoder: for which the costs are measured first"),
         ],
     )
-    runtimes = {"simulated": run_simulated, "smollm2": run_fleets, "minilm": run_encoder, "bert-base": run_encoder}
+    runtimes = {
+        "simulated": run_simulated, "smollm2": run_fleets, "minilm-fleet": run_fleets,
+        "minilm": run_encoder, "bert-base": run_encoder,
+    }  # fmt: skip
     if options.runtime not in runtimes:
         sys.exit(f"--runtime: {options.runtime} is none of {', '.join(runtimes)}")
     options.goal_ms = float(options.goal_ms or (3_000 if options.runtime == "smollm2" else 1_000))
@@ -243,7 +257,8 @@ def run_simulated(report: Report, options: Namespace, lengths: tuple[int, int]) 
 
 def run_fleets(report: Report, options: Namespace, lengths: tuple[int, int]) -> None:
     outcomes = try_fleets(cases(lengths, options.window, options.ways), options, options.goal_ms, options.seeds)
-    prefix = "batching/smollm2" + (f"/rows-{options.max_rows}" if options.max_rows else "")
+    prefix = f"batching/{options.runtime}" + (f"/rows-{options.max_rows}" if options.max_rows else "")
+    prefix += f"/backlog-{options.backlog}" if options.backlog != BACKLOG else ""
     report_all(report, prefix, outcomes, FLEET_LOADS, lengths)
 
 

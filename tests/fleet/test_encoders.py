@@ -1,10 +1,12 @@
 """A fleet that serves all-MiniLM-L6-v2: vectors as the model computes them, whatever is killed meanwhile."""
 
+import asyncio
 import json
 import os
 import re
 import signal
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +21,11 @@ from tests.fleet.traces import until
 from headrace.encoder_result import Embeddings, read_answer
 from headrace.errors import FailedError, InvalidRequestError
 from headrace.kernels.encoder_reference import EncoderReference
-from headrace.producer import Client
+from headrace.producer import AsyncClient, Client
 from headrace.stock import take_stock
+from headrace.testing.arrival_trial import ArrivalTrial, Prompts
 from headrace.testing.fleet import Fleet
+from headrace.testing.queue_simulation import poisson_arrivals
 from headrace.testing.servers import Server
 from headrace.workers.encoder.items import Embedding, EncoderItem
 from headrace.workers.encoder.loading import load_encoder
@@ -176,3 +180,15 @@ def test_a_cancelled_request_stops_being_computed(fleet: Fleet) -> None:
         assert handle.cancel() == "running"
         assert isinstance(client.embed("The sea is calm.", cache=False).vector, array)
         assert broker.load()["running"] == 0
+
+
+def test_every_arrival_at_an_encoder_has_a_latency_from_the_moment_it_was_due(fleet: Fleet) -> None:
+    async def trial() -> list[float]:
+        async with AsyncClient(fleet.settings) as client:
+            arrivals = poisson_arrivals(20, 40.0, 2, 60, seed=1)
+            return await ArrivalTrial(client, arrivals, Prompts(30_000, seed=1), 60_000, embeds=True).run()
+
+    begin_s = time.monotonic()
+    taken = asyncio.run(trial())
+    assert len(taken) == 20
+    assert all(0 < latency_ms < (time.monotonic() - begin_s) * 1000 for latency_ms in taken)

@@ -1,4 +1,4 @@
-"""Arrivals at a fleet that runs: prompts of random tokens, one token out, latencies as their producer sees them.
+"""Arrivals at a fleet that runs: random tokens in, one token or vector out, latencies as their producer sees them.
 
 A latency counts from the moment at which the arrival was due, not from when it was sent, so that a client that falls
 behind hides nothing.
@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.producer.async_client import AsyncClient
 from headrace.producer.async_handle import AsyncHandle
@@ -50,6 +51,7 @@ class ArrivalTrial:
         arrivals: the first one first.
         prompts: of which each gets one.
         goal_ms: a trial ends early, and its rest is cancelled, once too many requests are later than this.
+        embeds: whether the fleet's model is an encoder.
         latencies_ms: by arrival, once ``run`` has ended; infinite for those that were cancelled.
     """
 
@@ -57,6 +59,7 @@ class ArrivalTrial:
     arrivals: Sequence[Arrival]
     prompts: Prompts
     goal_ms: float
+    embeds: bool = False
     latencies_ms: list[float] = field(init=False)
     _handles: dict[int, AsyncHandle] = field(init=False, default_factory=dict)
     _start_s: float = field(init=False, default=0.0)
@@ -96,7 +99,10 @@ class ArrivalTrial:
     async def _ask(self, index: int, prompt: list[int]) -> None:
         due_ms = self.arrivals[index].at_ms
         await asyncio.sleep((due_ms - self._now_ms()) / 1000)
-        handle = await self.client.submit(prompt, max_tokens=1, temperature=0, ignore_eos=True, ttl_ms=_RESULT_TTL_MS)
+        wanted: dict[str, Any] = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "ignore_eos": True}
+        if self.embeds:
+            wanted = {"task": "embed", "input": prompt}
+        handle = await self.client.submit(**wanted, ttl_ms=_RESULT_TTL_MS)
         self._handles[index] = handle
         await handle.result()
         self.latencies_ms[index] = self._now_ms() - due_ms

@@ -38,16 +38,25 @@ class FleetRates:
         goal_ms: what 99 of 100 requests must keep to.
         trial_s: for how long requests arrive in one trial, longer where so few would come that a p99 says nothing.
         prompts: from which each trial draws.
+        embeds: whether the model is an encoder.
     """
 
     def __init__(
-        self, settings: Settings, lengths: tuple[int, int], goal_ms: float, trial_s: float, prompts: Prompts
+        self,
+        settings: Settings,
+        lengths: tuple[int, int],
+        goal_ms: float,
+        trial_s: float,
+        prompts: Prompts,
+        *,
+        embeds: bool = False,
     ) -> None:
         self._settings = settings
         self._lengths = lengths
         self._goal_ms = goal_ms
         self._trial_s = trial_s
         self._prompts = prompts
+        self._embeds = embeds
         self._stack = ExitStack()
         self._fleet = Fleet(settings)
         self._since_ms = 0
@@ -117,7 +126,7 @@ class FleetRates:
 
         async def trial() -> list[float]:
             async with AsyncClient(self._settings) as client:
-                return await ArrivalTrial(client, arrivals, self._prompts, goal_ms).run()
+                return await ArrivalTrial(client, arrivals, self._prompts, goal_ms, self._embeds).run()
 
         latencies_ms = asyncio.run(trial())
         wait_until(self._is_idle, _DRAIN_TIMEOUT_S, "the fleet to rest")
