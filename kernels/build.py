@@ -9,6 +9,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -31,6 +32,7 @@ Macro = str | int
 # No fast maths: where an approximation will do, a kernel asks for it by name.
 _FLAGS = ("-std=c++17", "-O3", "-lineinfo")
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +131,24 @@ def nvcc_version() -> str:
 def _key(target: Target) -> str:
     """Hash all that machine code depends on; a part's length before it keeps parts from running into each other."""
     digest = hashlib.sha256()
-    sources = [_source_path(target), *sorted(CUDA_DIR.glob("*.cuh"))]
-    parts = [part for path in sources for part in (path.name.encode(), path.read_bytes())]
-    for part in (*parts, *(text.encode() for text in (*target.flags, target.arch, nvcc_version()))):
+    sources = [part for named in sorted(_sources(_source_path(target)).items()) for part in named]
+    for text in (*sources, *target.flags, target.arch, nvcc_version()):
+        part = text.encode()
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def _sources(path: Path) -> dict[str, str]:
+    """A file and the headers of ours that it includes, and these in turn, whatever macros leave out: text by name."""
+    found: dict[str, str] = {}
+    waiting = [path]
+    while waiting:
+        one = waiting.pop()
+        if one.name not in found:
+            found[one.name] = one.read_text()
+            waiting += [CUDA_DIR / name for name in _INCLUDE.findall(found[one.name])]
+    return found
 
 
 def _source_path(target: Target) -> Path:

@@ -1,6 +1,8 @@
 import hashlib
 import multiprocessing
 import os
+import shutil
+import subprocess
 import sys
 import time
 import types
@@ -22,8 +24,10 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of sources, and an nvcc that only has a version."""
     folder = tmp_path / "cuda"
     folder.mkdir()
-    (folder / "thing.cu").write_text("source")
+    (folder / "thing.cu").write_text('#include "near.cuh"\nsource')
+    (folder / "near.cuh").write_text('#pragma once\n  #include "common.cuh"\n')
     (folder / "common.cuh").write_text("header")
+    (folder / "other.cuh").write_text("header")
     monkeypatch.setattr(build, "CUDA_DIR", folder)
     monkeypatch.setattr(build, "nvcc_version", lambda: "13.0")
     return folder
@@ -65,13 +69,40 @@ def test_all_that_matters_changes_the_key(sources: Path, monkeypatch: pytest.Mon
     keys = [build._key(TARGET)]
     keys.append(build._key(build.Target.of("thing", "sm_80", {"A": "float", "B": 2})))
     keys.append(build._key(build.Target.of("thing", "sm_90a", {"A": "float", "B": 3})))
-    (sources / "thing.cu").write_text("source of another kind")
+    (sources / "thing.cu").write_text('#include "near.cuh"\nsource of another kind')
     keys.append(build._key(TARGET))
     (sources / "common.cuh").write_text("another header")
+    keys.append(build._key(TARGET))
+    (sources / "near.cuh").write_text("")
     keys.append(build._key(TARGET))
     monkeypatch.setattr(build, "nvcc_version", lambda: "13.1")
     keys.append(build._key(TARGET))
     assert len(set(keys)) == len(keys)
+
+
+def test_a_header_that_is_not_included_does_not_change_the_key(sources: Path) -> None:
+    key = build._key(TARGET)
+    (sources / "other.cuh").write_text("another header")
+    assert build._key(TARGET) == key
+
+
+def test_headers_that_include_each_other_are_read_once(sources: Path) -> None:
+    (sources / "common.cuh").write_text('#include "near.cuh"\nheader')
+    assert len(build._sources(sources / "thing.cu")) == 3
+
+
+def test_no_header_that_the_compiler_reads_is_missing_from_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cuda"
+    shutil.copytree(build.CUDA_DIR, folder)
+    monkeypatch.setattr(build, "CUDA_DIR", folder)
+    headers = {path.name for path in folder.glob("*.cuh")}
+    for path in folder.glob("*.cu"):
+        asked = subprocess.run(["g++", "-M", "-MG", "-x", "c++", path], capture_output=True, text=True, check=True)
+        read = {Path(word).name for word in asked.stdout.split()} & headers
+        assert read, path.name
+        assert read <= build._sources(path).keys(), path.name
 
 
 def test_the_order_of_macros_does_not_matter() -> None:
