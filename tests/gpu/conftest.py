@@ -1,11 +1,20 @@
-"""Tests of the kernels. They are skipped for one reason only: torch sees no GPU."""
+"""Tests of the kernels. They are skipped for one reason only: torch sees no GPU.
 
+Several processes may run them on one GPU: ``pytest -n 12 --dist load --maxschedchunk 1 tests/gpu``.
+"""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 HERE = Path(__file__).parent
+#: Who takes longest begins first, so that nobody waits for it in the end.
+LONGEST = ("test_full_shapes", "test_churn", "test_deterministic", "test_encoder_runner", "test_device_sampling")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,6 +24,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
             if not torch.cuda.is_available():
                 item.add_marker(missing)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.get_closest_marker("alone"):
+        return 0
+    order = {name: turn for turn, name in enumerate(LONGEST, start=1)}
+    return order.get(item.path.stem, len(order) + 1) if HERE in item.path.parents else 0
+
+
+@pytest.fixture(autouse=True)
+def share_the_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hold the GPU together with other processes' tests; or alone, where a test is marked so."""
+    base = Path(tempfile.gettempdir()) / f"headrace-test-gpu-{os.getuid()}"
+    with base.with_suffix(".door").open("w") as door, base.with_suffix(".lock").open("w") as gpu:
+        # Who waits to be alone keeps the door shut, or those who share would come and go for ever.
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(gpu, fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture

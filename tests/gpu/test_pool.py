@@ -57,6 +57,7 @@ def test_memory_from_pycuda_is_a_tensor_that_torch_knows_and_has_not_allocated(d
     assert (numbers[:4096].view(64, 64) @ numbers[4096:8192].view(64, 64)).isfinite().all()
 
 
+@pytest.mark.alone
 def test_memory_goes_back_when_nobody_refers_to_it(device: torch.device) -> None:
     before = free_bytes(device.index)
     storage = allocate(device.index, 1 << 30)
@@ -75,6 +76,7 @@ def test_more_than_there_is_is_refused_with_the_setting_to_change(device: torch.
         allocate(device.index, 1 << 45)
 
 
+@pytest.mark.alone
 def test_a_pool_takes_what_is_left_and_leaves_the_reserve(device: torch.device) -> None:
     weights = torch.empty(1 << 30, dtype=torch.uint8, device=device)
     free = free_bytes(device.index)
