@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--save", action="store_true", help="append the rows to docs/bench/results.jsonl")
     given = parser.parse_args()
-    report, on_cpu = Report("scripts/bench/allocator.py"), given.device == "cpu"
+    report, on_cpu = Report("scripts/bench/allocator.py", saves=given.save), given.device == "cpu"
     device = torch.device("cpu") if on_cpu else torch.device("cuda", 0)
     dtype = torch.float32 if on_cpu else torch.float16
     for shape in given.shapes:

@@ -162,7 +162,7 @@ def main() -> None:
     torch.manual_seed(0)
     with torch.device(DEVICE), torch.inference_mode(mode=False):
         theirs = BertModel(BertConfig(), add_pooling_layer=False).eval().to(DTYPE)
-    ours, report = model_of(theirs), Report("scripts/bench/encoder.py")
+    ours, report = model_of(theirs), Report("scripts/bench/encoder.py", saves=given.save)
     with torch.inference_mode():
         if "packed" in given.parts:
             large(report, ours, given.repetitions)

@@ -209,7 +209,7 @@ def main() -> None:
         print("torch sees no GPU: nothing is measured", file=sys.stderr)
         print("[]")
         return
-    report = Report("scripts/bench/kernels.py")
+    report = Report("scripts/bench/kernels.py", saves=wanted.save)
     timer, graph_timer = Timer(DEVICE), GraphTimer(DEVICE)
     limit = timer.copy_gb_per_s()
     report.add("kernel/copy/1GiB", "bandwidth", limit, "GB/s")

@@ -214,7 +214,7 @@ def main() -> None:
         print("torch sees no GPU: nothing is measured", file=sys.stderr)
         print("[]")
         return
-    report = Report("scripts/bench/kernels_sampling.py")
+    report = Report("scripts/bench/kernels_sampling.py", saves=wanted.save)
     timer = Timer(DEVICE)
     limit = timer.copy_gb_per_s()
     report.add("kernel/copy/1GiB", "bandwidth", limit, "GB/s")

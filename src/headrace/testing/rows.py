@@ -5,6 +5,7 @@ same run.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import platform
@@ -29,10 +30,12 @@ class Report:
     Attributes:
         script: its path in the project, for whoever wants to repeat it.
         card: what computed; empty: the GPU that torch sees, else this machine's processor.
+        saves: each row is kept as soon as it is there: whatever ends a long script, what it has measured is not lost.
     """
 
     script: str
     card: str = ""
+    saves: bool = False
     rows: list[dict[str, object]] = field(default_factory=list)
     _num_saved: int = 0
 
@@ -68,6 +71,8 @@ class Report:
             }
             | ({} if rounds is None else {"rounds": rounds})
         )
+        if self.saves:
+            self.save()
 
     def finish(self, *, save: bool) -> None:
         """Print the table, then all rows as one line of JSON, the last line of the output; append them if asked to."""
@@ -82,7 +87,7 @@ class Report:
         print(json.dumps(self.rows), flush=True)
 
     def save(self) -> None:
-        """Append the rows that are not there yet to ``RESULTS``: whatever ends a long script, they are kept."""
+        """Append the rows that are not there yet to ``RESULTS``."""
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         with RESULTS.open("a") as results:
             results.writelines(json.dumps(row) + "\n" for row in self.rows[self._num_saved :])
@@ -104,6 +109,7 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+@functools.cache  # rows that a run has saved do not make it another commit's
 def _commit() -> str:
     try:
         commit = subprocess.run(
@@ -127,6 +133,7 @@ def _card() -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
