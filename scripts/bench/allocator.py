@@ -58,8 +58,13 @@ def batch(encoder: Encoder, length: int) -> EncoderBatch:
 
 def traced(encoder: Encoder, table: PlannedEncoder) -> list[TokenResult]:
     """What a pass writes."""
+    runtime = encoder.model.runtime
+    if isinstance(runtime, DeviceRuntime):
+        runtime.allocator = "torch"  # or the runtime traces a first pass of its own, and ours notes nothing
     with table.traced() as trace:
         trace.close(encoder.model.forward(batch(encoder, 1)))
+    if isinstance(runtime, DeviceRuntime):
+        runtime.allocator = "planned"
     return [TokenResult(each.first_op, each.last_op, each.width, each.dtype) for each in trace.written]
 
 
