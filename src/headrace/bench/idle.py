@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from headrace.bench.machine import Machine
 from headrace.errors import MeasurementError
+from headrace.testing.step_profile import device_spans
 from headrace.workers.channel import Add
 from headrace.workers.engine.engine import Engine
 
@@ -59,8 +60,7 @@ def _noted(engine: Engine, *, while_prompts: bool) -> float:
                 break
             engine.step()
         torch.cuda.synchronize()
-    spans = sorted((event.time_range.start, event.time_range.end) for event in profiler.events() or ())
-    return idle_share(spans)
+    return idle_share([(span.begin_us, span.end_us) for span in device_spans(profiler)])
 
 
 def idle_share(spans: Sequence[tuple[float, float]]) -> float:

@@ -18,6 +18,8 @@ Origin = Literal["ours", "product", "copy", "other"]
 _ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?(\w+)\(', re.S)
 #: Products: cuBLAS, cuBLASLt with CUTLASS and XMMA behind it, and what sums up their parts.
 _PRODUCT = re.compile(r"gemm|gemv|cublas|cutlass|xmma|splitK|nvjet|sm\d+_.*tensorop", re.I)
+#: Products of ours.
+_OWN_PRODUCT = re.compile(r"^(thin|fixed)_product")
 _COPY = re.compile(r"^Mem(cpy|set)")
 
 
@@ -43,6 +45,11 @@ class Launches:
 def own_kernels() -> frozenset[str]:
     """Names of the kernels in ``kernels/cuda``."""
     return frozenset(name for path in CUDA_DIR.glob("*.cu") for name in _ENTRY.findall(path.read_text()))
+
+
+def is_product(name: str) -> bool:
+    """Whether a kernel multiplies matrices, whoever's it is."""
+    return bool(_OWN_PRODUCT.match(name) or _PRODUCT.search(name))
 
 
 def profile_steps(made: DeviceEngine, num_rows: int) -> Iterator[tuple[str, list[Launches]]]:
