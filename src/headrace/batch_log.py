@@ -1,7 +1,13 @@
 """The log of batches: as the scheduler cut them, and what they then cost. An entry each, joined by whoever reads."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+from headrace.checks import measure, text, whole
+from headrace.errors import DecodeError
+
+_ENTRY = re.compile(r"[0-9]{1,16}-[0-9]{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +67,34 @@ def read_batch_log(entries: Sequence[Mapping[bytes, bytes]]) -> list[BatchRecord
     runs: dict[str, BatchRun] = {}
     records: list[BatchRecord] = []
     for fields in entries:
-        f = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
         try:
+            f = {name.decode(): value.decode() for name, value in fields.items()}
             if f["kind"] == "ran":
-                run = BatchRun(f["batch"], f["class"], f["worker"], int(f["rows"]), int(f["tokens"]), float(f["ms"]))
+                run = BatchRun(_batch(f), _name(f, "class"), _name(f, "worker"), _count(f, "rows"), _count(f, "tokens"),
+                               _cost_ms(f))  # fmt: skip
                 runs.setdefault(run.batch, run)
             elif f["kind"] == "cut":
-                int(f["batch"].partition("-")[0])  # the time of the cut, which every reader wants
-                sizes = int(f["rows"]), int(f["tokens"]), int(f["longest"])
-                records.append(BatchRecord(f["batch"], f["class"], *sizes, float(f["ms"])))
-        except (KeyError, ValueError):
+                sizes = _count(f, "rows"), _count(f, "tokens"), _count(f, "longest")
+                records.append(BatchRecord(_batch(f), _name(f, "class"), *sizes, _cost_ms(f)))
+        except (KeyError, ValueError, DecodeError):
             continue
     return [replace(record, run=runs.get(record.batch)) for record in records]
+
+
+def _batch(fields: Mapping[str, str]) -> str:
+    """An entry's id: the time of the cut, which every reader wants, and a number."""
+    if not _ENTRY.fullmatch(fields["batch"]):
+        raise DecodeError("batch is no entry of a stream")
+    return fields["batch"]
+
+
+def _name(fields: Mapping[str, str], name: str) -> str:
+    return text(fields[name], name)
+
+
+def _count(fields: Mapping[str, str], name: str) -> int:
+    return whole(int(fields[name]), name)
+
+
+def _cost_ms(fields: Mapping[str, str]) -> float:
+    return measure(float(fields["ms"]), "ms")

@@ -1,5 +1,6 @@
 """Every command that synchronous code sends to Redis: the scheduler, the synchronous client and the command line."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar
@@ -10,7 +11,7 @@ from headrace.class_costs import ClassCosts
 from headrace.config import Settings
 from headrace.connection import MAX_BLOCK_MS, check_contract, check_server, now_ms, open_client, translated
 from headrace.entries import Entry, Position, decode_chunks, stream_entries
-from headrace.errors import HeadraceError
+from headrace.errors import DecodeError, HeadraceError
 from headrace.faults import fault_point
 from headrace.keys import Keys, RequestStream
 from headrace.leadership import Leadership
@@ -20,6 +21,8 @@ from headrace.request import CONTRACT_VERSION
 from headrace.wire import Chunk, Encoding
 
 T = TypeVar("T")
+#: What HINCRBY can count on.
+_COUNT = re.compile(rb"-?[0-9]{1,19}")
 
 
 class Broker:
@@ -204,7 +207,11 @@ class Broker:
         return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
 
     def load(self) -> dict[str, int]:
-        """Totals over the live requests, and how many batches, ready requests and dead ones there are."""
+        """Totals over the live requests, and how many batches, ready requests and dead ones there are.
+
+        Raises:
+            DecodeError: a total is no number.
+        """
         with translated(self.settings):
             pipe = self.client.pipeline(transaction=False)
             pipe.hmget(self.keys.load, "queued", "queued_tokens", "running", "running_tokens")
@@ -213,8 +220,11 @@ class Broker:
             pipe.xlen(self.keys.dead)
             totals, ready, batches, dead = pipe.execute()
         names = ("queued", "queued_tokens", "running", "running_tokens")
-        counts = {name: int(value or 0) for name, value in zip(names, totals, strict=True)}
-        return counts | {"ready": ready, "batches": batches, "dead": dead}
+        return _counts(dict(zip(names, totals, strict=True)), self.keys.load) | {
+            "ready": ready,
+            "batches": batches,
+            "dead": dead,
+        }
 
     def cache_totals(self) -> dict[str, int]:
         """The response cache: ``entries``, ``bytes``, and since it was last empty ``hits``, ``misses``, ``evicted``."""
@@ -224,7 +234,7 @@ class Broker:
             pipe.zcard(self.keys.cache_use)
             pipe.hmget(self.keys.cache_sum, *names)
             entries, totals = pipe.execute()
-        return {"entries": int(entries)} | {name: int(n or 0) for name, n in zip(names, totals, strict=True)}
+        return {"entries": int(entries)} | _counts(dict(zip(names, totals, strict=True)), self.keys.cache_sum)
 
     def stream_lengths(self, streams: Sequence[RequestStream]) -> dict[str, int]:
         """Entries not admitted yet, by the stream's suffix."""
@@ -250,3 +260,17 @@ class Broker:
         with translated(self.settings):
             found = self.client.config_get(name)
         return str(found.get(name, ""))
+
+
+def _counts(fields: Mapping[str, bytes | None], key: str) -> dict[str, int]:
+    """A hash's counts; 0 where there is none.
+
+    Raises:
+        DecodeError: somebody has written something else there.
+    """
+    spoilt = [name for name, value in fields.items() if value and not _COUNT.fullmatch(value)]
+    if spoilt:
+        raise DecodeError(
+            f"{key} holds no numbers in {', '.join(spoilt)}: put it right with HSET, or HDEL what was written"
+        )
+    return {name: int(value or 0) for name, value in fields.items()}

@@ -5,6 +5,7 @@ from typing import Any
 import redis
 
 from headrace.batch_log import BatchRecord, read_batch_log
+from headrace.checks import MOST
 from headrace.config import Settings
 from headrace.connection import now_ms, translated
 from headrace.errors import ConfigurationError
@@ -37,7 +38,8 @@ class ClassCosts:
         """Classes of workers that live or lived, and when (ms) a worker of each was last seen."""
         with translated(self._settings):
             seen = self._client.zrange(self._keys.classes, 0, -1, withscores=True)
-        return {worker_class.decode(errors="replace"): int(at) for worker_class, at in seen}
+        found = ((worker_class.decode(errors="replace"), at) for worker_class, at in seen)
+        return {worker_class: int(at) for worker_class, at in found if abs(at) <= MOST}  # who wrote inf was no worker
 
     def living(self) -> list[str]:
         """Classes of which a worker was seen within a lease, in order of their names."""

@@ -151,6 +151,10 @@ def check_contract(lowest: bytes | None, highest: bytes | None, queue: str) -> N
     """
     if lowest is None or highest is None:
         return
+    if not (lowest.isdigit() and highest.isdigit() and len(lowest + highest) < 16):
+        raise ContractVersionError(
+            f"queue {queue}: its key `contract` holds no versions, but {lowest!r} and {highest!r}"
+        )
     if not int(lowest) <= CONTRACT_VERSION <= int(highest):
         raise ContractVersionError(
             f"queue {queue} is served under versions {int(lowest)} to {int(highest)} of the contract, "

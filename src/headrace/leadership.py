@@ -38,7 +38,7 @@ class Leadership:
         """Name of the scheduler that leads, ``<host>-<pid>-<random>``; "" if there is none."""
         with translated(self._settings):
             name = self._client.get(self._keys.leader)
-        return name.decode() if name else ""
+        return name.decode(errors="replace") if name else ""
 
     def resign(self, scheduler: str) -> None:
         """Let another scheduler lead at once."""

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import redis
@@ -12,63 +11,12 @@ from headrace.config import Settings
 from headrace.connection import now_ms, translated
 from headrace.errors import DecodeError
 from headrace.faults import fault_point
+from headrace.heartbeat import Heartbeat, WorkerInfo, read_heartbeat, read_worker
 from headrace.keys import Keys, ProcessKind
 from headrace.moves import Beat, HeartbeatCall
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """A worker's last heartbeat."""
-
-    worker: str
-    seen_ms: int
-    max_rows: int
-    kv_tokens: int
-    num_rows: int
-    details: Mapping[str, Any]
-
-    @property
-    def worker_class(self) -> str:
-        """Workers of one class cost the same; "" where it says nothing."""
-        return str(self.details.get("class", ""))
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What a process last said of itself: when, by the server's clock, and what."""
-
-    name: str
-    seen_ms: int
-    details: Mapping[str, Any]
-
-
-def read_worker(worker: str, seen_ms: float, info: bytes) -> WorkerInfo:
-    """A heartbeat from its JSON.
-
-    Raises:
-        DecodeError: it is none, or lacks what every worker says.
-    """
-    details = _read_details(worker, info)
-    try:
-        max_rows, kv_tokens, num_rows = (int(details[name]) for name in ("max_rows", "kv_tokens", "num_rows"))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DecodeError(f"heartbeat of {worker}: {type(error).__name__} {error}") from error
-    if max_rows < 1 or kv_tokens < 1:
-        raise DecodeError(f"heartbeat of {worker}: room for {max_rows} rows and {kv_tokens} tokens")
-    return WorkerInfo(worker, int(seen_ms), max_rows, kv_tokens, num_rows, details)
-
-
-def _read_details(name: str, info: bytes) -> dict[str, Any]:
-    try:
-        details = json.loads(info)
-    except ValueError as error:
-        raise DecodeError(f"heartbeat of {name}: {error}") from error
-    if not isinstance(details, dict):
-        raise DecodeError(f"heartbeat of {name}: not an object")
-    return details
 
 
 class Living:
@@ -99,7 +47,7 @@ class Living:
             pipe = self._client.pipeline(transaction=False)
             for worker, _ in seen:
                 pipe.hget(self._keys.worker(worker.decode(errors="replace")), "info")
-            infos = pipe.execute()
+            infos = pipe.execute(raise_on_error=False)
         return self._readable(seen, infos, read_worker)
 
     def beat(self, kind: ProcessKind, name: str, details: Mapping[str, object], life_ms: int) -> None:
@@ -118,25 +66,38 @@ class Living:
 
     def heartbeats(self, kind: ProcessKind, max_age_ms: int) -> list[Heartbeat]:
         """Processes whose last heartbeat is at most so old, the oldest first. Writes nothing."""
+        if kind == "worker":
+            return [Heartbeat(w.worker, w.seen_ms, w.details) for w in self.seen_workers(max_age_ms)]
+        return self._seen(kind, max_age_ms, read_heartbeat)
+
+    def seen_workers(self, max_age_ms: int) -> list[WorkerInfo]:
+        """The same workers as ``workers``, the oldest heartbeat first. Writes nothing."""
+        return self._seen("worker", max_age_ms, read_worker)
+
+    def _seen(self, kind: ProcessKind, max_age_ms: int, read: Callable[[str, float, bytes], T]) -> list[T]:
         oldest = now_ms(self._client, self._settings) - max_age_ms
         with translated(self._settings):
             seen = self._client.zrangebyscore(self._keys.living(kind), oldest, "+inf", withscores=True)
             pipe = self._client.pipeline(transaction=False)
             for name, _ in seen:
                 pipe.hget(self._keys.process(kind, name.decode(errors="replace")), "info")
-            infos = pipe.execute()
-        return self._readable(seen, infos, lambda name, at, info: Heartbeat(name, int(at), _read_details(name, info)))
+            infos = pipe.execute(raise_on_error=False)
+        return self._readable(seen, infos, read)
 
     def _readable(
         self,
         seen: Sequence[tuple[bytes, float]],
-        infos: Sequence[bytes | None],
+        infos: Sequence[bytes | Exception | None],
         read: Callable[[str, float, bytes], T],
     ) -> list[T]:
         found = []
         for (raw_name, at), info in zip(seen, infos, strict=True):
             name = raw_name.decode(errors="replace")
             try:
+                if isinstance(info, redis.ResponseError):
+                    raise DecodeError(f"heartbeat of {name!r}: {info}")
+                if isinstance(info, Exception):
+                    raise info
                 if info:
                     found.append(read(name, at, info))
             except DecodeError as error:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from headrace.batch_log import BatchRecord
 from headrace.broker import Broker
 from headrace.connection import translated
+from headrace.heartbeat import Heartbeat, WorkerInfo
 from headrace.keys import LANES, Lane, RequestStream
-from headrace.living import Heartbeat, WorkerInfo
 
 #: Ready requests whose lanes and times are read at most.
 SAMPLE_REQUESTS = 2_000
+_LANES = frozenset(lane.encode() for lane in LANES)
 #: A process that has been silent for so many leases is not shown.
 _LIFE_LEASES = 3
 
@@ -67,7 +68,7 @@ class Overview:
     @property
     def tokens_per_s(self) -> float:
         """That all workers published of late, together."""
-        return sum(float(worker.details.get("tokens_per_s", 0.0)) for worker in self.workers)
+        return sum(worker.tokens_per_s for worker in self.workers)
 
 
 def look(broker: Broker, num_batches: int) -> Overview:
@@ -90,7 +91,7 @@ def look(broker: Broker, num_batches: int) -> Overview:
         tuple(_lane(broker, lane, streams, lengths, sample, load["ready"], now_ms) for lane in LANES),
         load["ready"] > SAMPLE_REQUESTS,
         tuple(broker.living.heartbeats("scheduler", life_ms)),
-        tuple(_worker(beat) for beat in broker.living.heartbeats("worker", life_ms)),
+        tuple(broker.living.seen_workers(life_ms)),
         tuple(broker.costs.batch_log(num_batches) if num_batches else ()),
     )
 
@@ -121,10 +122,8 @@ def _sample_ready(broker: Broker) -> list[tuple[str, int]]:
         ids = broker.client.zrandmember(broker.keys.ready, SAMPLE_REQUESTS)
         pipe = broker.client.pipeline(transaction=False)
         for request_id in ids:
-            pipe.hmget(broker.keys.request(request_id.decode()), "lane", "t_submit")
-        return [(lane.decode(), int(since)) for lane, since in pipe.execute() if lane and since]
-
-
-def _worker(beat: Heartbeat) -> WorkerInfo:
-    max_rows, kv_tokens, num_rows = (int(beat.details[name]) for name in ("max_rows", "kv_tokens", "num_rows"))
-    return WorkerInfo(beat.name, beat.seen_ms, max_rows, kv_tokens, num_rows, beat.details)
+            pipe.hmget(broker.keys.request(request_id.decode(errors="replace")), "lane", "t_submit")
+        replies = pipe.execute(raise_on_error=False)
+    # What is no request's hash is left out: anybody may have put an id into the set.
+    found = [reply for reply in replies if isinstance(reply, list)]
+    return [(lane.decode(), int(since)) for lane, since in found if lane in _LANES and since and since.isdigit()]

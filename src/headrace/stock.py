@@ -17,6 +17,8 @@ _LIVE = ("submitted", "queued", "batched", "running", "forked")
 _WAITING = ("submitted", "queued", "batched")
 _TOTALS = ("queued", "queued_tokens", "running", "running_tokens")
 _PAGE_KEYS = 500
+#: Of a key that is named like a request and is no hash.
+_SPOILT = "spoilt"
 _MAX_COUNTS = 3
 #: A worker that has been silent for so many leases is not counted.
 _WORKER_LIFE_LEASES = 3
@@ -145,6 +147,8 @@ def _leaks(broker: Broker, requests: Mapping[str, _Counted]) -> Iterator[str]:
              [i for i, r in requests.items() if r.state == "queued" and i not in ready], not_ready),
             ("{} has ended, and its hash has no time to live",
              [i for i, r in requests.items() if r.state in ("done", "tomb") and r.ttl_ms == -1], immortal),
+            ("{} is no request: somebody has put something else in its place",
+             [i for i, r in requests.items() if r.state == _SPOILT], lambda _: True),
             ("{} is in due without a request", [i for i in due if i not in requests], ghost(keys.due)),
             ("{} is in ready without a request", [i for i in ready if i not in requests], ghost(keys.ready)),
             ("the job of {} is there without a request", [i for i in jobs if i not in requests], orphan(keys.job)),
@@ -157,7 +161,7 @@ def _leaks(broker: Broker, requests: Mapping[str, _Counted]) -> Iterator[str]:
 
 def _state(broker: Broker, request_id: str) -> str:
     found = broker.client.hget(broker.keys.request(request_id), "state")
-    return found.decode() if found else ""
+    return _text(found) if found else ""
 
 
 def _requests(broker: Broker) -> Iterator[tuple[str, _Counted]]:
@@ -169,18 +173,26 @@ def _requests(broker: Broker) -> Iterator[tuple[str, _Counted]]:
             for request_id in page:
                 pipe.hmget(broker.keys.request(request_id), "state", "lane", "cost")
                 pipe.pttl(broker.keys.request(request_id))
-            replies = pipe.execute()
+            replies = pipe.execute(raise_on_error=False)
             for request_id, values, ttl_ms in zip(page, replies[::2], replies[1::2], strict=True):
-                state, lane, cost = ((value or b"").decode() for value in values)
+                if not isinstance(values, list):
+                    yield request_id, _Counted(_SPOILT, "", 0, int(ttl_ms))
+                    continue
+                state, lane, cost = (_text(value or b"") for value in values)
                 if state:  # it may have expired since
-                    yield request_id, _Counted(state, lane, int(cost or 0), int(ttl_ms))
+                    yield request_id, _Counted(state, lane, int(cost) if cost.isdecimal() else 0, int(ttl_ms))
 
 
 def _names(broker: Broker, prefix: str) -> set[str]:
     """What follows a prefix in the names of keys; SCAN may tell one twice."""
     found = broker.client.scan_iter(prefix + "*", count=_PAGE_KEYS)
-    return {name.decode().removeprefix(prefix) for name in found}
+    return {_text(name).removeprefix(prefix) for name in found}
 
 
 def _members(broker: Broker, key: str) -> set[str]:
-    return {member.decode() for member in broker.client.zrange(key, 0, -1)}
+    return {_text(member) for member in broker.client.zrange(key, 0, -1)}
+
+
+def _text(name: bytes) -> str:
+    """Ours are UTF-8; what others wrote must not end the count."""
+    return name.decode(errors="replace")

@@ -116,11 +116,13 @@ class CostTable:
         Raises:
             DecodeError: the bytes are not a cost table, or one of another version.
         """
+        if len(data) > _MAX_BYTES:
+            raise DecodeError(f"not a cost table: {len(data)} bytes; at most {_MAX_BYTES} are read")
         try:
             version, *fields = msgpack.unpackb(data, use_list=False)
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
             raise DecodeError(f"not a cost table: {error}") from error
-        if version != TABLE_VERSION:
+        if type(version) is not int or version != TABLE_VERSION:
             raise DecodeError(f"a cost table of version {version!r}, this program reads {TABLE_VERSION}")
         try:
             return cls(*_checked(*fields))
@@ -130,10 +132,18 @@ class CostTable:
 
 #: Beyond these nothing was measured, and sums over a window would lose their digits.
 _MOST_TOKENS, _MOST_MS = 1 << 40, 1e12
+#: Ours have less than a tenth of it; a grid over a side of millions would keep a scheduler from its work.
+_MAX_BYTES, _MAX_POINTS = 1 << 20, 1 << 10
 
 
 def _checked(lengths: Any, batch_sizes: Any, cost_ms: Any, packed_tokens: Any, packed_ms: Any) -> tuple[Any, ...]:
-    """The fields with every leaf of its type: a table that somebody else wrote is not trusted to be one."""
+    """The fields with every side and leaf of its type: a table that somebody else wrote is not trusted to be one."""
+    if type(cost_ms) is not tuple:
+        raise TypeError("the costs are no sequence")
+    for side in (lengths, batch_sizes, packed_tokens, cost_ms, packed_ms, *cost_ms):
+        # Bytes, texts and maps can be iterated over, too.
+        if type(side) is not tuple or len(side) > _MAX_POINTS:
+            raise TypeError(f"a side is not a sequence of at most {_MAX_POINTS}")
     for side in (lengths, batch_sizes, packed_tokens):
         if any(type(value) is not int or value > _MOST_TOKENS for value in side):
             raise TypeError(f"a side holds something other than whole numbers up to {_MOST_TOKENS}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.faults import fault_point
-from headrace.living import WorkerInfo
+from headrace.heartbeat import WorkerInfo
 from headrace.moves import BatchNote, DispatchCall, ReadyRequest, Window
 from headrace.workers.scheduler.partition import Item
 from headrace.workers.scheduler.plan import Plan

@@ -3,16 +3,19 @@
 All schedulers of a queue see the same queue: take one of them, or the maximum, never the sum.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headrace.batch_log import BatchRecord
 from headrace.broker import Broker
-from headrace.errors import BrokerUnavailableError
+from headrace.errors import BrokerUnavailableError, DecodeError
 from headrace.moves import Reaped
 from headrace.overview import Overview, look
 from headrace.workers.metrics import Figures
+
+log = logging.getLogger(__name__)
 
 _NUM_BATCHES = 100
 
@@ -41,7 +44,7 @@ class Tally:
 
 
 def gather(figures: Figures, broker: Broker, tally: Tally) -> None:
-    """Add a scheduler's figures; where its server is away, those of the queue are missing."""
+    """Add a scheduler's figures; where its server is away, or totals are spoilt, those of the queue are missing."""
     figures.gauge("scheduler_leads", "1 if this scheduler works, 0 if it stands by.", tally.leads)
     _count(figures, "scheduler_requests", "Entries of request streams, by verdict.", "verdict", tally.verdicts)
     figures.counter("scheduler_dispatched_requests", "Requests that went into batches.", tally.num_dispatched)
@@ -49,8 +52,10 @@ def gather(figures: Figures, broker: Broker, tally: Tally) -> None:
     try:
         found = look(broker, _NUM_BATCHES)
         cache = broker.cache_totals() if broker.settings.cache_entries else {}
-    except BrokerUnavailableError:
-        figures.gauge("broker_up", "1 if the broker answers.", 0)
+    except (BrokerUnavailableError, DecodeError) as error:
+        if spoilt := isinstance(error, DecodeError):
+            log.warning("no figures of the queue: %s", error)
+        figures.gauge("broker_up", "1 if the broker answers.", spoilt)
         return
     figures.gauge("broker_up", "1 if the broker answers.", 1)
     _queue(figures, found)

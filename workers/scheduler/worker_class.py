@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from headrace.config import Settings
 from headrace.errors import DecodeError
-from headrace.living import WorkerInfo
+from headrace.heartbeat import WorkerInfo
 from headrace.workers.costs.table import GUESSED_FIXED_MS, GUESSED_TOKEN_MS, CostTable
 from headrace.workers.scheduler.partition import Limits
 

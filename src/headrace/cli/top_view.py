@@ -82,7 +82,7 @@ def _table(rows: Sequence[Sequence[str]], width: int) -> Table:
         justify: JustifyMethod = "left" if number == 0 or head == _CLASS else "right"
         table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", width=columns)
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # names may look like markup
     return table
 
 
@@ -132,7 +132,7 @@ def _workers(found: Overview, num: int, width: int) -> list[RenderableType]:
     rows = [["worker", "rows", "tokens/s", "seen", _CLASS]]
     busiest = sorted(found.workers, key=lambda worker: (-worker.num_rows, worker.worker))
     for worker in busiest[:num]:
-        rate = f"{float(worker.details.get('tokens_per_s', 0.0)):.1f}"
+        rate = f"{worker.tokens_per_s:.1f}"
         seen = f"{duration(max(0, found.now_ms - worker.seen_ms))} ago"
         rows.append([worker.worker, f"{worker.num_rows}/{worker.max_rows}", rate, seen, worker.worker_class])
     table = _table([row[:3] for row in rows] if width < NARROW_COLUMNS else rows, width)

@@ -10,7 +10,7 @@ from rich.live import Live
 from headrace.broker import Broker
 from headrace.cli.top_view import frame
 from headrace.config import Settings
-from headrace.errors import BrokerUnavailableError
+from headrace.errors import BrokerUnavailableError, DecodeError
 from headrace.overview import Overview, look
 from headrace.redaction import redact
 
@@ -40,7 +40,7 @@ class Watch:
         trouble = ""
         try:
             self.look()
-        except BrokerUnavailableError as error:
+        except (BrokerUnavailableError, DecodeError) as error:
             trouble = str(error)
         return frame(self._found, trouble, url=redact(self._settings.redis_url), width=width, height=height)
 

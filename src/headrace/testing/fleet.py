@@ -103,7 +103,7 @@ class Fleet:
             found = [int(leader.rsplit("-", 2)[1])] if leader else []
         else:
             workers = self.broker.living.workers(max_age_ms=self.settings.lease_ms)
-            found = [int(worker.details[f"{part}_pid"]) for worker in workers]
+            found = [int(worker.details[f"{part}_pid"] or 0) for worker in workers]
         return [pid for pid in found if _is_alive(pid)]
 
     def kill_part(self, part: Part) -> int:

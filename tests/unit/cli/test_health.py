@@ -3,6 +3,7 @@
 import socket
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from tests.conftest import LEASE_MS
@@ -12,7 +13,7 @@ from headrace.broker import Broker
 from headrace.keys import ProcessKind
 from headrace.testing.servers import free_port
 
-HERE = {"host": socket.gethostname()}
+HERE: dict[str, Any] = {"host": socket.gethostname(), "max_rows": 8, "kv_tokens": 4096, "num_rows": 0}
 
 
 @pytest.mark.parametrize("kind", ["worker", "scheduler"])
@@ -33,7 +34,7 @@ def test_one_that_fell_silent_for_a_lease_is_not(headrace: Headrace, queue: Brok
 
 
 def test_neither_another_hosts_nor_another_kinds_heartbeat_counts(headrace: Headrace, queue: Broker) -> None:
-    queue.living.beat("worker", "p1", {"host": "elsewhere"}, 6 * LEASE_MS)
+    queue.living.beat("worker", "p1", HERE | {"host": "elsewhere"}, 6 * LEASE_MS)
     queue.living.beat("scheduler", "p2", HERE, 6 * LEASE_MS)
     assert headrace("health", "worker")[0] == 1
     assert headrace("health", "scheduler")[0] == 0

@@ -171,7 +171,7 @@ def test_the_loop_outlives_its_server_and_ends_by_ctrl_c(own_server: Server) -> 
 
 
 def test_a_low_terminal_shows_the_busiest_workers_and_says_how_many_more(own_server: Server) -> None:
-    settings = fast_settings(redis_url=own_server.url)
+    settings = fast_settings(redis_url=own_server.url, lease_ms=30_000)  # the program may take seconds to start
     broker = Broker.connect(settings)
     for number in range(40):
         broker.living.beat("worker", f"w{number:02}", WORKER | {"num_rows": number % 32}, 60_000)

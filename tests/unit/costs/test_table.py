@@ -109,6 +109,12 @@ def test_a_table_survives_its_encoding() -> None:
         ((1, (4,), (1,), (("x",),), (), ()), "milliseconds up to"),
         ((1, (4,), (1,)), "not a cost table"),
         ((1, 4, 1, 1.0, (), ()), "not a cost table"),
+        ((1, b"\x01\x40", (1,), ((1.0,), (2.0,)), (), ()), "not a sequence"),
+        ((1, (4,), b"\x01", ((1.0,),), (), ()), "not a sequence"),
+        ((1, (4,), (1,), ((1.0,),), b"\x01\x40", (1.0, 2.0)), "not a sequence"),
+        ((1, {"4": 0}, (1,), ((1.0,),), (), ()), "not a sequence"),
+        ((1, tuple(range(1, 2000)), (1,), ((1.0,),) * 1999, (), ()), "at most 1024"),
+        ((True, (4,), (1,), ((1.0,),), (), ()), "version True"),
     ],
 )
 def test_what_is_no_table_is_refused_with_the_reason(fields: tuple[object, ...], message: str) -> None:

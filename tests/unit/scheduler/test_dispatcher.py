@@ -8,7 +8,7 @@ from tests.unit.contract.actors import Actors
 from tests.unit.scheduler.tables import linear
 
 from headrace.broker import Broker
-from headrace.living import WorkerInfo
+from headrace.heartbeat import WorkerInfo
 from headrace.moves import ReadyRequest, Window
 from headrace.workers.costs.table import CostTable
 from headrace.workers.scheduler.dispatcher import Dispatcher
