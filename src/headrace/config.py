@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     latency_goal_ms: Positive = Field(
         1_000, description="trigger half_goal: hand over when waiting and computing come to half of this"
     )
+    hand_over_ms: Positive = Field(
+        100, description="triggers lazy and half_goal: what a wait leaves of a deadline for the way to a worker"
+    )
     drop_hopeless: bool = Field(
         False, description="end a request at once that cannot meet its deadline even alone, by the measured costs"
     )

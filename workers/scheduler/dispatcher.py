@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from headrace.broker import Broker
 from headrace.config import Settings
@@ -11,7 +12,7 @@ from headrace.faults import fault_point
 from headrace.heartbeat import WorkerInfo
 from headrace.moves import BatchNote, DispatchCall, ReadyRequest, Window
 from headrace.workers.scheduler.partition import Item
-from headrace.workers.scheduler.plan import Plan
+from headrace.workers.scheduler.plan import DOUBT, Plan
 from headrace.workers.scheduler.strategy import Strategy
 from headrace.workers.scheduler.trigger import Patience, Waiting
 from headrace.workers.scheduler.worker_class import ClassBook, WorkerClass
@@ -31,13 +32,25 @@ class Cut:
         batches: the first one first.
         plan: what the strategy made of those without a strike.
         hopeless: requests that will not meet their deadlines; they are in no batch.
-        spare_ms: for how long all of this may wait until the first deadline is in danger.
+        spare_ms: for how long all of this may wait until the first deadline is in danger; negative where one is.
+        step_ms: what a token behind the first one takes.
     """
 
     batches: tuple[Portion, ...]
     plan: Plan
     hopeless: tuple[ReadyRequest, ...]
     spare_ms: float
+    step_ms: float
+
+    def num_in_danger(self, requests: Iterable[ReadyRequest], now_ms: int) -> int:
+        """How many of these are in no batch, or in one that may end too late, one batch after the other."""
+        ends = accumulate(DOUBT * cost_ms for _, cost_ms in self.batches)
+        ends_ms = {r.request_id: end for (batch, _), end in zip(self.batches, ends, strict=True) for r in batch}
+        return sum(
+            ends_ms.get(request.request_id, math.inf) > _slack_ms(request, now_ms, self.step_ms)
+            for request in requests
+            if request.deadline_ms
+        )
 
 
 class Dispatcher:
@@ -50,6 +63,7 @@ class Dispatcher:
         self._patience = Patience.of(settings)
         self._strategies: dict[str, Strategy] = {}
         self._packs: dict[str, bool] = {}
+        self._waited: tuple[ReadyRequest, ...] = ()
         self.wait_ms = math.inf
 
     def fit(self, workers: Sequence[WorkerInfo], tables: Mapping[str, bytes]) -> None:
@@ -82,24 +96,54 @@ class Dispatcher:
                 break
             cut = self.cut(window, worker_class)
             fault_point("window.cut")
-            if not num_sent and (wait_ms := self._wait_ms(window, cut)) > 0:
-                self.wait_ms = wait_ms
+            if not num_sent and (wait_ms := self._wait_ms(window, cut, hungry, waiting)) > 0:
+                self.wait_ms, self._waited = wait_ms, window.requests
                 break
+            cut = self._as_promised(window, cut, worker_class)
             gone = self._feed(worker_class, cut, longest - waiting[worker_class.name])
             fault_point("dispatch.done")
             num_sent += len(gone) - len(cut.hopeless)
             left = tuple(request for request in window.requests if request.request_id not in gone)
             window = replace(window, requests=left)
+            self._waited = tuple(request for request in self._waited if request.request_id not in gone)
         return num_sent
 
-    def _wait_ms(self, window: Window, cut: Cut) -> float:
-        """How long to let requests gather. Those that come back from a lost worker have waited enough."""
+    def _wait_ms(self, window: Window, cut: Cut, classes: Sequence[WorkerClass], backlogs: Mapping[str, int]) -> float:
+        """How long to let requests gather. Those that come back from a lost worker have waited enough.
+
+        Who will be the hungriest when the wait ends is not known: no class may then be too slow for a deadline, and
+        where batches wait for a worker, what is left of one is not known either.
+        """
+        if self._patience.trigger == "hungry":
+            return 0.0
         if cut.hopeless or not cut.plan.batches or any(request.strikes for request in window.requests):
             return 0.0
-        latest_start_ms = window.now_ms + cut.spare_ms if cut.spare_ms < math.inf else None
+        spare_ms = cut.spare_ms
+        if any(request.deadline_ms for request in window.requests):
+            if any(backlogs[found.name] for found in classes):
+                return 0.0
+            if len(classes) > 1:
+                spare_ms = min(self.cut(window, found).spare_ms for found in classes)
+        latest_start_ms = window.now_ms + spare_ms if spare_ms < math.inf else None
         oldest_ms = min(request.submit_ms for request in window.requests)
         waiting = Waiting(window.num_ready, oldest_ms, cut.plan.batches[0].cost_ms, latest_start_ms)
         return self._patience.wait_ms(waiting, window.now_ms)
+
+    def _as_promised(self, window: Window, cut: Cut, worker_class: WorkerClass) -> Cut:
+        """The cut, or one of those alone who were let wait, where newer company would put their deadlines in danger.
+
+        They would have been served when they came, had they not been made to wait: who came meanwhile goes behind.
+        """
+        here = {request.request_id for request in window.requests}
+        if window.num_ready <= len(window.requests):  # else who is not here may have been pushed out
+            self._waited = tuple(request for request in self._waited if request.request_id in here)
+        if not (num_in_danger := cut.num_in_danger(self._waited, window.now_ms)):
+            return cut
+        alone = self.cut(replace(window, requests=self._waited), worker_class)
+        if alone.num_in_danger(self._waited, window.now_ms) >= num_in_danger:
+            return cut
+        self.wait_ms = 0.0
+        return alone
 
     def _feed(self, worker_class: WorkerClass, cut: Cut, room: int) -> set[str]:
         """Dispatch batches to one class that has room for so many; return the ids that have left.
@@ -136,23 +180,28 @@ class Dispatcher:
         items: list[Item] = []
         suspects: list[Portion] = []
         hopeless: list[ReadyRequest] = []
+        slacks_ms: list[float] = []
+        step_ms = table.cost(1, 1)
+        is_too_slow = False
         for request in window.requests:
             slack_ms = request.deadline_ms - window.now_ms if request.deadline_ms else math.inf
             counts = self._settings.drop_hopeless and slack_ms < math.inf
             if slack_ms <= (self._book.least_ms(request.length) if counts else 0.0):
                 hopeless.append(request)
             elif counts and slack_ms <= table.cost(request.length, 1):
-                continue  # too late for this class, and not for a faster one
+                is_too_slow = True  # and a faster class may not be
             elif request.strikes:
                 suspects.append(((request,), table.cost(request.length, 1)))
             else:
                 sound.append(request)
                 items.append(Item(request.length, request.cost_tokens, slack_ms, request.score))
+                slacks_ms.append(_slack_ms(request, window.now_ms, step_ms))
         limits = self._book.limits(worker_class, window.running_tokens)
         plan = self._strategy(worker_class.name).plan(items, table, limits)
         self._report(worker_class.name, plan)
         batches = [(tuple(sound[index] for index in batch.members), batch.cost_ms) for batch in plan.batches]
-        return Cut((*suspects[:1], *batches, *suspects[1:]), plan, tuple(hopeless), plan.spare_ms(items))
+        spare_ms = -math.inf if is_too_slow else plan.spare_ms(slacks_ms)
+        return Cut((*suspects[:1], *batches, *suspects[1:]), plan, tuple(hopeless), spare_ms, step_ms)
 
     def _strategy(self, class_name: str) -> Strategy:
         """A class's own, because a strategy remembers the table that it was asked for last."""
@@ -167,6 +216,13 @@ class Dispatcher:
             costs = (plan.total_ms, plan.alternative_ms)
             of_class = class_name or "any class"
             log.info("%s: %s costs %.1f ms a window, %s %.1f ms", of_class, names[0], costs[0], names[1], costs[1])
+
+
+def _slack_ms(request: ReadyRequest, now_ms: int, step_ms: float) -> float:
+    """How long from now its first token may take, so that all that it asks for comes in time."""
+    if not request.deadline_ms:
+        return math.inf
+    return request.deadline_ms - now_ms - max(0, request.cost_tokens - request.length - 1) * step_ms
 
 
 def _first(batches: Sequence[Portion], room: int) -> Iterator[Portion]:

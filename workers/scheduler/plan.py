@@ -8,6 +8,9 @@ from itertools import accumulate
 from headrace.workers.scheduler.cost_grid import CostGrid
 from headrace.workers.scheduler.partition import Item
 
+#: Who lets a request wait leaves so many times the predicted cost: workers have other rows, and tables err.
+DOUBT = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -58,13 +61,21 @@ class Plan:
             for index in batch.members
         )
 
-    def spare_ms(self, items: Sequence[Item]) -> float:
-        """How much later the first batch may begin until a deadline that they meet is missed; infinite without any."""
+    def spare_ms(self, slacks_ms: Sequence[float]) -> float:
+        """How much later the first batch may begin, so that prefills may take ``DOUBT`` times what is predicted.
+
+        Args:
+            slacks_ms: a request of the window each: how long from now its prefill may end; infinite where it may take
+                as long as it likes.
+
+        Returns:
+            Negative where a batch ends too late, or nearly, even now; infinite where no request is in a hurry.
+        """
         ends = accumulate(batch.cost_ms for batch in self.batches)
         spare = (
-            min((slack_ms for index in batch.members if (slack_ms := items[index].slack_ms) >= end), default=math.inf)
-            - end
+            slacks_ms[index] - DOUBT * end
             for end, batch in zip(ends, self.batches, strict=True)
+            for index in batch.members
         )
         return min(spare, default=math.inf)
 

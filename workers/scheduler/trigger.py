@@ -8,7 +8,8 @@ half_goal  when the oldest request's wait and the predicted cost of its batch re
 =========  ===========================================================================================
 
 A lazy scheduler lets requests gather and gets better batches for it; under load all three are the same, because the
-backlog is what everybody waits for.
+backlog is what everybody waits for. A wait takes only what a deadline leaves: beside the time to compute, for which
+twice the predicted cost is counted, ``hand_over_ms`` for the way to a worker. What is in a hurry already does not wait.
 """
 
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ class Waiting:
         num_requests: ready, at least one.
         oldest_ms: when the one that waits longest came.
         predicted_ms: cost of the batch that would go first.
-        latest_start_ms: the last moment at which every batch of the plan that holds a deadline can begin and keep it;
-            None where there is no deadline.
+        latest_start_ms: the last moment at which workers must begin so that no deadline is in danger, in the past where
+            one is already; None where there is no deadline.
     """
 
     num_requests: int
@@ -44,17 +45,20 @@ class Patience:
         window: requests that are a full window.
         lazy_timeout_ms: of ``lazy``.
         latency_goal_ms: of ``half_goal``.
+        hand_over_ms: before the latest start.
     """
 
     trigger: Trigger
     window: int
     lazy_timeout_ms: int
     latency_goal_ms: int
+    hand_over_ms: int = 0
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """As the settings say."""
-        return cls(settings.trigger, settings.window, settings.lazy_timeout_ms, settings.latency_goal_ms)
+        s = settings
+        return cls(s.trigger, s.window, s.lazy_timeout_ms, s.latency_goal_ms, s.hand_over_ms)
 
     def wait_ms(self, waiting: Waiting, now_ms: float) -> float:
         """How much longer to let requests gather; 0 to hand over now. What comes meanwhile may shorten it."""
@@ -65,5 +69,5 @@ class Patience:
         else:
             moment_ms = waiting.oldest_ms + self.latency_goal_ms / 2 - waiting.predicted_ms
         if waiting.latest_start_ms is not None:
-            moment_ms = min(moment_ms, waiting.latest_start_ms)
+            moment_ms = min(moment_ms, waiting.latest_start_ms - self.hand_over_ms)
         return max(0.0, moment_ms - now_ms)

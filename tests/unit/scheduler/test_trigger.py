@@ -66,5 +66,5 @@ def test_a_promised_wait_is_neither_too_short_nor_too_long(trigger: Trigger, wai
 
 
 def test_settings_choose_the_trigger() -> None:
-    found = Patience.of(Settings(trigger="half_goal", latency_goal_ms=80, lazy_timeout_ms=7, window=9))
-    assert found == Patience("half_goal", 9, 7, 80)
+    found = Patience.of(Settings(trigger="half_goal", latency_goal_ms=80, lazy_timeout_ms=7, window=9, hand_over_ms=3))
+    assert found == Patience("half_goal", 9, 7, 80, 3)
