@@ -89,9 +89,10 @@ def test_each_role_can_do_all_that_it_does(users: dict[str, Broker], server: Ser
     assert scheduler.run(DispatchCall(["t1:a", "p"], settings, BatchNote("another"))).left == ()
     # A worker runs it, renews, publishes, hands back.
     worker.client.info(), worker.client.hmget("hr:{test}:contract", "min", "max")
-    worker.run(HeartbeatCall("worker", "w", "{}", 1_000, "gpu"))
+    info = '{"max_rows": 8, "kv_tokens": 100, "num_rows": 0}'
+    worker.run(HeartbeatCall("worker", "w", info, 1_000, "gpu"))
     assert scheduler.costs.request_measurement() == ["gpu"]
-    assert worker.run(HeartbeatCall("worker", "w", "{}", 1_000, "gpu")).measure_ms > 0
+    assert worker.run(HeartbeatCall("worker", "w", info, 1_000, "gpu")).measure_ms > 0
     worker.client.hset("hr:{test}:cost", "gpu", b"table")
     worker.client.xadd("hr:{test}:batchlog", {"kind": "ran"}, maxlen=10)
     assert [beat.name for beat in worker.living.heartbeats("worker", 1_000)] == ["w"]

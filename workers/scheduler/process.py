@@ -191,6 +191,8 @@ class Scheduler:
         if reaped.num_requeued or reaped.num_expired or reaped.num_dead:
             counts = (reaped.num_requeued, reaped.num_expired, reaped.num_dead)
             log.info("reaped: %d requeued, %d expired, %d dead", *counts)
+        if reaped.num_strays:
+            log.warning("%d ids left `ready`: no queued request was behind them", reaped.num_strays)
 
 
 def admitter_of(folder: ModelFolder, settings: Settings) -> Admits:

@@ -24,8 +24,8 @@ if (#ARGV - 2) % WIDTH ~= 0 then return redis.error_reply('ERR emit: ' .. WIDTH 
 for a = 3, #ARGV, WIDTH do
   local row = {id = ARGV[a], prev = ARGV[a+1], next = ARGV[a+2], entry = ARGV[a+3], verb = ARGV[a+4], o = ARGV[a+5],
     enc = ARGV[a+6], reply = ARGV[a+7], chunk = ARGV[a+8]}
-  local here = redis.call('HMGET', REQUEST .. row.id, 'at', 'v')
-  local at = here[2] == VERSION and here[1] or ''
+  local here = read(row.id, 'at', 'v')
+  local at = here.v == VERSION and here.at or ''
   if seen[row.id] then return redis.error_reply('ERR emit: ' .. row.id .. ' stands twice in one call') end
   if malformed(row) then return redis.error_reply('ERR emit: ' .. row.id .. ' cannot go on with ' .. row.verb .. ' '
     .. row.entry .. ' from ' .. row.prev .. ' to ' .. row.next) end

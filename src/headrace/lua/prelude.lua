@@ -19,7 +19,19 @@ end
 -- tostring() of a large double loses digits; + 0 makes 0 of -0, which no command takes for an integer
 local function int(x) return string.format('%.0f', x + 0) end
 
-local function number(s) return tonumber(s or '') or 0 end
+-- 0 also of what others wrote that is no number, or none that can be written down
+local function number(s)
+  local x = tonumber(s or '') or 0
+  return math.abs(x) < math.huge and x or 0
+end
+
+local function is_whole(s) return s ~= nil and #s <= 16 and string.match(s, '^%-?%d+$') ~= nil end
+
+-- whether a hash says of a queued request what a scheduler must know of it
+local function is_told(h)
+  return is_whole(h.prompt) and is_whole(h.cost) and is_whole(h.strikes) and is_whole(h.deadline or '0')
+    and is_whole(h.t_submit or '0') and string.match(h.at or '', '^[^:]*:%d+:%d+$') ~= nil
+end
 
 -- which class of workers a batch was cut for; '' for any. Takes the fields of a batch's entry
 local function class_of(fields)
@@ -33,8 +45,10 @@ local function where(at)
   return owner or '', number(epoch), number(n)
 end
 
+-- what somebody has put in a request's place, and is no hash, is no request
 local function read(id, ...)
-  local values, h = redis.call('HMGET', REQUEST .. id, ...), {}
+  local values, h = redis.pcall('HMGET', REQUEST .. id, ...), {}
+  if values.err then return h end
   for i, name in ipairs({...}) do h[name] = values[i] or nil end
   return h
 end

@@ -21,6 +21,7 @@ class Reaped:
         num_expired: past their deadline.
         num_dead: given up.
         amnesty: workers keep their leases for now, because nobody reaped for too long.
+        num_strays: ids that left ``ready``, because no queued request was behind them.
     """
 
     num_seen: int
@@ -28,6 +29,7 @@ class Reaped:
     num_expired: int
     num_dead: int
     amnesty: bool
+    num_strays: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ class ReapCall:
         return [self.limit, s.max_strikes, s.lease_ms, s.lease_ms // 3, RECHECK_MS]
 
     def read(self, reply: object) -> Reaped:
-        """Of five counts."""
+        """Of six counts."""
         if not isinstance(reply, list):
             raise DecodeError(f"reap answered {reply!r}")
-        seen, requeued, expired, dead, amnesty = (int(count) for count in reply)
-        return Reaped(seen, requeued, expired, dead, bool(amnesty))
+        seen, requeued, expired, dead, amnesty, strays = (int(count) for count in reply)
+        return Reaped(seen, requeued, expired, dead, bool(amnesty), strays)

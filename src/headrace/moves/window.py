@@ -69,8 +69,8 @@ class WindowCall:
         """Of ``{now_ms, ready, running_tokens, 8 a request}``."""
         flat: list[Any] = read_bytes(reply)
         requests = tuple(
-            ReadyRequest(request_id.decode(), int(prompt), int(cost), int(num_tokens), int(strikes), float(score),
-                         int(deadline), int(submitted))
+            ReadyRequest(request_id.decode(errors="replace"), int(prompt), int(cost), int(num_tokens), int(strikes),
+                         float(score), int(deadline), int(submitted))
             for request_id, score, prompt, cost, num_tokens, strikes, deadline, submitted
             in zip(*(flat[3 + i :: 8] for i in range(8)), strict=True)
         )  # fmt: skip

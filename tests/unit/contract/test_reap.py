@@ -183,3 +183,56 @@ def test_what_is_due_without_a_request_is_forgotten(actors: Actors) -> None:
     actors.client.zadd("hr:{test}:due", {"ghost": 1})
     actors.reap()
     assert actors.due("ghost") is None
+
+
+def test_ids_without_a_request_take_no_places_in_the_window_for_long(actors: Actors) -> None:
+    actors.running("runs")
+    actors.queued("waits")
+    strays = {f"ghost{number}": -1000 + number for number in range(20)} | {"runs": -2000}
+    actors.client.zadd("hr:{test}:ready", strays)
+    actors.client.set("hr:{test}:request:odd", "oops")
+    actors.client.zadd("hr:{test}:ready", {"odd": -3000, b"\xff": -3000})
+    assert actors.broker.window(8).requests == ()
+    assert sum(actors.reap().num_strays for _ in range(4)) == 23
+    assert [request.request_id for request in actors.broker.window(8).requests] == ["waits"]
+    assert actors.reap() == QUIET
+    assert actors.state("runs") == "running"
+    actors.client.delete("hr:{test}:request:odd")
+
+
+def test_a_stray_that_falls_due_is_queued_again(actors: Actors) -> None:
+    actors.running("a")
+    actors.client.zadd("hr:{test}:ready", {"a": -1})
+    actors.make_due("a")
+    assert actors.reap() == Reaped(1, 1, 0, 0, False, 1)
+    assert [request.request_id for request in actors.broker.window(8).requests] == ["a"]
+
+
+def test_of_a_running_request_whose_hash_was_deleted_nothing_stays(actors: Actors) -> None:
+    (held,) = actors.running("a")
+    actors.emit(held.emit("chunk", 1))
+    actors.client.delete("hr:{test}:request:a")
+    assert actors.emit(held.emit("renew")).refused == {"a"}
+    actors.make_due("a")
+    actors.reap()
+    assert not actors.client.exists("hr:{test}:job:a")
+    assert actors.client.pttl("hr:{test}:out:a") > 0
+    assert actors.client.zscore("hr:{test}:due", "a") is None
+    load = actors.broker.load()
+    assert (load["running"], load["running_tokens"]) == (1, 10), "nobody knows any more what it counted for"
+    actors.client.hset("hr:{test}:load", mapping={"running": 0, "running_tokens": 0})
+
+
+@pytest.mark.parametrize("field", ["prompt", "cost", "at", "strikes", "deadline"])
+def test_a_queued_request_whose_hash_was_damaged_is_told_so(actors: Actors, field: str) -> None:
+    actors.queued("a", "b")
+    kept = actors.client.hget("hr:{test}:request:a", field)
+    actors.client.hset("hr:{test}:request:a", field, "nan")
+    assert [request.request_id for request in actors.broker.window(8).requests] == ["b"]
+    assert actors.reap().num_dead == 1
+    done = actors.last("a").done
+    assert done is not None
+    assert done.error is not None
+    assert done.error.code == "lost"
+    if field == "cost":
+        actors.client.hincrby("hr:{test}:load", "queued_tokens", -int(kept))

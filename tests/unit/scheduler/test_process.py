@@ -27,3 +27,15 @@ def test_the_first_worker_is_known_to_the_batch_that_follows_its_first_heartbeat
         (1, "card/r1/float32"),
         (1, ""),
     ]
+
+
+def test_ids_without_a_request_starve_nobody(fake_broker: Broker) -> None:
+    settings = fake_broker.settings
+    fake_broker.client.zadd(fake_broker.keys.ready, {f"ghost{number}": -1_000.0 for number in range(600)})
+    stream = fake_broker.keys.requests(RequestStream("normal"))
+    fake_broker.client.xadd(stream, {"id": "a", "json": json.dumps({"prompt": "one two"})})
+    scheduler = Scheduler(fake_broker, Admitter(word_tokenizer(64), "r1", settings), settings)
+    for _ in range(20):
+        scheduler.step()
+    assert fake_broker.request_fields("a")["state"] == "batched"
+    assert fake_broker.client.zcard(fake_broker.keys.ready) == 0
