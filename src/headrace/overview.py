@@ -44,7 +44,7 @@ class Overview:
     Attributes:
         queue: its name.
         now_ms: the server's clock.
-        leader: the scheduler that works; "" if there is none.
+        leader: the scheduler that holds the lease; "" if there is none, or it is late to renew.
         load: totals over live requests, and how many are ready, in batches and dead.
         streams: entries not admitted yet, by lane and tenant.
         lanes: every lane.
@@ -64,6 +64,14 @@ class Overview:
     schedulers: tuple[Heartbeat, ...]
     workers: tuple[WorkerInfo, ...]
     batches: tuple[BatchRecord, ...]
+
+    @property
+    def leadership(self) -> str:
+        """Who leads, in words; a leader that is late to renew its lease works all the same, and is named."""
+        if self.leader or not self.schedulers:
+            return self.leader or "none"
+        names = ", ".join(sorted(beat.name for beat in self.schedulers))
+        return f"none has renewed its lease within a second, alive: {names}"
 
     @property
     def tokens_per_s(self) -> float:

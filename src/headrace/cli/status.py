@@ -37,7 +37,7 @@ def status(
 def _lines(url: str, found: Overview) -> list[str]:
     load = found.load
     lines = [
-        f"{url}  queue {found.queue}  scheduler {found.leader or 'none'}",
+        f"{url}  queue {found.queue}  scheduler {found.leadership}",
         f"queued   {load['queued']:>8} requests {load['queued_tokens']:>10} tokens",
         f"running  {load['running']:>8} requests {load['running_tokens']:>10} tokens",
         f"ready {load['ready']}, batches {load['batches']}, dead {load['dead']}",
@@ -50,7 +50,12 @@ def _lines(url: str, found: Overview) -> list[str]:
     ]
     lines += [f"{suffix}: {length} not admitted yet" for suffix, length in found.streams.items() if length]
     for batch in found.batches:
-        real = f"took {batch.run.cost_ms:.1f} ms" if batch.run else "not computed yet"
+        real = "not computed yet"
+        if batch.run:
+            real = f"took {batch.run.cost_ms:.1f} ms"
+            if batch.run.num_tokens < batch.num_tokens:
+                # Nobody knew at the cut, or the prediction would look wrong.
+                real += f"  {batch.run.num_tokens} of {batch.num_tokens} tokens computed, the others were known"
         lines.append(f"batch {batch.batch}  {batch.num_rows} rows  predicted {batch.predicted_ms:.1f} ms  {real}")
     if not found.workers:
         lines.append("no worker")

@@ -122,8 +122,8 @@ def _schedulers(found: Overview) -> Text:
     if not found.schedulers:
         return _line("no scheduler", "bold red")
     others = sorted(beat.name for beat in found.schedulers if beat.name != found.leader)
-    stand_by = f"; standing by: {', '.join(others)}" if others else ""
-    return _line(f"scheduler {found.leader or 'none leads'}{stand_by}")
+    stand_by = f"; standing by: {', '.join(others)}" if others and found.leader else ""
+    return _line(f"scheduler {found.leadership}{stand_by}")
 
 
 def _workers(found: Overview, num: int, width: int) -> list[RenderableType]:

@@ -45,6 +45,27 @@ def test_a_person_is_told_what_is_missing(headrace: Headrace, queue: Broker) -> 
     assert "engine_pid 3" in last
 
 
+def test_a_scheduler_that_is_late_to_renew_its_lease_is_still_named(headrace: Headrace, queue: Broker) -> None:
+    for name in ("s2", "s1"):
+        queue.living.beat("scheduler", name, {"host": "here", "leads": name == "s1"}, 60_000)
+    alive = "scheduler none has renewed its lease within a second, alive: s1, s2"
+    assert alive in headrace("status")[1]
+    assert alive in " ".join(headrace("top", "--once")[1].split())
+    queue.leadership.take("s1", 60_000)
+    assert "scheduler s1\n" in headrace("status")[1]
+    assert "scheduler s1; standing by: s2" in headrace("top", "--once")[1]
+
+
+def test_a_batch_that_found_its_beginnings_in_memory_is_told_with_what_was_computed(
+    headrace: Headrace, queue: Broker
+) -> None:
+    cut = {"kind": "cut", "batch": "5-0", "class": "c", "rows": 1, "tokens": 5, "longest": 5, "ms": 114}
+    ran = {"kind": "ran", "batch": "5-0", "class": "c", "worker": "w", "rows": 1, "tokens": 1, "ms": 43}
+    for entry in (cut, ran):
+        queue.client.xadd(queue.keys.batch_log, entry)
+    assert "predicted 114.0 ms  took 43.0 ms  1 of 5 tokens computed, the others were known" in headrace("status")[1]
+
+
 def test_a_password_is_not_shown(headrace: Headrace, queue: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     socket = os.environ["HEADRACE_REDIS_URL"].removeprefix("unix://")
     queue.client.acl_setuser("reader", enabled=True, passwords=["+secret"], categories=["+@all"], keys=["*"])
