@@ -15,8 +15,8 @@ from typing import Any
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
-from tests.fleet.traces import until
 from tests.unit.producer.stub_fleet import StubFleet, text_of
+from tests.waiting import until
 
 from headrace.broker import Broker
 from headrace.config import Settings
@@ -70,12 +70,12 @@ class RqBench:
 
     def until_meta(self, job: Job, holds: Callable[[dict[str, Any]], bool]) -> None:
         """Wait until a job's meta says something."""
-        until(lambda: holds(self.meta(job)), 20)
+        until(lambda: holds(self.meta(job)))
 
     def until_status(self, job: Job, status: str) -> None:
         """Wait until RQ says something of a job."""
         try:
-            until(lambda: job.get_status(refresh=True).value == status, 20)
+            until(lambda: job.get_status(refresh=True).value == status)
         except AssertionError as error:
             raise AssertionError(f"{job.id} is {job.get_status(refresh=True)}, not {status}: {self.log}") from error
 
@@ -90,7 +90,7 @@ class RqBench:
 
     def until_cancelled(self, request_id: str) -> None:
         """Wait until a request was cancelled."""
-        until(lambda: self.end_of(request_id) == ("done", "cancelled"), 20)
+        until(lambda: self.end_of(request_id) == ("done", "cancelled"))
 
     def close(self) -> None:
         """End what still runs, and remove the log."""
@@ -128,7 +128,7 @@ def horse_of(process: subprocess.Popen[bytes]) -> int:
         found[:] = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
         return bool(found)
 
-    until(look, 10)
+    until(look)
     return found[0]
 
 

@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from tests.waiting import until
+
 from headrace.producer.async_client import AsyncClient
 from headrace.testing.arrival_trial import ArrivalTrial, Prompts
-from headrace.testing.fleet import Fleet, wait_until
+from headrace.testing.fleet import Fleet
 from headrace.testing.queue_simulation import Arrival, poisson_arrivals
 from headrace.workers.scheduler.partition import Item
 
@@ -32,7 +34,7 @@ def test_a_trial_ends_when_its_goal_is_lost_and_cancels_what_it_asked_for(fleet:
     taken = run(fleet, [now] * 4 + [later], goal_ms=0.5)
     assert time.monotonic() - begin_s < 30
     assert taken[-1] == float("inf")
-    wait_until(lambda: not any(fleet.broker.load()[name] for name in ("queued", "running")), 30, "the fleet to rest")
+    until(lambda: not any(fleet.broker.load()[name] for name in ("queued", "running")))
 
 
 def test_no_two_prompts_begin_alike() -> None:

@@ -10,7 +10,8 @@ import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 from tests.fleet.compose import ROOT, Stack, resolved, seconds
-from tests.fleet.traces import short_folder, until
+from tests.fleet.traces import short_folder
+from tests.waiting import until
 
 from headrace.config import Settings
 from headrace.testing.servers import free_port
@@ -89,7 +90,7 @@ def test_a_request_goes_through_the_services_and_their_health_checks_tell_how_th
     with short_folder() as folder, Stack(services, folder, default_cache_dir(), free_port()) as stack:
         assert not stack.is_healthy("broker")
         stack.start("broker")
-        until(lambda: stack.is_healthy("broker"), 20)
+        until(lambda: stack.is_healthy("broker"))
         assert stack.start("models").wait(60) == 0
         assert not any(stack.is_healthy(name) for name in SERVING)
         for name in SERVING:
@@ -105,9 +106,9 @@ def test_a_request_goes_through_the_services_and_their_health_checks_tell_how_th
         assert _answer_by_rq(stack) == " Paris"
 
         stack.send("scheduler", signal.SIGSTOP)  # it hangs
-        until(lambda: not stack.is_healthy("scheduler"), 20)
+        until(lambda: not stack.is_healthy("scheduler"))
         stack.send("scheduler", signal.SIGCONT)
-        until(lambda: stack.is_healthy("scheduler"), 20)
+        until(lambda: stack.is_healthy("scheduler"))
 
         for name in reversed(SERVING):
             assert stack.stop(name) == 0, stack.log(name)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from tests.fleet.conftest import fleet_settings
+from tests.waiting import until
 
 from headrace.broker import Broker
 from headrace.producer import Client
-from headrace.testing.fleet import Fleet, wait_until
+from headrace.testing.fleet import Fleet
 from headrace.testing.servers import Server
 from headrace.workers.costs.table import CostTable
 from headrace.workers.model_store.store import ModelFolder
@@ -23,9 +24,9 @@ def test_a_fleet_measures_once_and_then_knows_what_its_batches_cost(model: Model
         settings = fleet_settings(server.url, model=str(model.path), cache_dir=tmp_path, measure_ms=800)
         with Fleet(settings) as fleet:
             broker = fleet.broker
-            wait_until(lambda: "costs measured" in fleet.log, 60, "a first measurement")
+            until(lambda: "costs measured" in fleet.log)
             (kept,) = (tmp_path / "costs").iterdir()
-            wait_until(lambda: bool(broker.costs.tables()), 10, "a table")
+            until(lambda: bool(broker.costs.tables()))
             (worker,) = broker.living.workers(60_000)
             assert list(broker.costs.tables()) == [worker.worker_class] == broker.costs.living()
             assert worker.worker_class.endswith(f"/{model.revision}/float32")
@@ -36,7 +37,7 @@ def test_a_fleet_measures_once_and_then_knows_what_its_batches_cost(model: Model
                 handles = [client.submit("Water runs " * (1 + index % 7), max_tokens=2) for index in range(12)]
                 for handle in handles:
                     handle.result(timeout_s=60)
-            wait_until(lambda: all(record.run for record in broker.costs.batch_log(100)), 10, "real costs in the log")
+            until(lambda: all(record.run for record in broker.costs.batch_log(100)))
             records = broker.costs.batch_log(100)
             assert sum(record.num_rows for record in records) == 12
             for record in records:
@@ -47,8 +48,8 @@ def test_a_fleet_measures_once_and_then_knows_what_its_batches_cost(model: Model
                 assert record.run.cost_ms > 0 < record.predicted_ms
             before = kept.read_bytes()
             assert broker.costs.request_measurement() == [worker.worker_class]
-            wait_until(lambda: fleet.log.count("costs measured") == 2, 60, "a second measurement")
-            wait_until(lambda: kept.read_bytes() != before, 10, "the new costs on file")
+            until(lambda: fleet.log.count("costs measured") == 2)
+            until(lambda: kept.read_bytes() != before)
         with Fleet(settings) as fleet:
             assert "costs read from" in fleet.log
             assert "costs measured" not in fleet.log

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.fleet.traces import MARK, processes_with, short_folder, user_environ
+from tests.waiting import LIMIT_S, until
 
 from headrace.workers.model_store.store import ModelFolder
-
-_FIRST_TOKEN_LIMIT_S = 15.0
 
 
 @pytest.fixture
@@ -36,20 +35,15 @@ def demo(model: ModelFolder, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def _assert_nothing_is_left(folder: Path) -> None:
-    assert processes_with(folder) == []
+    until(lambda: processes_with(folder) == [])
     assert list(folder.iterdir()) == []
 
 
-def test_the_demo_answers_soon_then_says_how_fast_and_leaves_nothing(demo: subprocess.Popen[str], folder: Path) -> None:
-    start_s = time.monotonic()
-    assert demo.stdout is not None
-    first = demo.stdout.read(1)
-    first_token_s = time.monotonic() - start_s
-    rest, err = demo.communicate(timeout=60)
+def test_the_demo_answers_then_says_how_fast_and_leaves_nothing(demo: subprocess.Popen[str], folder: Path) -> None:
+    out, err = demo.communicate(timeout=100)
     assert demo.returncode == 0
-    assert len((first + rest).split()) > 5
+    assert len(out.split()) > 5
     assert re.fullmatch(r"first token after \d+ ms, then [0-9.]+ tokens/s \(\d+ tokens\)\n", err)
-    assert first_token_s < _FIRST_TOKEN_LIMIT_S
     _assert_nothing_is_left(folder)
 
 
@@ -60,12 +54,12 @@ def test_ctrl_c_in_the_middle_of_the_answer_leaves_nothing(
     assert demo.stdout is not None
     assert demo.stdout.read(1)
     demo.send_signal(number)
-    demo.communicate(timeout=30)
+    demo.communicate(timeout=LIMIT_S)
     _assert_nothing_is_left(folder)
 
 
 def test_ctrl_c_at_the_very_start_leaves_nothing(demo: subprocess.Popen[str], folder: Path) -> None:
     time.sleep(1.0)
     demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=30)
+    demo.communicate(timeout=LIMIT_S)
     _assert_nothing_is_left(folder)

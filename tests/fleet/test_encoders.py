@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 from tests.fleet.conftest import fleet_settings
-from tests.fleet.traces import until
+from tests.waiting import until
 
 from headrace.encoder_result import Embeddings, read_answer
 from headrace.errors import FailedError, InvalidRequestError
@@ -132,7 +132,7 @@ def test_whatever_is_killed_every_text_is_answered_once_and_rightly(
 
     asking = threading.Thread(target=ask)
     asking.start()
-    until(lambda: broker.load()["running"] > 0, 20)
+    until(lambda: broker.load()["running"] > 0)
     pid = fleet.pids("courier")[0] if part == "worker" else 0
     # A worker that is killed as a whole takes both of its processes with it.
     os.kill(_parent(pid), signal.SIGKILL) if part == "worker" else fleet.kill_part(part)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_a_request_that_its_engines_die_of_is_given_up_and_no_other(fleet: Fleet
         # Long enough to be under way whenever an engine dies.
         deadly = client.submit(task="embed", input=long, request_id="deadly", cache=False)
         for attempt in range(1, 4):
-            until(lambda attempt=attempt: broker.request_fields("deadly")["attempts"] == str(attempt), 60)  # type: ignore[misc]
+            until(lambda attempt=attempt: broker.request_fields("deadly")["attempts"] == str(attempt))  # type: ignore[misc]
             fleet.wait_ready()
             fleet.kill_part("engine")
             fleet.wait_ready()
@@ -176,7 +176,7 @@ def test_a_cancelled_request_stops_being_computed(fleet: Fleet) -> None:
     broker = fleet.broker
     with Client(fleet.settings, timeout_s=60) as client:
         handle = client.submit(task="embed", input=["word " * 29] * 1_000, cache=False)
-        until(lambda: broker.request_fields(handle.id).get("state") == "running", 20)
+        until(lambda: broker.request_fields(handle.id).get("state") == "running")
         assert handle.cancel() == "running"
         assert isinstance(client.embed("The sea is calm.", cache=False).vector, array)
         assert broker.load()["running"] == 0

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from tests.fleet.conftest import LEASE_MS, fleet_settings
+from tests.waiting import until
 
 from headrace.errors import OverloadedError
 from headrace.keys import RequestStream
@@ -33,15 +34,11 @@ def test_a_worker_that_sleeps_past_its_lease_and_wakes_writes_nothing(fleet: Fle
     wanted = undisturbed(fleet, requests)
     ids = submit(fleet, "sleepy", requests)
     collector = Collector(fleet.broker, ids)
-    while len(collector.running) < len(ids):
-        collector.poll(500)
+    collector.wait_started()
     courier = fleet.pids("courier")[0]
     os.kill(courier, signal.SIGSTOP)
     try:
-        end_s = time.monotonic() + LEASE_S + 3
-        while time.monotonic() < end_s and fleet.broker.load()["running"]:
-            collector.poll(100)
-        assert fleet.broker.load()["running"] == 0, "its leases did not run out"
+        until(lambda: fleet.broker.load()["running"] == 0)
         written = {name: fleet.broker.request_fields(name)["at"] for name in ids}
     finally:
         os.kill(courier, signal.SIGCONT)
@@ -56,8 +53,7 @@ def test_an_engine_that_hangs_is_replaced_and_the_texts_go_on(fleet: Fleet) -> N
     wanted = undisturbed(fleet, requests)
     ids = submit(fleet, "hung", requests)
     collector = Collector(fleet.broker, ids)
-    while len(collector.running) < len(ids):
-        collector.poll(500)
+    collector.wait_started()
     engine = fleet.pids("engine")[0]
     os.kill(engine, signal.SIGSTOP)
     collector.wait(120)
@@ -76,8 +72,7 @@ def test_a_broker_gone_for_three_leases_costs_no_row(model: ModelFolder) -> None
             wanted = undisturbed(fleet, requests)
             ids = submit(fleet, "outage", requests)
             collector = Collector(fleet.broker, ids)
-            while len(collector.running) < len(ids):
-                collector.poll(500)
+            collector.wait_started()
             server.kill()
             time.sleep(3 * LEASE_S)
             server.start()
@@ -93,8 +88,7 @@ def test_a_full_broker_ends_what_runs_and_refuses_what_is_new(model: ModelFolder
         client = fleet.broker.client
         ids = submit(fleet, "full", prompts(6, 60))
         collector = Collector(fleet.broker, ids)
-        while len(collector.running) < len(ids):
-            collector.poll(500)
+        collector.wait_started()
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", int(client.info("memory")["used_memory"]) // 2)
         body = json.dumps({"id": "new", "prompt": "x"}).encode()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tests.fleet.conftest import fleet_settings
-from tests.fleet.traces import until
+from tests.waiting import until
 
 from headrace.producer import Client
 from headrace.producer.outcome import Result
@@ -40,7 +40,7 @@ def test_a_text_that_must_come_out_alike_is_computed_once(fleet: Fleet) -> None:
         kept = fleet.broker.cache_totals()["entries"]
         first, claims = ask(fleet, f"{name}-1", **fields)
         assert claims == 1
-        until(lambda kept=kept: fleet.broker.cache_totals()["entries"] > kept, 10)  # type: ignore[misc]
+        until(lambda kept=kept: fleet.broker.cache_totals()["entries"] > kept)  # type: ignore[misc]
         again, claims = ask(fleet, f"{name}-2", **fields)
         assert claims == 0
         assert (again.text, again.ids, again.reason, again.usage) == (first.text, first.ids, first.reason, first.usage)

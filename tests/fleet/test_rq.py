@@ -13,8 +13,8 @@ from rq.command import send_stop_job_command
 from rq.serializers import JSONSerializer
 from tests.conftest import fast_settings
 from tests.fleet.rq_workers import GENERATE, GENERATE_MANY, RqBench, horse_of, kill, open_bench, text_for
-from tests.fleet.traces import until
 from tests.unit.producer.stub_fleet import text_of
+from tests.waiting import LIMIT_S, until
 
 from headrace.job import Job, SamplingParams
 from headrace.producer.bulk.names import seed_of
@@ -56,7 +56,7 @@ def test_whoever_has_only_rq_and_redis_enqueues_and_reads_the_text(bench: RqBenc
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert said == f"{text_of(5, 6)}|done|6\n"
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(10) == 0
+    assert worker.wait(LIMIT_S) == 0
 
 
 def test_the_jobs_can_be_imported_without_torch_and_pycuda() -> None:
@@ -99,11 +99,11 @@ def test_another_worker_goes_on_with_the_same_request(bench: RqBench, end: str) 
     horse = horse_of(first)
     if end == "SIGTERM":
         first.send_signal(signal.SIGTERM)
-        assert first.wait(10) == 0, bench.log
+        assert first.wait(LIMIT_S) == 0, bench.log
         assert job.get_status() == "queued"
     else:
         kill(horse if "process" in end else first.pid)
-    until(lambda: not Path(f"/proc/{horse}").exists(), 10)
+    until(lambda: not Path(f"/proc/{horse}").exists())
     assert bench.end_of(f"rq-{job.id}") == ("running", None)
     bench.fleet.until_token = 1 << 30
     if "process" not in end:
@@ -118,7 +118,7 @@ def test_another_worker_goes_on_with_the_same_request(bench: RqBench, end: str) 
 def test_a_job_that_is_not_wanted_any_more_has_its_request_cancelled(bench: RqBench, how: str) -> None:
     bench.fleet.until_token = HELD
     retry = Retry(3) if how != "timeout" else None
-    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=9, retry=retry, job_timeout=2 if how == "timeout" else 60)
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=9, retry=retry, job_timeout=6 if how == "timeout" else 60)
     worker = bench.start()
     bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
     if how == "cancel":
@@ -128,9 +128,9 @@ def test_a_job_that_is_not_wanted_any_more_has_its_request_cancelled(bench: RqBe
     elif how == "stop":
         send_stop_job_command(bench.queue.connection, job.id, serializer=JSONSerializer)
     bench.until_cancelled(f"rq-{job.id}")
-    until(lambda: not bench.queue.started_job_registry.get_job_ids(cleanup=False), 10)
+    until(lambda: not bench.queue.started_job_registry.get_job_ids(cleanup=False))
     if how == "delete":
-        until(lambda: "is gone" in bench.log, 10)
+        until(lambda: "is gone" in bench.log)
         assert not bench.queue.connection.exists(job.key)
     else:
         status = {"cancel": "canceled", "stop": "stopped", "timeout": "failed"}[how]
@@ -148,7 +148,7 @@ def test_a_job_that_is_cancelled_while_no_worker_has_it_has_its_request_cancelle
     first = bench.start()
     bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
     first.send_signal(signal.SIGTERM)
-    assert first.wait(10) == 0
+    assert first.wait(LIMIT_S) == 0
     job.cancel()
     bench.start()
     bench.until_cancelled(f"rq-{job.id}")
@@ -236,7 +236,7 @@ def test_many_prompts_survive_their_worker_and_none_is_asked_twice(bench: RqBenc
 
 
 def test_a_retry_with_a_pause_comes_without_rqs_own_scheduler(bench: RqBench) -> None:
-    retry = Retry(1, interval=1)
+    retry = Retry(1, interval=3)
     job = bench.enqueue("headrace.producer.jobs.replay_dead", ids=["not-there"], retry=retry)
     bench.start()
     bench.until_status(job, "scheduled")

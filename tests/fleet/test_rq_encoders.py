@@ -9,9 +9,9 @@ from rq import Queue, Retry
 from rq.serializers import JSONSerializer
 from tests.conftest import fast_settings
 from tests.fleet.rq_workers import RqBench, horse_of, kill
-from tests.fleet.traces import until
 from tests.redis.encoder_fleet import EncoderFleet
 from tests.unit.producer.stub_fleet import StubFleet
+from tests.waiting import until
 
 from headrace.broker import Broker
 from headrace.testing.servers import Server
@@ -66,7 +66,7 @@ def test_a_job_whose_worker_was_killed_reads_what_was_asked_before(bench: RqBenc
     fleet.paused = True
     job = bench.enqueue(JOBS + "embed", input=["one"] * 70, retry=Retry(1))
     first = bench.start()
-    until(lambda: bench.end_of(f"rq-{job.id}.1")[0] is not None, 20)
+    until(lambda: bench.end_of(f"rq-{job.id}.1")[0] is not None)
     kill(horse_of(first))
     first.kill()
     bench.start()
@@ -80,7 +80,7 @@ def test_a_cancelled_job_cancels_its_requests(bench: RqBench, fleet: EncoderFlee
     fleet.paused = True
     job = bench.enqueue(JOBS + "embed", input=["one"] * 70)
     bench.start()
-    until(lambda: bench.end_of(f"rq-{job.id}.1")[0] is not None, 20)
+    until(lambda: bench.end_of(f"rq-{job.id}.1")[0] is not None)
     job.cancel()
     for number in range(2):
         bench.until_cancelled(f"rq-{job.id}.{number}")

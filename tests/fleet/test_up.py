@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
-from tests.fleet.traces import MARK, processes_with, short_folder, until, user_environ
+from tests.fleet.traces import MARK, processes_with, short_folder, user_environ
+from tests.waiting import until
 
 from headrace.testing.servers import Server, free_port
 from headrace.workers.embedded_broker import check_port
@@ -95,10 +96,10 @@ def test_jobs_of_rq_go_through_and_leave_nothing_behind(up: Up, tmp_path: Path) 
         assert one.return_value() == " Paris"
         assert [found["text"] for found in many.return_value()] == [" Paris", " Rome"]  # type: ignore[union-attr]
         long = queue.enqueue("headrace.producer.jobs.generate", prompt="Once", max_tokens=1_500, ignore_eos=True)
-        until(lambda: bool(long.get_meta().get("tokens")), 60)
+        until(lambda: bool(long.get_meta().get("tokens")))
     assert len(processes_with(tmp_path)) >= 8  # up, broker, scheduler, worker, engine, courier, rq worker, its job
     process.kill()
-    until(lambda: processes_with(tmp_path) == [], 10)
+    until(lambda: processes_with(tmp_path) == [])
 
 
 def test_kill_9_of_up_leaves_no_process(up: Up, environ: dict[str, str], tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_kill_9_of_up_leaves_no_process(up: Up, environ: dict[str, str], tmp_pat
     assert _first_line(process).startswith("ready: ")
     assert len(processes_with(tmp_path)) >= 6  # up, broker, scheduler, worker, engine, courier
     process.kill()
-    until(lambda: processes_with(tmp_path) == [], 10)
+    until(lambda: processes_with(tmp_path) == [])
 
 
 def test_a_taken_port_is_said_at_once_with_status_2(up: Up, tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,11 +39,3 @@ def processes_with(mark: Path) -> list[int]:
         except OSError:
             continue  # it has ended, or is somebody else's
     return found
-
-
-def until(holds: Callable[[], bool], timeout_s: float) -> None:
-    """Wait until something holds."""
-    give_up_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < give_up_s, "it did not come about in time"
-        time.sleep(0.02)

@@ -1,8 +1,7 @@
 """Schedulers of words as processes that a test may kill."""
 
 import multiprocessing
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -28,14 +27,6 @@ def scheduler(server: Server, given: Mapping[str, Any], fault: str = "") -> Iter
         process.kill()
         process.join()
         process.close()
-
-
-def until(holds: Callable[[], object], timeout_s: float = 30.0) -> None:
-    """Ask again and again until something holds."""
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end_s, "it did not come about in time"
-        time.sleep(0.002)
 
 
 def leader_pid(broker: Broker) -> int:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import redis.connection
 from tests.redis.mixed_load import STREAMS, TENANT, MixedLoad
-from tests.redis.scheduler_process import leader_pid, scheduler, until
+from tests.redis.scheduler_process import leader_pid, scheduler
 from tests.unit.contract.actors import Actors
+from tests.waiting import until
 
 import headrace
 from headrace import faults

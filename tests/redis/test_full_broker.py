@@ -9,11 +9,11 @@ import redis
 from tests.conftest import fast_settings
 from tests.unit.contract.actors import Actors
 from tests.unit.contract.audit import check
+from tests.waiting import until
 
 from headrace.async_broker import AsyncBroker
 from headrace.broker import Broker
 from headrace.errors import OverloadedError
-from headrace.testing.fleet import wait_until
 from headrace.testing.servers import Server
 from headrace.testing.words import word_tokenizer
 from headrace.workers.scheduler.admission import Admitter
@@ -118,10 +118,10 @@ def test_a_scheduler_with_a_new_tenant_starts_and_serves_it_once_there_is_room(a
     running = threading.Thread(target=scheduler.run)
     running.start()
     try:
-        wait_until(lambda: scheduler.tally.leads, 10, "it to lead")
+        until(lambda: scheduler.tally.leads)
         assert not actors.client.hexists(broker.keys.tenants, "bulk:new")
         actors.client.config_set("maxmemory", 0)
-        wait_until(lambda: actors.client.hexists(broker.keys.tenants, "bulk:new"), 10, "the tenant to be served")
+        until(lambda: actors.client.hexists(broker.keys.tenants, "bulk:new"))
     finally:
         scheduler.stop()
         running.join(10)

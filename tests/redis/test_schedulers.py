@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.redis.scheduler_process import leader_pid, scheduler, until
+from tests.redis.scheduler_process import leader_pid, scheduler
 from tests.unit.contract.actors import Actors, Holding
 from tests.unit.contract.audit import check
+from tests.waiting import until
 
 from headrace.broker import Broker
 from headrace.config import Settings

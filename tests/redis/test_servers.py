@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import redis
 from tests.conftest import fast_settings
+from tests.waiting import until
 
 from headrace.broker import Broker
 from headrace.errors import BrokerUnavailableError
@@ -66,10 +66,7 @@ def test_a_server_dies_with_the_process_that_started_it() -> None:
         assert parent.stdout is not None
         pid, folder = parent.stdout.readline().split()
         parent.send_signal(signal.SIGKILL)
-    give_up = time.monotonic() + 10
-    while _lives(int(pid)) and time.monotonic() < give_up:
-        time.sleep(0.01)
-    assert not _lives(int(pid))
+    until(lambda: not _lives(int(pid)))
     assert Path(folder).exists()
     with Server("redis"):
         assert not Path(folder).exists(), "the next server sweeps up behind a maker that was killed"

@@ -1,7 +1,7 @@
 """Reads many results with nothing but XREAD, and checks while it reads that no token is missing or there twice."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.broker import Broker
@@ -79,13 +79,19 @@ class Collector:
         Raises:
             ContractBrokenError: that takes too long, or a stream is not what it must be.
         """
+        self._wait("done", lambda transcript: transcript.done is not None, timeout_s)
+
+    def wait_started(self, timeout_s: float = 60.0) -> None:
+        """Read until all have a token; raises what ``wait`` does."""
+        self._wait("started", lambda transcript: bool(transcript.ids), timeout_s)
+
+    def _wait(self, state: str, is_there: Callable[[Transcript], bool], timeout_s: float) -> None:
         end_s = time.monotonic() + timeout_s
-        while not self.finished:
+        while missing := [name for name, transcript in self.transcripts.items() if not is_there(transcript)]:
             self.poll(block_ms=500)
             if time.monotonic() > end_s:
-                open_ids = [name for name, transcript in self.transcripts.items() if not transcript.done]
-                states = {name: self._broker.request_fields(name) for name in open_ids[:3]}
-                raise ContractBrokenError(f"{len(open_ids)} requests are not done after {timeout_s:g} s: {states}")
+                states = {name: self._broker.request_fields(name) for name in missing[:3]}
+                raise ContractBrokenError(f"{len(missing)} requests are not {state} after {timeout_s:g} s: {states}")
 
     def _append(self, name: str, entry: str, chunk: Chunk) -> None:
         transcript = self.transcripts[name]

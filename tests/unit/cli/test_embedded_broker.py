@@ -5,13 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import redis
+from tests.waiting import LIMIT_S, until
 
 from headrace.errors import ConfigurationError
 from headrace.testing.servers import Server, free_port
@@ -24,10 +24,7 @@ class Running:
     def __init__(self, broker: EmbeddedBroker) -> None:
         self.broker = broker
         self.process = subprocess.Popen(list(broker.spec().argv), stderr=subprocess.PIPE, text=True)
-        give_up_s = time.monotonic() + 15
-        while not broker.answers() and self.process.poll() is None:
-            assert time.monotonic() < give_up_s
-            time.sleep(0.01)
+        until(lambda: broker.answers() or self.process.poll() is not None)
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.broker.url)
@@ -35,7 +32,7 @@ class Running:
     def end(self, number: signal.Signals) -> str:
         """Stop it; return what it said on stderr."""
         self.process.send_signal(number)
-        return self.process.communicate(timeout=15)[1]
+        return self.process.communicate(timeout=LIMIT_S)[1]
 
 
 @pytest.fixture
@@ -81,7 +78,9 @@ def test_a_port_that_is_taken_later_ends_the_child_with_status_2(tmp_path: Path)
             "import sys; from headrace.workers import embedded_broker as b; b._PATIENCE_S = 0.1; "
             f"sys.argv = {list(argv[3:])!r}; b.main()"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
     assert done.returncode == 2
     assert done.stderr.startswith("headrace: port ")
 

@@ -155,7 +155,7 @@ def test_sigterm_ends_the_process_between_steps_and_removes_the_socket(
         courier.send(Add(1, (5,), (), params(max_tokens=4000)))
         courier.next()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=START_LIMIT_S) == 0
     assert not Path(engine_settings.socket_path).exists()
 
 
@@ -172,8 +172,24 @@ time.sleep(100)
     with subprocess.Popen(command) as parent, Courier(path) as courier:
         assert isinstance(courier.hello(), Ready)
         parent.kill()
-        courier.socket.settimeout(10)
+        courier.socket.settimeout(START_LIMIT_S)
         assert courier.socket.recv(1) == b"", "the engine lets go of its courier"
+
+
+def measured_again(courier: Courier, costs_dir: Path) -> Costs:
+    """The costs of a measurement that was kept: one on which a busy machine left its mark is told, and not kept."""
+
+    def kept() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in costs_dir.glob("*")}
+
+    for _ in range(50):
+        before = kept()
+        courier.send(Measure())
+        costs = courier.next()
+        assert isinstance(costs, Costs)
+        if kept() != before:
+            return costs
+    raise AssertionError("no measurement was kept")
 
 
 def test_an_idle_engine_measures_serves_in_between_and_reads_its_costs_at_the_next_start(
@@ -194,11 +210,9 @@ def test_an_idle_engine_measures_serves_in_between_and_reads_its_costs_at_the_ne
         assert [len(step.tokens) for step in steps] == [1, 1, 1]
         assert [(step.num_tokens, step.prompts) for step in steps] == [(2, ((1, 2),)), (1, ()), (1, ())]
         assert all(step.step_ms > 0 for step in steps)
-        courier.send(Measure())
-        again = courier.next()
-        assert isinstance(again, Costs)
+        again = measured_again(courier, costs_dir)
         first.terminate()
-        assert first.wait(timeout=10) == 0
+        assert first.wait(timeout=START_LIMIT_S) == 0
     assert len(list(costs_dir.iterdir())) == 1
     with (
         subprocess.Popen(COMMAND, env=environment, stderr=subprocess.PIPE, text=True) as second,
