@@ -1,6 +1,5 @@
 """From a model folder, or from a model in memory, to an encoder that can run."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from headrace.workers.encoder.pooling import Sentences, load_sentences
 from headrace.workers.encoder.tensors import ReadTensors
 from headrace.workers.engine.checkpoint import Checkpoint, Tensors
 from headrace.workers.engine.models.weights import Weights
+from headrace.workers.model_store.json_file import read_json, read_json_if_there
 
 # Buffers that old versions of transformers have saved, and heads: a checkpoint may have those of other tasks.
 _PASSED_OVER = re.compile(
@@ -79,7 +79,7 @@ def load_encoder(
         ModelError: a file is missing or damaged, the family is not supported, or the configuration or the tensors are
             not those of a model that would be computed rightly.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     with Checkpoint(folder) as checkpoint:
         encoder = build_encoder(config, checkpoint, checkpoint.names, operations, dtype, block_packer=block_packer)
     sentences = load_sentences(folder, encoder.model.config.hidden_size, operations, dtype)
@@ -154,19 +154,8 @@ def _mask_id(folder: Path) -> int | None:
     path = folder / "tokenizer.json"
     if not path.exists():
         return None
-    settings = folder / "tokenizer_config.json"
-    named = _read_json(settings).get("mask_token") if settings.exists() else None
+    named = read_json_if_there(folder / "tokenizer_config.json").get("mask_token")
     content = named.get("content") if isinstance(named, dict) else named
     names = ("[MASK]", "<mask>") if content is None else (content,)
-    added = _read_json(path).get("added_tokens") or []
+    added = read_json(path).get("added_tokens") or []
     return next((int(token["id"]) for token in added if token.get("content") in names), None)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return content

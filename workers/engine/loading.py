@@ -1,6 +1,5 @@
 """From a model folder to a model that can run."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from headrace.kernels.table import Operations
 from headrace.workers.engine.checkpoint import Checkpoint, DeviceCheckpoint
 from headrace.workers.engine.models.families import FAMILIES
 from headrace.workers.engine.models.model import Model
+from headrace.workers.model_store.json_file import read_json, read_json_if_there
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def load(folder: Path, operations: Operations, dtype: torch.dtype, device: torch
         ModelError: a file is missing or damaged, the family is not supported, or the configuration asks for
             something that would be computed wrongly.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else architectures
     if not isinstance(architecture, str) or architecture not in FAMILIES:
@@ -52,8 +52,7 @@ def load(folder: Path, operations: Operations, dtype: torch.dtype, device: torch
 
 
 def _eos_ids(folder: Path, config: dict[str, Any]) -> frozenset[int]:
-    generation = folder / "generation_config.json"
-    eos = _read_json(generation).get("eos_token_id") if generation.exists() else None
+    eos = read_json_if_there(folder / "generation_config.json").get("eos_token_id")
     if eos is None:
         eos = config.get("eos_token_id")
     if eos is None:
@@ -62,13 +61,3 @@ def _eos_ids(folder: Path, config: dict[str, Any]) -> frozenset[int]:
     if not all(isinstance(token_id, int) for token_id in ids):
         raise ModelError(f"{folder}: eos_token_id {eos!r} is neither a token id nor a list of them")
     return frozenset(ids)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return content

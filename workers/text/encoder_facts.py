@@ -10,7 +10,8 @@ from typing import Any
 
 from headrace.encoder_request import Task
 from headrace.errors import ModelError
-from headrace.workers.text.folder_files import positive, read_json, read_json_if_there
+from headrace.workers.model_store.json_file import read_json, read_json_if_there
+from headrace.workers.text.folder_files import positive
 
 #: By what config.json calls their type.
 _FAMILIES = {

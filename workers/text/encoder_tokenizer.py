@@ -10,8 +10,9 @@ from typing import Self
 
 import tokenizers
 
+from headrace.workers.model_store.json_file import read_json_if_there
 from headrace.workers.text.encoder_facts import EncoderFacts, read_encoder_facts
-from headrace.workers.text.folder_files import read_json_if_there, token_text
+from headrace.workers.text.folder_files import token_text
 from headrace.workers.text.tokenizer import read_tokenizer
 
 _USUAL_MASKS = ("[MASK]", "<mask>")

@@ -1,6 +1,5 @@
 """What a model folder's small JSON files say about text."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headrace.errors import ModelError
+from headrace.workers.model_store.json_file import read_json, read_json_if_there
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -52,32 +52,6 @@ def read_facts(folder: Path) -> ModelFacts:
         ),
         chat_template=_chat_template(folder, tokenizer_config),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of a model folder that holds one JSON object.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path.parent} has no {path.name}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise ModelError(f"{path} is not a JSON object")
-    return fields
-
-
-def read_json_if_there(path: Path) -> dict[str, Any]:
-    """The same of a file that need not be there; without it, an empty object.
-
-    Raises:
-        ModelError: it is damaged.
-    """
-    return read_json(path) if path.is_file() else {}
 
 
 def positive(folder: Path, config: dict[str, Any], name: str) -> int:
