@@ -7,8 +7,7 @@ graphs of many launches, which follow each other and find all in the cache.
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from itertools import product
 
@@ -26,23 +25,12 @@ from headrace.kernels.rotary_kv import HeadNorm, KVPages, rotary_kv, rotary_tabl
 from headrace.kernels.softmax import softmax
 from headrace.testing.gpu_timing import Timer
 from headrace.testing.graph_timing import GraphTimer
+from headrace.testing.kernel_cases import SMALL_US, Case, measure
 from headrace.testing.rows import Report, arguments
 
 DEVICE = torch.device("cuda", 0)
-SMALL_US, SMALL_REPETITIONS, CLOSE = 10, 150, 0.9
+CLOSE = 0.9
 NUM_ROWS = (1, 8, 64, 256, 2048, 16384, 65536)
-Operation = Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A kernel and its peer on the same data; ``peer`` says what torch is asked to do."""
-
-    name: str
-    moved_bytes: int
-    ours: Operation
-    theirs: Operation
-    peer: str
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -217,12 +205,7 @@ def main() -> None:
         report.add(f"kernel/copy/{mebibytes}MiB", "bandwidth", timer.copy_gb_per_s(mebibytes << 20), "GB/s")
     for cases in (norms, softmaxes, activations, gathers, rotaries, page_moves):
         for case in cases():
-            ours, theirs = timer.medians_us([case.ours, case.theirs])
-            if ours < SMALL_US:
-                ours, theirs = timer.medians_us([case.ours, case.theirs], SMALL_REPETITIONS)
-            report.add(f"kernel/{case.name}", "time", ours, "us", peer=case.peer, peer_value=theirs)
-            rate = case.moved_bytes / ours / 1e3
-            report.add(f"kernel/{case.name}", "bandwidth", rate, "GB/s", peer="copy", peer_value=limit)
+            ours, theirs = measure(case, timer, report, limit)
             if ours < SMALL_US and ours > CLOSE * theirs:
                 ours, theirs = graph_timer.medians_us([[case.ours], [case.theirs]])
                 report.add(f"kernel/{case.name}", "graph_time", ours, "us", peer=case.peer, peer_value=theirs)

@@ -7,8 +7,7 @@ repeated more often.
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from itertools import product
 
@@ -21,25 +20,13 @@ from headrace.kernels.logprobs import LogprobResults, rank, tell
 from headrace.kernels.penalties import Penalties
 from headrace.kernels.sampling import Draws, SamplingParameters, sample
 from headrace.testing.gpu_timing import Timer
+from headrace.testing.kernel_cases import Case, measure
 from headrace.testing.rows import Report, arguments
 
 DEVICE = torch.device("cuda", 0)
 VOCAB = 151936
-SMALL_US, SMALL_REPETITIONS = 10, 150
 NUM_ROWS = (1, 8, 64, 256)
 NUM_TOP, NUM_BIASES = 20, 300
-Operation = Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A kernel and its peer on the same data; ``peer`` says what torch is asked to do."""
-
-    name: str
-    moved_bytes: int
-    ours: Operation
-    theirs: Operation
-    peer: str
 
 
 def logits_of(num_rows: int) -> Tensor:
@@ -220,12 +207,7 @@ def main() -> None:
     report.add("kernel/copy/1GiB", "bandwidth", limit, "GB/s")
     for cases in (draws, penalised_draws, edits, logprobs):
         for case in cases():
-            ours, theirs = timer.medians_us([case.ours, case.theirs])
-            if ours < SMALL_US:
-                ours, theirs = timer.medians_us([case.ours, case.theirs], SMALL_REPETITIONS)
-            report.add(f"kernel/{case.name}", "time", ours, "us", peer=case.peer, peer_value=theirs)
-            rate = case.moved_bytes / ours / 1e3
-            report.add(f"kernel/{case.name}", "bandwidth", rate, "GB/s", peer="copy", peer_value=limit)
+            measure(case, timer, report, limit)
     report.finish(save=wanted.save)
 
 
