@@ -82,7 +82,6 @@ def test_what_the_broker_accepts_is_published_on_the_loopback_alone(services: di
     assert [name for name, service in services.items() if "ports" in service] == ["broker"]
 
 
-@pytest.mark.timeout(300)  # two dozen programs start, one after the other
 def test_a_request_goes_through_the_services_and_their_health_checks_tell_how_they_fare(
     model: ModelFolder,
 ) -> None:

@@ -117,7 +117,6 @@ def test_a_plain_xadd_of_json_is_answered_with_a_list(fleet: Fleet, expected: Ca
     assert_near(found, expected(["The sea is calm."]))
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("part", ["engine", "courier", "worker", "scheduler"])
 def test_whatever_is_killed_every_text_is_answered_once_and_rightly(
     fleet: Fleet, expected: Callable[[list[str]], Floats], part: str
@@ -151,7 +150,6 @@ def _parent(pid: int) -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("PPid"))
 
 
-@pytest.mark.timeout(240)
 def test_a_request_that_its_engines_die_of_is_given_up_and_no_other(fleet: Fleet) -> None:
     fleet.wait_ready()
     broker = fleet.broker

@@ -43,7 +43,6 @@ def assert_greedy(oracle: torch.nn.Module, prompt_ids: tuple[int, ...], output_i
     assert bool((best - chosen < NEAR_TIE).all()), (best - chosen).tolist()
 
 
-@pytest.mark.timeout(240)
 def test_greedy_tokens_equal_those_of_transformers(fleet: Fleet, model: ModelFolder, oracle: torch.nn.Module) -> None:
     tokenizer = Tokenizer.from_folder(model.path)
     prompt_ids = tokenizer.encode_batch(PROMPTS, add_special_tokens=True)

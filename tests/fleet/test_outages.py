@@ -28,7 +28,6 @@ def undisturbed(fleet: Fleet, requests: list[dict[str, object]]) -> list[tuple[t
     return outcomes(collector, ids)
 
 
-@pytest.mark.timeout(240)
 def test_a_worker_that_sleeps_past_its_lease_and_wakes_writes_nothing(fleet: Fleet) -> None:
     requests = prompts(4, 60)
     wanted = undisturbed(fleet, requests)
@@ -47,7 +46,6 @@ def test_a_worker_that_sleeps_past_its_lease_and_wakes_writes_nothing(fleet: Fle
     assert outcomes(collector, ids) == wanted
 
 
-@pytest.mark.timeout(240)
 def test_an_engine_that_hangs_is_replaced_and_the_texts_go_on(fleet: Fleet) -> None:
     requests = prompts(4, 60)
     wanted = undisturbed(fleet, requests)
@@ -62,7 +60,6 @@ def test_an_engine_that_hangs_is_replaced_and_the_texts_go_on(fleet: Fleet) -> N
     assert engine not in fleet.pids("engine")
 
 
-@pytest.mark.timeout(300)
 def test_a_broker_gone_for_three_leases_costs_no_row(model: ModelFolder) -> None:
     options = ["--appendonly", "yes", "--appendfsync", "always"]
     with Server("redis", options, port=free_port()) as server:
@@ -82,7 +79,6 @@ def test_a_broker_gone_for_three_leases_costs_no_row(model: ModelFolder) -> None
             assert attempts == [1] * len(ids), "a healthy worker lost its rows"
 
 
-@pytest.mark.timeout(240)
 def test_a_full_broker_ends_what_runs_and_refuses_what_is_new(model: ModelFolder) -> None:
     with Server("valkey", port=free_port()) as server, Fleet(fleet_settings(server.url, queue="full")) as fleet:
         client = fleet.broker.client

@@ -29,7 +29,6 @@ def ask(fleet: Fleet, request_id: str, **fields: Any) -> tuple[Result, int]:
     return result, int(fleet.broker.request_fields(request_id)["attempts"])
 
 
-@pytest.mark.timeout(240)
 def test_a_text_that_must_come_out_alike_is_computed_once(fleet: Fleet) -> None:
     asked: tuple[tuple[str, dict[str, Any]], ...] = (
         ("greedy", {"temperature": 0}),

@@ -1,21 +1,18 @@
 """Every family on the GPU against transformers: the models of ``tests/model``, with heads that the kernels take."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tests.gpu.engines import engine_of, logits_in_chunks
-from tests.model.tiny_models import KINDS, VOCAB, Kind, make_oracle
+from tests.model.against_transformers import CUTS, assert_greedy_tokens, assert_prefill_logits, prompts
+from tests.model.tiny_models import KINDS, Kind, make_oracle
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from headrace.job import SamplingParams
-from headrace.workers.channel import Add
 from headrace.workers.engine.device_engine import DeviceEngine
 
-GREEDY = SamplingParams(16, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
 HEAD_DIMS = (64, 80, 128)
 
 
@@ -52,52 +49,17 @@ def model(oracle: tuple[PreTrainedModel, Path]) -> DeviceEngine:
     return engine_of(oracle[1], torch.float32, max_rows=3, kv_tokens=320, step_tokens=128, row_tokens=160)
 
 
-def prompts(*lengths: int) -> list[tuple[int, ...]]:
-    generator = torch.Generator().manual_seed(3)
-    return [tuple(torch.randint(0, VOCAB, (length,), generator=generator).tolist()) for length in lengths]
-
-
-@pytest.mark.parametrize("lengths", [[120], [50, 1, 1, 40, 28], [1] * 10 + [110]])
+@pytest.mark.parametrize("lengths", CUTS)
 def test_prefill_logits_are_those_of_transformers_however_the_prompt_is_cut(
     oracle: tuple[PreTrainedModel, Path], model: DeviceEngine, lengths: list[int]
 ) -> None:
-    (prompt,) = prompts(120)
-    with torch.inference_mode():
-        expected = oracle[0](torch.tensor([prompt])).logits[0]
-    ends = torch.tensor(lengths).cumsum(0) - 1
-    assert expected.std() > 0.3, "logits that are all alike would prove nothing"
-    assert (logits_in_chunks(model, prompt, lengths).cpu() - expected[ends]).abs().max() < 1e-4
+    assert_prefill_logits(oracle[0], partial(logits_in_chunks, model), lengths)
 
 
-def test_greedy_tokens_of_fused_rows_are_those_of_transformers(
-    oracle: tuple[PreTrainedModel, Path],
-) -> None:
-    """Prompts longer than a step's budget, more rows than may run at once, and one arrival a step."""
+def test_greedy_tokens_of_fused_rows_are_those_of_transformers(oracle: tuple[PreTrainedModel, Path]) -> None:
     engine = engine_of(oracle[1], torch.float32, max_rows=3, kv_tokens=320, step_tokens=24).engine
-    rows = prompts(1, 90, 5, 33, 24, 25)
-    tokens: list[list[int]] = [[] for _ in rows]
-    for row, prompt in enumerate(rows):
-        engine.add(Add(row, prompt, (), GREEDY))
-        collect(engine.step, tokens)
-    while engine.has_rows:
-        collect(engine.step, tokens)
+    assert_greedy_tokens(oracle[0], engine)
     assert engine.num_used_pages == 0
-    for prompt, output in zip(rows, tokens, strict=True):
-        generated = oracle[0].generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-            max_new_tokens=GREEDY.max_tokens,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        assert output == generated[0, len(prompt) :].tolist()
-
-
-def collect(step: Callable[[], Any], tokens: list[list[int]]) -> None:
-    for row, token_id, finish in step().tokens:
-        assert finish != "error"
-        tokens[row].append(token_id)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

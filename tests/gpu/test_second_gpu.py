@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from tests.gpu.engines import GREEDY
-from tests.gpu.test_families import CASES, prompts
+from tests.gpu.test_families import CASES
+from tests.model.against_transformers import prompts
 from tests.model.tiny_models import make_oracle
 
 from headrace.workers.channel import Add

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.model.test_families import logits_in_chunks, prompts
+from tests.model.against_transformers import prompts
+from tests.model.test_families import logits_in_chunks
 from tests.model.tiny_models import KINDS, LLAMA3_ROPE, REFERENCE, Kind, make_oracle
 from tests.unit.model_store.tiny_gguf import MERGES, TOKENS, TYPES, add_metadata
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config, Qwen3Config

@@ -16,7 +16,8 @@ from headrace.errors import HeadraceError
 
 Part = Literal["supervisor", "scheduler", "worker", "courier", "engine"]
 
-_START_TIMEOUT_S = 90.0
+#: For what never comes: two busy cores take a minute and more to import torch several times at once.
+_START_TIMEOUT_S = 240.0
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 
@@ -76,7 +77,9 @@ class Fleet:
             self.wait_ready()
         except FleetError as error:
             self.kill()
-            raise FleetError(f"{error}; it logged: {self.log[-3000:]}") from error
+            message = f"{error}; it logged: {self.log[-3000:]}"
+            self.close()
+            raise FleetError(message) from error
         return self
 
     def wait_ready(self) -> None:
