@@ -8,26 +8,12 @@
 // A head has HEAD_SIZE numbers, and zeros behind them up to HEAD_DIM, which products can be made of.
 #pragma once
 
-#include "copy_async.cuh"
-#include "head_rows.cuh"
-#include "warpgroup.cuh"
+#include "head_tiles.cuh"
 
 namespace headrace {
 
-constexpr int THREADS = WARPS * WARP;
-constexpr int TILE_PITCH = WARPGROUPS ? ROW_BYTES : PITCH;
-constexpr int TILE_BYTES = BLOCK_KEYS * TILE_PITCH, QUERY_BYTES = BLOCK_ROWS * TILE_PITCH;
-constexpr int CHUNKS = ROW_BYTES / 16, REAL_CHUNKS = HEAD_SIZE * sizeof(DTYPE) / 16;
+constexpr int REAL_CHUNKS = HEAD_SIZE * sizeof(DTYPE) / 16;
 static_assert(HEAD_SIZE <= HEAD_DIM && HEAD_SIZE * sizeof(DTYPE) % 16 == 0);
-
-// Where a row's 16 bytes from ``column`` on lie in a tile of NUM_ROWS: in a whole row, or in panels for warpgroups.
-template <int NUM_ROWS>
-__device__ __forceinline__ int place_in_tile(int row, int column) {
-    if (WARPGROUPS)
-        return column / PANEL_BYTES * NUM_ROWS * PANEL_BYTES + row * PANEL_BYTES +
-               swizzled_in_panel(row, column % PANEL_BYTES);
-    return row * PITCH + swizzled(row, column);
-}
 
 // What a block computes: BLOCK_ROWS of a row's queries, of one head.
 struct Item {

@@ -14,6 +14,8 @@ from headrace.kernels.build import CUDA_DIR, Macro
 from headrace.kernels.prefill_shape import Block
 
 HERE = Path(__file__).parent
+#: What all attention to tiles of keys is made of.
+_TILES = ("attention_exact.cuh", "attention_fragments.cuh", "head_rows.cuh", "head_tiles.cuh", "panels.cuh")
 _DYNAMIC = re.compile(r"extern __shared__ __align__\([^)]*\) unsigned char memory\[\];")
 
 
@@ -24,8 +26,7 @@ def compiler() -> str | None:
 
 def build_prefill(block: Block, dtype: torch.dtype, head_dim: int, folder: Path) -> ctypes.CDLL:
     """Compile prefill attention in an empty folder."""
-    sources = ("prefill_*.cu*", "head_rows.cuh", "panels.cuh", "plan.cuh")
-    return _build("prefill", sources, block.macros(dtype, head_dim), folder)
+    return _build("prefill", ("prefill_*.cu*", "plan.cuh", *_TILES), block.macros(dtype, head_dim), folder)
 
 
 def build_decode_plan(folder: Path) -> ctypes.CDLL:
@@ -35,8 +36,8 @@ def build_decode_plan(folder: Path) -> ctypes.CDLL:
 
 def build_encoder(block: Block, dtype: torch.dtype, head_size: int, head_dim: int, folder: Path) -> ctypes.CDLL:
     """Compile encoders' attention in an empty folder."""
-    sources = ("encoder_attention.cu", "encoder_*.cuh", "head_rows.cuh", "panels.cuh")
-    return _build("encoder", sources, {"HEAD_SIZE": head_size, **block.macros(dtype, head_dim)}, folder)
+    macros = {"HEAD_SIZE": head_size, **block.macros(dtype, head_dim)}
+    return _build("encoder", ("encoder_attention.cu", "encoder_*.cuh", *_TILES), macros, folder)
 
 
 def build_sampling(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
