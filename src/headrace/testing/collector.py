@@ -81,7 +81,7 @@ class Collector:
         """
         self._wait("done", lambda transcript: transcript.done is not None, timeout_s)
 
-    def wait_started(self, timeout_s: float = 60.0) -> None:
+    def wait_started(self, timeout_s: float = 120.0) -> None:
         """Read until all have a token; raises what ``wait`` does."""
         self._wait("started", lambda transcript: bool(transcript.ids), timeout_s)
 
