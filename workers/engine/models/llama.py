@@ -90,11 +90,14 @@ class Llama:
         residual = ops.embedding(batch.token_ids, self._embedding)
         for index, layer in enumerate(self._layers):
             self._attend(index, layer, residual, table)
+            if index == len(self._layers) - 1:
+                # All keys and values are written: of a prompt's other tokens nothing more will be asked.
+                if not batch.sampled.numel():
+                    return None
+                residual = ops.select(residual, batch.sampled)
             gated = ops.norm_gate_up(residual, layer.mlp_norm, eps, layer.gate_up)
             ops.linear_add(gated, layer.down, residual)
-        if not batch.sampled.numel():
-            return None
-        return ops.norm_linear(ops.select(residual, batch.sampled), self._norm, eps, self._head)
+        return ops.norm_linear(residual, self._norm, eps, self._head)
 
     def _attend(self, index: int, layer: _Layer, residual: Tensor, table: tuple[Tensor, Tensor]) -> None:
         ops, config = self._ops, self.config

@@ -1,0 +1,80 @@
+"""What a Llama computes of tokens whose logits nobody asks for: everything that later tokens see, and no more."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.ragged import Ragged
+from headrace.kernels.reference import ReferenceOperations
+from headrace.kernels.table import Linear
+from headrace.memory.kv_cache import KVCache
+from headrace.testing.state_dict import RandomWeights
+from headrace.workers.engine.models.families import FAMILIES
+from headrace.workers.engine.segments import segments_of
+
+LAYERS, TOKENS = 3, 11
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 60,
+    "max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+
+
+class Counting(ReferenceOperations):
+    """The reference, which notes how many rows each gated product has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def norm_gate_up(self, x: Tensor, weight: Tensor, eps: float, gate_up: Linear, **rooms: Tensor | None) -> Tensor:
+        self.rows.append(x.shape[0])
+        return super().norm_gate_up(x, weight, eps, gate_up, **rooms)
+
+
+def run(sampled: list[int]) -> tuple[Tensor | None, Tensor, list[int]]:
+    """Logits, keys and values, and rows of gated products of one step of one prompt."""
+    operations = Counting()
+    model = FAMILIES["LlamaForCausalLM"](CONFIG, RandomWeights(torch.device("cpu"), 0.3), operations, torch.float32)
+    cache = KVCache(num_layers=LAYERS, num_pages=4, page_size=4, num_kv_heads=2, head_dim=8, dtype=torch.float32)
+    cache.storage.zero_()
+    positions = torch.arange(TOKENS)
+    batch = Ragged(
+        (positions * 7) % 60,
+        positions,
+        torch.tensor(sampled, dtype=torch.int64),
+        positions,
+        tuple(segments_of(cache, (0, 1, 2), 0, TOKENS, first_query=0)),
+        cache.layers,
+    )
+    with torch.inference_mode(), operations.step(batch):
+        return model.forward(batch), cache.storage.clone(), operations.rows
+
+
+def test_the_last_layer_s_mlp_is_computed_for_sampled_tokens_alone() -> None:
+    every, written, rows = run(list(range(TOKENS)))
+    assert every is not None
+    assert rows == [TOKENS] * LAYERS
+    some, same, fewer = run([2, 10])
+    assert some is not None
+    assert torch.allclose(some, every[[2, 10]], atol=1e-5)
+    assert torch.equal(same, written)
+    assert fewer == [TOKENS, TOKENS, 2]
+
+
+def test_keys_and_values_are_written_where_nobody_samples() -> None:
+    _, written, _ = run([TOKENS - 1])
+    none, same, rows = run([])
+    assert none is None
+    assert torch.equal(same, written)
+    assert rows == [TOKENS] * (LAYERS - 1)
