@@ -1,6 +1,6 @@
 """Taking stock: a queue counted again from its requests, compared with its totals, and searched for what has leaked.
 
-Reads only. A count takes many commands while the queue moves on, so whatever looks wrong is looked at a second time,
+A count takes many commands while the queue moves on, so whatever looks wrong is looked at a second time,
 and totals are compared only if none has changed while the requests were counted.
 """
 
@@ -11,11 +11,12 @@ from itertools import islice
 
 from headrace.broker import Broker
 from headrace.connection import translated
+from headrace.errors import ConfigurationError
 from headrace.keys import LANES, RequestStream
+from headrace.moves import TOTALS, RecountCall
 
 _LIVE = ("submitted", "queued", "batched", "running", "forked")
 _WAITING = ("submitted", "queued", "batched")
-_TOTALS = ("queued", "queued_tokens", "running", "running_tokens")
 _PAGE_KEYS = 500
 #: Of a key that is named like a request and is no hash.
 _SPOILT = "spoilt"
@@ -85,7 +86,7 @@ def take_stock(broker: Broker) -> Stock:
         before = broker.load()
         requests = dict(_requests(broker))
         load = broker.load()
-        settled = all(before[name] == load[name] for name in _TOTALS)
+        settled = all(before[name] == load[name] for name in TOTALS)
         if settled:
             break
     return Stock(
@@ -97,11 +98,32 @@ def take_stock(broker: Broker) -> Stock:
         load["dead"],
         load["batches"],
         len(broker.living.workers(settings.lease_ms * _WORKER_LIFE_LEASES)),
-        {name: load[name] for name in _TOTALS},
+        {name: load[name] for name in TOTALS},
         _recount(requests),
         settled,
         tuple(_leaks(broker, requests)),
     )
+
+
+def repair_totals(broker: Broker) -> Stock:
+    """Put wrong totals right, if two counts of a queue that stands still agree; return the stock that then is.
+
+    Who deletes a live request's hash takes the knowledge of what it counted for with it: limits, and what schedulers
+    believe of workers' memory, would be wrong for ever.
+
+    Raises:
+        BrokerUnavailableError: no server answers.
+        ConfigurationError: this user may not SCAN, or the queue does not stand still.
+    """
+    once, again = take_stock(broker), take_stock(broker)
+    stood_still = once.settled and again.settled and (once.totals, once.recount) == (again.totals, again.recount)
+    if stood_still and again.totals == again.recount:
+        return again
+    if not stood_still or not broker.run(RecountCall(again.totals, again.recount)):
+        raise ConfigurationError(
+            f"queue {again.queue} did not stand still while it was counted: repair it when nothing is asked of it"
+        )
+    return take_stock(broker)
 
 
 def _recount(requests: Mapping[str, _Counted]) -> dict[str, int]:
@@ -111,7 +133,7 @@ def _recount(requests: Mapping[str, _Counted]) -> dict[str, int]:
         if kind:
             found[kind] += 1
             found[f"{kind}_tokens"] += request.cost_tokens
-    return {name: found[name] for name in _TOTALS}
+    return {name: found[name] for name in TOTALS}
 
 
 def _leaks(broker: Broker, requests: Mapping[str, _Counted]) -> Iterator[str]:

@@ -1,13 +1,14 @@
 """``headrace stock``: count a queue again, and say what has leaked."""
 
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from headrace.broker import Broker
 from headrace.cli.options import Json, Model, Port, Queue, RedisUrl, Set, load_settings
 from headrace.cli.printing import print_json
-from headrace.stock import Stock, take_stock
+from headrace.stock import Stock, repair_totals, take_stock
 
 
 def stock(
@@ -15,13 +16,16 @@ def stock(
     port: Port = None,
     model: Model = None,
     queue: Queue = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put wrong totals right, on a queue of which nothing is asked meanwhile.")
+    ] = False,
     json_: Json = False,
     set_: Set = None,
 ) -> None:
     """Count a queue again from its requests, and look for what has leaked; the exit status is then 1."""
     settings = load_settings(set_, redis_url=redis_url, port=port, model=model, queue=queue)
     broker = Broker.connect(settings)
-    found = take_stock(broker)
+    found = repair_totals(broker) if repair else take_stock(broker)
     broker.close()
     if json_:
         print_json(asdict(found))

@@ -12,6 +12,7 @@ from headrace.moves.dispatch import BatchNote, DispatchCall, Dispatched
 from headrace.moves.emit import MAX_EMIT_ROWS, EmitCall, EmitRow, Emitted, Verb, fence
 from headrace.moves.heartbeat import Beat, HeartbeatCall
 from headrace.moves.reap import RECHECK_MS, ReapCall, Reaped
+from headrace.moves.recount import TOTALS, RecountCall
 from headrace.moves.remember import RememberCall
 from headrace.moves.submit import SubmitCall, Submitted
 from headrace.moves.window import ReadyRequest, Window, WindowCall
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_ADMIT_ENTRIES",
     "MAX_EMIT_ROWS",
     "RECHECK_MS",
+    "TOTALS",
     "Admission",
     "AdmitCall",
     "Admitted",
@@ -40,6 +42,7 @@ __all__ = [
     "ReadyRequest",
     "ReapCall",
     "Reaped",
+    "RecountCall",
     "RememberCall",
     "SubmitCall",
     "Submitted",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.unit.cli.conftest import Headrace
@@ -75,3 +76,36 @@ def test_totals_that_never_stand_still_are_not_compared(queue: Broker, monkeypat
     assert not found.settled
     assert found.totals != found.recount
     assert found.is_sound
+
+
+def test_totals_that_a_deleted_request_has_left_too_high_are_put_right(headrace: Headrace, queue: Broker) -> None:
+    for request_id in "ab":
+        headrace("submit", "hello", "--no-wait", "--id", request_id)
+    before = queue.load()
+    queue.client.delete(queue.keys.request("a"))
+    queue.client.zrem(queue.keys.due, "a")
+    assert "queued is 2, a recount gives 1" in headrace("stock")[1]
+    assert queue.load() == before, "a look changes nothing"
+    status, out, _ = headrace("stock", "--repair", "--json")
+    found = json.loads(out)
+    assert (status, found["totals"], found["recount"]["queued"]) == (0, found["recount"], 1)
+    assert queue.load()["queued_tokens"] * 2 == before["queued_tokens"]
+    assert headrace("stock", "--repair")[0] == 0
+
+
+def test_totals_that_change_meanwhile_are_not_replaced_by_an_old_count(
+    headrace: Headrace, queue: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.client.hincrby(queue.keys.load, "running", 2)
+    run = Broker.run
+
+    def late(broker: Broker, call: Any) -> Any:
+        if call.move == "recount":
+            queue.client.hincrby(queue.keys.load, "running", 1)
+        return run(broker, call)
+
+    monkeypatch.setattr(Broker, "run", late)
+    status, _, err = headrace("stock", "--repair")
+    assert status == 2
+    assert "did not stand still" in err
+    assert queue.load()["running"] == 3
