@@ -167,7 +167,10 @@ def measure_costs(worker_class: str = "") -> dict[str, list[str]]:
 
     Raises:
         ConfigurationError: no such worker lives.
+        InvalidRequestError: ``worker_class`` is no text.
     """
+    if not isinstance(worker_class, str):
+        raise InvalidRequestError('worker_class: must be the name of a class, or "" for all', field="worker_class")
     with Errand() as errand:
         return {"asked": errand.line.broker().costs.request_measurement(worker_class)}
 

@@ -7,7 +7,7 @@ from typing import Any
 from headrace.encoder_result import Answer
 from headrace.errors import HeadraceError, InvalidRequestError
 from headrace.moves import CancelCall
-from headrace.producer.bulk.errand import Errand
+from headrace.producer.bulk.errand import Errand, check_no_task
 from headrace.producer.bulk.names import current_name, request_name
 from headrace.producer.bulk.watch import Watch
 from headrace.producer.encoder_submission import submissions_of
@@ -40,6 +40,7 @@ def names_of(job_id: str, call: EncoderCall, tenant: object) -> list[str]:
 
 def run_encoder(errand: Errand, call: EncoderCall, options: Mapping[str, Any]) -> list[Answer]:
     """Submit, or find what was submitted by whoever began this job, and wait for all answers; see ``jobs.embed``."""
+    check_no_task(options)
     names = names_of(errand.job.id, call, options.get("tenant", ""))
     broker = errand.line.broker()
 

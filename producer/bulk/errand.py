@@ -18,6 +18,19 @@ from headrace.producer.submission import Submission, prepare
 _MANNERS: Mapping[str, str] = {"lane": "normal", "tenant": "", "encoding": "mp", "durability": "memory"}
 
 
+def check_no_task(options: Mapping[str, Any]) -> None:
+    """See that a job's arguments do not ask for what another job is for.
+
+    Raises:
+        InvalidRequestError: they do.
+    """
+    if "task" in options:
+        raise InvalidRequestError(
+            "task: a job's name says what it does; enqueue headrace.producer.jobs.embed, classify, rerank or fill",
+            field="task",
+        )
+
+
 class Errand:
     """Use it in a ``with``, inside a job.
 

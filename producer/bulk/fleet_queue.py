@@ -6,12 +6,15 @@ at hand such a name would end every worker that looks there, and hide the jobs b
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import JOB_ID_PATTERN
 from rq.queue import Queue
 from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
+from rq.scheduler import RQScheduler
+from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
 logger = logging.getLogger("headrace.rq_worker")
@@ -51,10 +54,7 @@ class FleetQueue(Queue):
                     _tell(key, name)
 
     def enqueue_due_jobs(self) -> None:
-        """Enqueue the jobs whose time has come; one process at a time, for nothing keeps two from taking the same.
-
-        As ``RQScheduler`` does, which knows no ``job_class``: names of no job would end it.
-        """
+        """Enqueue the jobs whose time has come; nothing keeps two processes from taking the same."""
         registry = ScheduledJobRegistry(queue=self, job_class=self.job_class)  # type: ignore[no-untyped-call]
         client: Any = self.connection
         for raw in client.zrangebyscore(registry.key, 0, current_timestamp(), start=0, num=_DUE_JOBS):
@@ -72,6 +72,22 @@ class FleetQueue(Queue):
     @property
     def _ready(self) -> ReadyJobRegistry:
         return ReadyJobRegistry(queue=self, job_class=self.job_class)
+
+
+def enqueue_due_jobs(queues: Sequence[FleetQueue]) -> None:
+    """Enqueue the jobs whose time has come, unless somebody else is at it.
+
+    As ``RQScheduler`` does, which knows no ``job_class``: names of no job would end it. Its locks are used.
+    """
+    clock = RQScheduler(
+        queues, connection=queues[0].connection, serializer=JSONSerializer, logging_level=logging.WARNING
+    )
+    if clock.acquire_locks():  # type: ignore[no-untyped-call]
+        try:
+            for queue in queues:
+                queue.enqueue_due_jobs()
+        finally:
+            clock.release_locks()  # type: ignore[no-untyped-call]
 
 
 def _tell(key: str, name: bytes) -> None:

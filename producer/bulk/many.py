@@ -14,7 +14,7 @@ from headrace.errors import (
     OverloadedError,
 )
 from headrace.moves import CancelCall
-from headrace.producer.bulk.errand import Errand
+from headrace.producer.bulk.errand import Errand, check_no_task
 from headrace.producer.bulk.failure import failure_fields
 from headrace.producer.bulk.names import current_name, request_name
 from headrace.producer.bulk.watch import Watch
@@ -162,10 +162,11 @@ def request_of(prompt: object, shared: Mapping[str, Any]) -> tuple[Any, Any, dic
     """Prompt, messages and options of one request; its own fields go before those of all.
 
     Raises:
-        InvalidRequestError: it asks for several results.
+        InvalidRequestError: it asks for several results, or for an encoder.
     """
     own = dict(prompt) if isinstance(prompt, dict) else {"prompt": prompt}
     options = {**shared, **own}
+    check_no_task(options)
     if options.get("n", 1) != 1:
         raise InvalidRequestError("n: generate_many gives one text a prompt; name a prompt several times", field="n")
     return options.pop("prompt", None), options.pop("messages", None), options

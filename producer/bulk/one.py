@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headrace.producer.bulk.errand import Errand
+from headrace.producer.bulk.errand import Errand, check_no_task
 from headrace.producer.bulk.names import current_name, request_name
 from headrace.producer.bulk.watch import Watch
 from headrace.producer.handle import Handle
@@ -57,6 +57,7 @@ def run_one(
     errand: Errand, prompt: str | Sequence[int] | None, messages: Any, options: Mapping[str, Any]
 ) -> str | list[str]:
     """Submit, or find what was submitted by whoever began this job, and read on to the end; see ``jobs.generate``."""
+    check_no_task(options)
     base = request_name(errand.job.id, options.get("tenant", ""))
     name = current_name(errand.line.broker(), base)
     submission = errand.submission(name, prompt, messages, options)

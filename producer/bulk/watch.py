@@ -3,10 +3,10 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Self
 
-from rq.exceptions import InvalidJobOperation
 from rq.job import Job, JobStatus
 from rq.timeouts import JobTimeoutException
 
@@ -22,7 +22,8 @@ class Watch:
     """Looks every ``rq_progress_ms``, in a thread of its own: while a request waits, nothing else would wake the job.
 
     RQ tells a running job nothing of ``job.cancel()``, so its status is read. A job that was cancelled or deleted, or
-    whose time is over, has its requests cancelled. Keys of ``meta`` that are not the job's own are left as they are.
+    whose time is over, has its requests cancelled; one that another worker has taken meanwhile is the other's to end.
+    Keys of ``meta`` that are not the job's own are left as they are.
 
     Args:
         job: the one that is being carried out.
@@ -53,18 +54,19 @@ class Watch:
     ) -> None:
         self._over.set()
         self._thread.join()
-        if isinstance(error, JobTimeoutException):
-            self._cancel()
-        self._look(_end(error))
+        self._look(_end(error), is_time_over=isinstance(error, JobTimeoutException))
 
     def _run(self) -> None:
         while not self._over.wait(self._settings.rq_progress_ms / 1000):
             self._look()
 
-    def _look(self, end: Mapping[str, Any] | None = None) -> None:
+    def _look(self, end: Mapping[str, Any] | None = None, *, is_time_over: bool = False) -> None:
         try:
             with translated(self._settings):
-                if self._is_wanted and not self._still_wanted():
+                standing = self._standing()
+                if standing is _Standing.LOST:
+                    return
+                if self._is_wanted and (is_time_over or standing is _Standing.UNWANTED):
                     self._cancel()
                     self._is_wanted = False
                     logger.info("job %s is not wanted any more: its requests are cancelled", self._job.id)
@@ -72,13 +74,13 @@ class Watch:
         except BrokerUnavailableError as error:
             logger.warning("job %s: %s", self._job.id, error)
 
-    def _still_wanted(self) -> bool:
-        # A second object, because reading the status changes what a job's own object remembers.
-        found = Job(self._job.id, connection=self._job.connection, serializer=self._job.serializer)
-        try:
-            return found.get_status() != JobStatus.CANCELED
-        except InvalidJobOperation:
-            return False  # it was deleted
+    def _standing(self) -> "_Standing":
+        client: Any = self._job.connection
+        status, worker = client.hmget(self._job.key, "status", "worker_name")
+        if status is None or status.decode() == JobStatus.CANCELED:
+            return _Standing.UNWANTED
+        is_own = status.decode() == JobStatus.STARTED and worker == (self._job.worker_name or "").encode()
+        return _Standing.OWN if is_own else _Standing.LOST
 
     def _tell(self, facts: Mapping[str, Any]) -> None:
         # A deleted job's hash would come back, with nothing but its meta in it.
@@ -86,6 +88,16 @@ class Watch:
             self._job.meta.update(facts)
             self._job.save_meta()  # type: ignore[no-untyped-call]
             self._told = facts
+
+
+class _Standing(Enum):
+    """What RQ says of a job that is being carried out here."""
+
+    OWN = auto()
+    #: Cancelled, or deleted.
+    UNWANTED = auto()
+    #: Its worker was silent for a lease: it waits for another, or has one.
+    LOST = auto()
 
 
 def _end(error: BaseException | None) -> dict[str, Any]:

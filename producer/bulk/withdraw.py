@@ -1,5 +1,6 @@
-"""Cancels the requests of a job that will not be carried out any more, from outside of it."""
+"""Ends a job that will not be carried out any more, from outside of it: its requests, and what its meta says."""
 
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 
 from headrace.broker import Broker
@@ -11,6 +12,9 @@ from headrace.producer.bulk.encode import TASKS, call_of, names_of
 from headrace.producer.bulk.fleet_job import RefusedJobError
 from headrace.producer.bulk.many import check_prompts, request_of
 from headrace.producer.bulk.names import current_name, request_name
+
+#: States of a job's meta behind which no other comes.
+_ENDS = ("done", "failed", "cancelled")
 
 
 def withdraw(job: Job, settings: Settings) -> None:
@@ -30,6 +34,23 @@ def withdraw(job: Job, settings: Settings) -> None:
                 broker.run(CancelCall(current, settings))
     finally:
         broker.close()
+
+
+def tell_end(job: Job, state: str) -> None:
+    """Say in a job's meta how it ended, where the job's own process could not; nothing of a job that is gone.
+
+    Args:
+        job: any worker's object of it; what its own process has written since is kept.
+        state: ``failed`` or ``cancelled``.
+    """
+    try:
+        found = type(job).fetch(job.id, job.connection, job.serializer)
+    except NoSuchJobError:
+        return
+    if found.meta.get("state") not in _ENDS:
+        found.meta["state"] = state
+        found.save_meta()  # type: ignore[no-untyped-call]
+    job.meta = found.meta
 
 
 def _names(job: Job, settings: Settings) -> list[str]:

@@ -12,31 +12,38 @@ import secrets
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rq.exceptions import AbandonedJobError, InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
-from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
+from rq.timeouts import JobTimeoutException
 from rq.utils import now
 from rq.worker import Worker
 
 from headrace.broker import Broker
 from headrace.config import Settings
-from headrace.connection import open_client, translated
-from headrace.errors import BrokerUnavailableError, HeadraceError
+from headrace.connection import open_patient_client, translated
+from headrace.errors import BrokerUnavailableError, HeadraceError, OverloadedError
 from headrace.lifetime import end_with_parent, is_orphan
+from headrace.producer.bulk.custody import hand_back, is_held
 from headrace.producer.bulk.fleet_job import FleetJob
-from headrace.producer.bulk.fleet_queue import FleetQueue
-from headrace.producer.bulk.withdraw import withdraw
+from headrace.producer.bulk.fleet_queue import FleetQueue, enqueue_due_jobs
+from headrace.producer.bulk.room import Room
+from headrace.producer.bulk.withdraw import tell_end, withdraw
 
 # Named apart from the workers that compute.
 logger = logging.getLogger("headrace.rq_worker")
 
 #: Looks at a job, and at other workers' jobs, in the time of a lease.
 _TICKS_PER_LEASE = 3
+#: Which a worker looks back at its start.
+_LEASES_AT_START = 20
+#: How long a worker that ends waits for a full server to take its job back. Well under what a supervisor leaves it.
+_HAND_BACK_S = 3
 
 
 class JobWorker(Worker):
@@ -49,10 +56,12 @@ class JobWorker(Worker):
         self._lease_s = settings.rq_lease_ms // 1000
         self._tick_s = max(1, self._lease_s // _TICKS_PER_LEASE)
         self._is_handing_back = False
+        self._num_leases_back = _LEASES_AT_START
+        self._room = Room()
         super().__init__(
             [settings.rq_queue],
             name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-            connection=open_client(settings),
+            connection=open_patient_client(settings, self._room.wait),
             default_result_ttl=max(1, settings.result_ttl_ms // 1000),
             job_class=FleetJob.under(settings),
             queue_class=FleetQueue,
@@ -72,6 +81,14 @@ class JobWorker(Worker):
     def dequeue_timeout(self) -> int:
         """Seconds to wait for a job before looking after those of others."""
         return self._tick_s
+
+    def subscribe(self) -> None:
+        """Listen to RQ's commands, in a thread that takes no signal: the main one waits to be interrupted by them."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGINT, signal.SIGTERM})
+        try:
+            super().subscribe()  # type: ignore[no-untyped-call]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Seconds for which a job is this worker's without another heartbeat."""
@@ -105,12 +122,29 @@ class JobWorker(Worker):
             logger.debug("process %d of the job is gone already", self.horse_pid)
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Keep a job, as well as one can while the server is away."""
+        """Keep a job, as well as one can while the server is away; one that others have taken is theirs."""
         try:
             with translated(self._settings):
                 super().maintain_heartbeats(job, execution)
-        except BrokerUnavailableError as error:
+                if self.horse_pid and not is_held(job, execution):
+                    self.kill_horse()
+        except (BrokerUnavailableError, OverloadedError) as error:
             logger.warning("job %s: no heartbeat: %s", job.id, error)
+
+    def set_shutdown_requested_date(self) -> None:
+        """Tell RQ's monitors of the end; called from within a signal's handler, where nothing may be waited for."""
+        self._tell_monitors(super().set_shutdown_requested_date)
+
+    def register_death(self) -> None:
+        """Leave RQ's list of workers; what cannot be taken out runs out by itself."""
+        self._tell_monitors(super().register_death)
+
+    def _tell_monitors(self, tell: Callable[[], None]) -> None:
+        try:
+            with translated(self._settings), self._room.not_waited_for():
+                tell()
+        except (BrokerUnavailableError, OverloadedError) as error:
+            logger.warning("RQ's list of workers: %s", error)
 
     def run_maintenance_tasks(self) -> None:
         """Look after lost jobs, and after those whose time has come (retries with an interval, ``enqueue_in``).
@@ -121,11 +155,13 @@ class JobWorker(Worker):
             try:
                 with translated(self._settings):
                     look_after()
-            except (ValueError, BrokerUnavailableError) as error:
+            except (ValueError, BrokerUnavailableError, OverloadedError) as error:
                 logger.error("%s: %s", look_after.__name__.strip("_").replace("_", " "), error)
         self.last_cleaned_at = now()  # type: ignore[assignment]
 
     def _find_lost(self) -> None:
+        if self._room.was_waited_for(self._lease_s):
+            return  # nobody could write a heartbeat
         for queue in self._fleet_queues:
             queue.drop_what_is_no_job()
             # A worker that was lost in here would keep all others out for RQ's quarter of an hour.
@@ -133,21 +169,29 @@ class JobWorker(Worker):
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
     def _enqueue_due(self) -> None:
-        locks = RQScheduler(
-            self.queues, connection=self.connection, serializer=JSONSerializer, logging_level=logging.WARNING
-        )
-        if locks.acquire_locks():  # type: ignore[no-untyped-call]
-            try:
-                for queue in self._fleet_queues:
-                    queue.enqueue_due_jobs()
-            finally:
-                locks.release_locks()  # type: ignore[no-untyped-call]
+        enqueue_due_jobs(self._fleet_queues)
 
     def handle_warm_shutdown_request(self) -> None:
         """SIGTERM or Ctrl-C: hand the running job back."""
         logger.info("asked to stop")
+        self._room.end_after(_HAND_BACK_S if self.horse_pid else 0)
         if self.horse_pid:
             self._take_back()
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Tell why a job failed; where from, only of what nobody has foreseen. The job's result has it in any case."""
+        error = exc_info[1]
+        if isinstance(error, HeadraceError | JobTimeoutException):
+            logger.warning("job %s failed: %s: %s", job.id, type(error).__name__, error)
+        else:
+            super().handle_exception(job, *exc_info)
+
+    def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any, execution: Execution) -> None:
+        """Keep a job's result, unless another worker is at it."""
+        if is_held(job, execution):
+            super().handle_job_success(job, queue, started_job_registry, execution)
+        else:
+            self._leave(job, execution)
 
     def handle_job_failure(
         self,
@@ -160,26 +204,32 @@ class JobWorker(Worker):
         """Settle a job that did not end well, in whichever way."""
         status = _status(job)
         if status in (None, JobStatus.CANCELED):
-            self._withdraw(job)
+            self._withdraw(job, "cancelled")
             self._forget(job, execution, is_deleted=status is None)
-        elif self._is_handing_back and not self.is_horse:
+        elif execution is not None and not is_held(job, execution):
+            self._leave(job, execution)
+        elif execution is not None and self._is_handing_back and not self.is_horse:
             self._hand_back(job, queue, execution)
         else:
             # First, so that whoever sees the job's end may rely on it.
-            if self._stopped_job_id == job.id or not job.should_retry:
-                self._withdraw(job)
+            if self._stopped_job_id == job.id:
+                self._withdraw(job, "cancelled")
+            elif not job.should_retry:
+                self._withdraw(job, "failed")
             super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
     def _withdraw_cancelled(self) -> None:
         """Cancel the requests of jobs that were cancelled while no worker had them: after one has handed them back."""
-        # Two leases, because the times in the registry are of whoever cancels.
-        since_s = time.time() - 2 * self._lease_s
+        # Two leases, because the times in the registry are of whoever cancels; at first for as long as there may have
+        # been no worker at all to look.
+        since_s = time.time() - self._num_leases_back * self._lease_s
+        self._num_leases_back = 2
         for queue in self._fleet_queues:
             names: Any = self.connection.zrangebyscore(queue.canceled_job_registry.key, since_s, "+inf")
             for name in names:
                 job = queue.fetch_job(name.decode(errors="replace"))
                 if job is not None:
-                    self._withdraw(job)
+                    self._withdraw(job, "cancelled")
 
     @property
     def _fleet_queues(self) -> list[FleetQueue]:
@@ -189,17 +239,22 @@ class JobWorker(Worker):
         self._is_handing_back = True
         self.kill_horse()
 
-    def _hand_back(self, job: Job, queue: Queue, execution: Execution | None) -> None:
-        """Put a job in front of its queue, with the meta that its process has written."""
+    def _hand_back(self, job: Job, queue: Queue, execution: Execution) -> None:
         try:
-            job.refresh()  # type: ignore[no-untyped-call]
+            is_back = hand_back(job, queue, execution)
         except NoSuchJobError:
             return
+        if is_back:
+            logger.info("job %s goes back to its queue; its requests go on", job.id)
+        else:
+            self._leave(job, execution)
+
+    def _leave(self, job: Job, execution: Execution) -> None:
+        """Leave a job to whoever has taken it."""
+        logger.warning("job %s was lost: this worker was silent for longer than its lease", job.id)
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(job, pipeline, execution)
-            queue._enqueue_job(job, pipeline=pipeline, at_front=True)
             pipeline.execute()
-        logger.info("job %s goes back to its queue; its requests go on", job.id)
 
     def _forget(self, job: Job, execution: Execution | None, *, is_deleted: bool) -> None:
         """Leave a cancelled or deleted job as it is: RQ would call it failed, or try it again."""
@@ -214,11 +269,13 @@ class JobWorker(Worker):
     def _on_exception(self, job: Job, kind: type[BaseException], *_: object) -> None:
         """Called by RQ; for a job whose worker was lost this is the only call."""
         if issubclass(kind, AbandonedJobError) and not job.retries_left:
-            self._withdraw(job)
+            self._withdraw(job, "failed")
 
-    def _withdraw(self, job: Job) -> None:
+    def _withdraw(self, job: Job, state: str) -> None:
         try:
             withdraw(job, self._settings)
+            with translated(self._settings):
+                tell_end(job, state)
         except HeadraceError as error:
             logger.warning("job %s: its requests could not be cancelled: %s", job.id, error)
 

@@ -1,9 +1,9 @@
 """How a connection to Redis is opened, and what a server must be. Shared by the two brokers."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import redis
 import redis.asyncio
@@ -62,6 +62,39 @@ def open_async_client(settings: Settings) -> redis.asyncio.Redis:
     options = _options(AsyncRetry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), _NUM_RETRIES))
     with _url_is_checked(settings):
         return redis.asyncio.Redis.from_url(settings.connection_url, **_for_url(settings, options))
+
+
+class _UntilThereIsRoom(Retry):
+    """Also sends again what a server with a full memory has refused, as long as somebody says."""
+
+    def __init__(self, wait: Callable[[OutOfMemoryError], bool]) -> None:
+        super().__init__(ExponentialWithJitterBackoff(cap=1.0, base=0.05), _NUM_RETRIES)
+        self._wait = wait
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return type(self)(self._wait)  # each connection has its own, and all of them the same who waits
+
+    def call_with_retry(self, do: Callable[[], Any], fail: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        while True:
+            try:
+                return super().call_with_retry(do, fail, *args, **options)
+            except OutOfMemoryError as error:
+                if not self._wait(error):
+                    raise
+                # Where a key is watched this raises, for what was read of it may have changed.
+                fail(error, 1) if options.get("with_failure_count") else fail(error)
+
+
+def open_patient_client(settings: Settings, wait: Callable[[OutOfMemoryError], bool]) -> redis.Redis:
+    """A client as of ``open_client`` that waits where the server's memory is full.
+
+    Args:
+        settings: name the server.
+        wait: called with each refusal; pauses, and says whether to send the command again.
+    """
+    with _url_is_checked(settings):
+        options = _options(_UntilThereIsRoom(wait))
+        return redis.Redis.from_url(settings.connection_url, **_for_url(settings, options))
 
 
 def _for_url(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class RqBench:
         except AssertionError as error:
             raise AssertionError(f"{job.id} is {job.get_status(refresh=True)}, not {status}: {self.log}") from error
 
+    def worker_of(self, job: Job) -> str:
+        """Name of the worker that carries a job out; "" if none does."""
+        client: Any = self.queue.connection
+        return (client.hget(job.key, "worker_name") or b"").decode()
+
     def result(self, job: Job) -> Any:
         """What a job has returned."""
         return job.return_value(refresh=True)

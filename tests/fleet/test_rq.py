@@ -1,8 +1,10 @@
 """Jobs on RQ: anybody enqueues, workers are killed and stopped, jobs are cancelled, and nothing is asked twice."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,7 @@ def test_a_job_that_is_not_wanted_any_more_has_its_request_cancelled(bench: RqBe
     else:
         status = {"cancel": "canceled", "stop": "stopped", "timeout": "failed"}[how]
         bench.until_status(job, status)
+        assert bench.meta(job)["state"] == "cancelled"
     assert bench.queue.job_ids == []  # nor is it tried again
     after = bench.enqueue(GENERATE, prompt="the worker lives", max_tokens=2)
     bench.until_status(after, "finished")
@@ -152,6 +155,7 @@ def test_a_job_that_is_cancelled_while_no_worker_has_it_has_its_request_cancelle
     job.cancel()
     bench.start()
     bench.until_cancelled(f"rq-{job.id}")
+    bench.until_meta(job, lambda meta: meta["state"] == "cancelled")
     assert job.get_status() == "canceled"
 
 
@@ -181,6 +185,59 @@ def test_a_lost_job_that_is_not_tried_again_has_its_request_cancelled(bench: RqB
     for index in range(2):
         bench.until_cancelled(f"rq-{job.id}.{index}")
     assert bench.broker.request_fields(f"rq-{job.id}.2") == {}
+    assert bench.meta(job)["state"] == "failed"
+
+
+def test_a_job_whose_process_was_killed_tells_that_it_failed_and_how_far_it_was(bench: RqBench) -> None:
+    bench.fleet.until_token = HELD
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=9)
+    worker = bench.start()
+    bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
+    kill(horse_of(worker))
+    bench.until_status(job, "failed")
+    assert bench.end_of(f"rq-{job.id}") == ("done", "cancelled")
+    assert (bench.meta(job)["state"], bench.meta(job)["tokens"]) == ("failed", HELD)
+
+
+@pytest.mark.parametrize("then", ["is told to end", "goes on", "finds its time over"])
+def test_a_worker_that_comes_back_leaves_its_job_to_whoever_has_taken_it(bench: RqBench, then: str) -> None:
+    # Previously it put the job into its queue a second time, and kept a second result.
+    bench.fleet.until_token = HELD
+    job = bench.enqueue(GENERATE, prompt="hi", max_tokens=9, retry=Retry(1), job_timeout=7 if "time" in then else 60)
+    first = bench.start()
+    bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
+    name = bench.worker_of(job)
+    processes = [first.pid, horse_of(first)]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    stopped_s = time.monotonic()
+    second = bench.start()
+    until(lambda: bench.worker_of(job) not in ("", name), 20)
+    if then == "is told to end":
+        first.send_signal(signal.SIGTERM)
+    elif then == "goes on":
+        bench.fleet.until_token = 1 << 30
+    else:
+        time.sleep(max(0.0, stopped_s + 7.5 - time.monotonic()))
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: f"job {job.id} was lost" in bench.log, 20)
+    if then == "is told to end":
+        assert first.wait(10) == 0
+    if then != "goes on":
+        assert (job.get_status(), bench.queue.job_ids, bench.end_of(f"rq-{job.id}")) == (
+            "started",
+            [],
+            ("running", None),
+        )
+        assert bench.meta(job)["state"] == "running"
+    bench.fleet.until_token = 1 << 30
+    bench.until_status(job, "finished")
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(10) == 0
+    assert [result.type.name for result in job.results()] == ["SUCCESSFUL"]
+    assert bench.result(job) == text_for(job, 9)
+    assert bench.fleet.asked == [f"rq-{job.id}"]
 
 
 def test_what_would_fail_alike_is_not_tried_again(bench: RqBench) -> None:
@@ -190,6 +247,25 @@ def test_what_would_fail_alike_is_not_tried_again(bench: RqBench) -> None:
     assert bench.meta(job)["error"]["field"] == "prompt"
     assert "InvalidRequestError: prompt: has 9 tokens" in str(job.latest_result().exc_string)  # type: ignore[union-attr]
     assert bench.fleet.asked == [f"rq-{job.id}"]
+    assert f"job {job.id} failed: InvalidRequestError: prompt: has 9 tokens" in bench.log
+    assert "Traceback" not in bench.log
+
+
+def test_a_job_that_asks_for_what_cannot_be_has_failed_before_anything_was_asked(bench: RqBench) -> None:
+    module = "headrace.producer.jobs"
+    refused = {
+        bench.enqueue(GENERATE, prompt=5, meta={"mine": 1}): "prompt: ",
+        # Previously "input: Field required", of a function that takes a prompt.
+        bench.enqueue(GENERATE, prompt="hi", task="embed", meta={"mine": 1}): "enqueue headrace.producer.jobs.embed",
+        bench.enqueue(f"{module}.embed", input="hi", task="rerank", meta={"mine": 1}): "a job's name says what it does",
+        # Previously "no worker lives", and the classes of those that do.
+        bench.enqueue(f"{module}.measure_costs", worker_class=None, meta={"mine": 1}): "worker_class: must be the name",
+    }
+    bench.burst()
+    for job, message in refused.items():
+        assert (job.get_status(), bench.meta(job)) == ("failed", {"mine": 1, "state": "failed"})
+        assert message in str(job.latest_result().exc_string)  # type: ignore[union-attr]
+    assert bench.fleet.asked == []
 
 
 def test_a_job_that_is_put_back_after_it_was_stopped_asks_anew(bench: RqBench) -> None:

@@ -94,6 +94,8 @@ def test_a_prompts_own_fields_go_before_those_of_all() -> None:
     assert request_of({"messages": [1], "seed": 2}, shared) == (None, [1], {"max_tokens": 5, "seed": 2})
     with pytest.raises(InvalidRequestError, match="n: "):
         request_of("hi", {"n": 2})
+    with pytest.raises(InvalidRequestError, match=r"task: .* enqueue headrace.producer.jobs.embed"):
+        request_of({"prompt": "hi", "task": "embed"}, shared)
 
 
 @pytest.mark.parametrize("prompts", [None, [], "text", {"a": 1}, ["x"] * 4])
