@@ -20,10 +20,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from headrace.environment import ENV_PREFIX, check_environment
 from headrace.errors import ConfigurationError
 from headrace.keys import Lane, check_tenant
 
-ENV_PREFIX = "HEADRACE_"
 _FILE_VARIABLE = ENV_PREFIX + "CONFIG"
 _DEFAULT_FILE = "headrace.toml"
 
@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         description="rediss:// for TLS, unix:// for a socket",
     )
     redis_password_file: Path | None = Field(None, description="file holding the password, so that no URL has to")
-    model: str = Field("smollm2-135m", description="catalogue name, folder, .gguf file, or hub id org/name")
+    model: Annotated[str, Field(min_length=1)] = Field(
+        "smollm2-135m", description="catalogue name, folder, .gguf file, or hub id org/name"
+    )
     queue: str = Field("", description="tag of the queue's keys; empty: derived from the model")
     cache_dir: Path | None = Field(None, description="where pulled models live; default: the user's cache")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -233,8 +235,10 @@ class Settings(BaseSettings):
         """Build the settings; ``given`` are those of the command line, None meaning not given.
 
         Raises:
-            ConfigurationError: a value is of the wrong type or out of range; every culprit is named.
+            ConfigurationError: a value is of the wrong type or out of range; every culprit is named. Or the environment
+                has a name that is no setting's.
         """
+        check_environment(os.environ, {name: field.annotation for name, field in cls.model_fields.items()})
         explicit: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         try:
             return cls(**explicit)

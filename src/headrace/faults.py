@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Mapping
 
 from headrace.errors import ConfigurationError
+from headrace.nearest import nearest
 
 VARIABLE = "HEADRACE_FAULT"
 
@@ -92,7 +93,7 @@ def arm(environ: Mapping[str, str]) -> None:
     if not wanted:
         _fuse = None
     elif name not in POINTS:
-        raise ConfigurationError(f"{VARIABLE}: {name!r} is no fault point; there are {', '.join(POINTS)}")
+        raise ConfigurationError(f"{VARIABLE}: {name!r} is no fault point; {nearest(name, POINTS)}")
     elif count and not (count.isascii() and count.isdigit() and int(count)):
         raise ConfigurationError(f"{VARIABLE}: {count!r} is not how often to pass {name}; give a number from 1 on")
     else:

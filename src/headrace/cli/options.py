@@ -3,7 +3,6 @@
 An option that is not given is None, so that environment, file and default decide, in this order.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from headrace.cli.address import Address
 from headrace.config import Settings
 from headrace.errors import ConfigurationError
 from headrace.keys import RESULT_ID_PATTERN
+from headrace.nearest import nearest
 
 RedisUrl = Annotated[
     str | None,
@@ -89,9 +89,7 @@ def _parse_assignment(assignment: str) -> tuple[str, Any]:
     name, value = parse_json_assignment("--set", assignment)
     field = name.replace("-", "_")
     if field not in Settings.model_fields:
-        near = difflib.get_close_matches(field, Settings.model_fields, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(Settings.model_fields))}"
-        raise ConfigurationError(f"--set {name}: there is no such setting{hint}")
+        raise ConfigurationError(f"--set {name}: there is no such setting; {nearest(field, Settings.model_fields)}")
     # A path or a name may look like a number.
     return field, value if isinstance(value, dict | list) else assignment.partition("=")[2]
 

@@ -73,7 +73,7 @@ def test_any_setting_can_be_given_by_set() -> None:
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
-    [("lease_mss=1", "did you mean lease_ms"), ("zzz=1", "known are"), ("lease_ms", "must be NAME=VALUE")],
+    [("lease_mss=1", "did you mean lease_ms"), ("zzz=1", "the nearest are"), ("lease_ms", "must be NAME=VALUE")],
 )
 def test_a_wrong_assignment_says_what_would_be_right(assignment: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
