@@ -24,7 +24,7 @@ from headrace.producer.options import (
     settings_of,
     stream_of,
 )
-from headrace.producer.submission import Durability, Via, prepare
+from headrace.producer.submission import Durability, Via, not_acknowledged, prepare
 from headrace.wire import Encoding
 
 
@@ -85,7 +85,7 @@ class AsyncClient(AsyncEncoderCalls):
         try:
             answer = await self._line.persist(lambda: self._line.send(submission))
         except BrokerUnavailableError as error:
-            raise BrokerUnavailableError(f"{submission.request_id} may or may not have gone in: {error}") from error
+            raise not_acknowledged(submission.request_id, error, was_connected=self._line.was_connected) from error
         return AsyncHandle(
             self._line,
             submission.request_id,

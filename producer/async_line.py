@@ -40,6 +40,11 @@ class AsyncLine:
                 )
             return self._broker
 
+    @property
+    def was_connected(self) -> bool:
+        """Whether a request may have been sent: a server has answered, or nobody may ask what it is like."""
+        return self._broker is not None
+
     async def send(self, submission: Submission) -> Submitted:
         """Submit once; raises what ``Line.send`` does."""
         broker = await self.broker()

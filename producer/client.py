@@ -23,7 +23,7 @@ from headrace.producer.options import (
     stream_of,
 )
 from headrace.producer.rounds import take_all
-from headrace.producer.submission import Durability, Via, prepare
+from headrace.producer.submission import Durability, Via, not_acknowledged, prepare
 from headrace.wire import Encoding
 
 
@@ -121,7 +121,7 @@ class Client(EncoderCalls):
         try:
             answer = self._line.persist(lambda: self._line.send(submission))
         except BrokerUnavailableError as error:
-            raise BrokerUnavailableError(f"{submission.request_id} may or may not have gone in: {error}") from error
+            raise not_acknowledged(submission.request_id, error, was_connected=self._line.was_connected) from error
         return Handle(
             self._line,
             submission.request_id,

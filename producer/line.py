@@ -46,6 +46,11 @@ class Line:
                 )
             return self._broker
 
+    @property
+    def was_connected(self) -> bool:
+        """Whether a request may have been sent: a server has answered, or nobody may ask what it is like."""
+        return self._broker is not None
+
     def send(self, submission: Submission) -> Submitted:
         """Submit once.
 

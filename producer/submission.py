@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 from headrace.config import Settings
 from headrace.encoder_request import parse_request
-from headrace.errors import ConfigurationError, ExpiredError, InvalidRequestError, OverloadedError
+from headrace.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    ExpiredError,
+    InvalidRequestError,
+    OverloadedError,
+)
 from headrace.keys import LANES, REQUEST_ID_PATTERN, Lane, RequestStream, check_tenant
 from headrace.moves import SubmitCall, Submitted
 from headrace.producer.cost import estimate_cost_tokens
@@ -104,6 +110,18 @@ class Submission:
         if left_ms < 1:
             raise ExpiredError(f"the deadline of {self.request_id} has passed", request_id=self.request_id)
         return replace(self, fields={**self.fields, "deadline_ms": left_ms}, made_s=now_s)
+
+
+def not_acknowledged(request_id: str, error: BrokerUnavailableError, *, was_connected: bool) -> BrokerUnavailableError:
+    """The error of whoever gives up a submission, which tells what he may rely on.
+
+    Args:
+        request_id: of the request.
+        error: of the last attempt.
+        was_connected: whether a server ever answered; nothing was sent to one that did not.
+    """
+    outcome = "may or may not have gone in" if was_connected else "has not gone in"
+    return BrokerUnavailableError(f"{request_id} {outcome}: {error}")
 
 
 def accepted_of(submissions: Sequence[Submission], answers: Sequence[Submitted]) -> tuple[int, ...]:
