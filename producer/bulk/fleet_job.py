@@ -125,6 +125,11 @@ class FleetJob(Job):
         return super().func
 
     @property
+    def has_readable_meta(self) -> bool:
+        """Whether the job's meta is an object, so that something can be added to it."""
+        return isinstance(self.meta, dict) and self._unreadable_meta is None
+
+    @property
     def success_callback(self) -> None:
         """None: RQ would import it."""
 

@@ -9,7 +9,7 @@ from headrace.connection import open_client
 from headrace.errors import InvalidRequestError
 from headrace.moves import CancelCall
 from headrace.producer.bulk.encode import TASKS, call_of, names_of
-from headrace.producer.bulk.fleet_job import RefusedJobError
+from headrace.producer.bulk.fleet_job import FleetJob, RefusedJobError
 from headrace.producer.bulk.many import check_prompts, request_of
 from headrace.producer.bulk.names import current_name, request_name
 
@@ -37,7 +37,9 @@ def withdraw(job: Job, settings: Settings) -> None:
 
 
 def tell_end(job: Job, state: str) -> None:
-    """Say in a job's meta how it ended, where the job's own process could not; nothing of a job that is gone.
+    """Say in a job's meta how it ended, where the job's own process could not.
+
+    Nothing of a job that is gone, or whose meta is not JSON.
 
     Args:
         job: any worker's object of it; what its own process has written since is kept.
@@ -46,6 +48,8 @@ def tell_end(job: Job, state: str) -> None:
     try:
         found = type(job).fetch(job.id, job.connection, job.serializer)
     except NoSuchJobError:
+        return
+    if not isinstance(found, FleetJob) or not found.has_readable_meta:
         return
     if found.meta.get("state") not in _ENDS:
         found.meta["state"] = state

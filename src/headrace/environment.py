@@ -1,7 +1,7 @@
 """Names ``HEADRACE_…`` in the environment: what is refused before they become settings. Pure.
 
-pydantic passes over a name that it does not know. That is right for an environment that others fill, and wrong for names
-that begin like these: nobody would obey a misspelt setting.
+pydantic passes over a name that it does not know. That is right for an environment that others fill, and wrong for
+names that begin like these: nobody would obey a misspelt setting.
 """
 
 import json

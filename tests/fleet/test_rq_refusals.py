@@ -79,6 +79,7 @@ def test_nothing_but_the_list_is_run_whatever_is_enqueued(bench: RqBench, tmp_pa
         _raw(client, "bound", data=_data("join", "x", [["a"]], {})): "'join' is not a job of this worker",
         _raw(client, "no-name", data=_data(["os.system"], None, [], {})): "is not a job of this worker",
         _raw(client, "no-arguments", data=_data(GENERATE, None, {}, [])): "not a list and an object",
+        _raw(client, "list-meta", data=_data("os.system", None, [], {}), meta=b"[1]"): "is not a job of this worker",
         _raw(client, "bomb", data=bomb): f"or have more than {MAX_BYTES} bytes",
         bench.enqueue(GENERATE, **fine, on_success=Callback("os.system")).id: "callbacks are not run here",
         bench.enqueue(GENERATE, **fine, on_stopped=Callback("os.system")).id: "callbacks are not run here",
