@@ -212,7 +212,7 @@ def test_a_worker_that_comes_back_leaves_its_job_to_whoever_has_taken_it(bench: 
         os.kill(pid, signal.SIGSTOP)
     stopped_s = time.monotonic()
     second = bench.start()
-    until(lambda: bench.worker_of(job) not in ("", name), 20)
+    until(lambda: bench.worker_of(job) not in ("", name))
     if then == "is told to end":
         first.send_signal(signal.SIGTERM)
     elif then == "goes on":
@@ -221,9 +221,9 @@ def test_a_worker_that_comes_back_leaves_its_job_to_whoever_has_taken_it(bench: 
         time.sleep(max(0.0, stopped_s + 7.5 - time.monotonic()))
     for pid in processes:
         os.kill(pid, signal.SIGCONT)
-    until(lambda: f"job {job.id} was lost" in bench.log, 20)
+    until(lambda: f"job {job.id} was lost" in bench.log)
     if then == "is told to end":
-        assert first.wait(10) == 0
+        assert first.wait(LIMIT_S) == 0
     if then != "goes on":
         assert (job.get_status(), bench.queue.job_ids, bench.end_of(f"rq-{job.id}")) == (
             "started",
@@ -234,7 +234,7 @@ def test_a_worker_that_comes_back_leaves_its_job_to_whoever_has_taken_it(bench: 
     bench.fleet.until_token = 1 << 30
     bench.until_status(job, "finished")
     second.send_signal(signal.SIGTERM)
-    assert second.wait(10) == 0
+    assert second.wait(LIMIT_S) == 0
     assert [result.type.name for result in job.results()] == ["SUCCESSFUL"]
     assert bench.result(job) == text_for(job, 9)
     assert bench.fleet.asked == [f"rq-{job.id}"]
@@ -357,6 +357,6 @@ def test_several_processes_work_side_by_side_and_leave_nothing(bench: RqBench) -
     for job in jobs:
         bench.until_meta(job, lambda meta: meta.get("tokens") == HELD)
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(15) == 0
+    assert parent.wait(LIMIT_S) == 0
     assert sorted(bench.queue.job_ids) == sorted(job.id for job in jobs)
     assert bench.queue.connection.keys("rq:workers*") == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.conftest import fast_settings
 from tests.fleet.rq_workers import GENERATE, RqBench, open_bench, text_for
-from tests.fleet.traces import until
+from tests.waiting import LIMIT_S, until
 
 from headrace.testing.servers import Server
 
@@ -32,14 +32,14 @@ def test_a_worker_without_a_job_waits_for_room_or_for_its_end(bench: RqBench) ->
     # Previously it ended, and was started again and again.
     _set_memory(bench, 1)
     waits, ends = bench.start(), bench.start()
-    until(lambda: bench.log.count("the server's memory is full; waiting") == 2, 20)
+    until(lambda: bench.log.count("the server's memory is full; waiting") == 2)
     _set_memory(bench, 0)
     job = bench.enqueue(GENERATE, prompt="hi", max_tokens=2)
     bench.until_status(job, "finished")
     _set_memory(bench, 1)
     time.sleep(1.5)  # more than the pause between two looks at lost jobs: both wait again
     ends.send_signal(signal.SIGTERM)
-    assert ends.wait(10) == 0
+    assert ends.wait(LIMIT_S) == 0
     _set_memory(bench, 0)
     again = bench.enqueue(GENERATE, prompt="hi again", max_tokens=2)
     bench.until_status(again, "finished")
