@@ -137,7 +137,7 @@ def test_a_job_that_is_not_wanted_any_more_has_its_request_cancelled(bench: RqBe
     else:
         status = {"cancel": "canceled", "stop": "stopped", "timeout": "failed"}[how]
         bench.until_status(job, status)
-        assert bench.meta(job)["state"] == "cancelled"
+        bench.until_meta(job, lambda meta: meta["state"] == "cancelled")
     assert bench.queue.job_ids == []  # nor is it tried again
     after = bench.enqueue(GENERATE, prompt="the worker lives", max_tokens=2)
     bench.until_status(after, "finished")
@@ -211,6 +211,8 @@ def test_a_worker_that_comes_back_leaves_its_job_to_whoever_has_taken_it(bench: 
     for pid in processes:
         os.kill(pid, signal.SIGSTOP)
     stopped_s = time.monotonic()
+    client: Any = bench.queue.connection
+    client.hset(job.key, "timeout", 60)  # for whoever takes it next
     second = bench.start()
     until(lambda: bench.worker_of(job) not in ("", name))
     if then == "is told to end":
