@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
+from tests.conftest import fast_settings
+from tests.fleet.rq_workers import RqBench, open_bench
 
 from headrace.config import Settings
 from headrace.errors import ConfigurationError
@@ -37,6 +39,16 @@ def fleet(model: ModelFolder) -> Iterator[Fleet]:
     ports = _free_ports(2)
     with Server("valkey", options) as server, Fleet(fleet_settings(server.url, metrics_port=ports)) as fleet:
         yield fleet
+
+
+@pytest.fixture
+def bench(valkey_server: Server) -> Iterator[RqBench]:
+    """RQ's queue beside a stub fleet, with a short lease."""
+    settings = fast_settings(
+        redis_url=valkey_server.url, rq_lease_ms=3_000, rq_progress_ms=50, rq_in_flight=2, max_rq_job_bytes=10_000
+    )
+    with open_bench(settings, valkey_server) as bench:
+        yield bench
 
 
 def _free_ports(number: int) -> int:

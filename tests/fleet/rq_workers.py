@@ -26,6 +26,8 @@ from headrace.testing.servers import Server
 
 GENERATE = "headrace.producer.jobs.generate"
 GENERATE_MANY = "headrace.producer.jobs.generate_many"
+#: A token from which on the stub fleet waits, where a test says so.
+HELD = 4
 
 
 @dataclass

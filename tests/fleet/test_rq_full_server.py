@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 from tests.conftest import fast_settings
-from tests.fleet.rq_workers import GENERATE, RqBench, open_bench, text_for
+from tests.fleet.rq_workers import GENERATE, HELD, RqBench, open_bench, text_for
 from tests.waiting import LIMIT_S, until
 
 from headrace.testing.servers import Server
-
-HELD = 4
 
 
 @pytest.fixture
