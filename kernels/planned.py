@@ -129,6 +129,19 @@ class PlannedOperations(Generic[B]):
             raise KernelError(f"no step {'with' if num_sampled else 'without'} logits has been computed yet")
         return trace.results(num_tokens, num_sampled)
 
+    def lay_out(self, lengths: tuple[int, int]) -> Sequence[Tensor]:
+        """Give results the memory that a step of such lengths writes, as beginning the step does.
+
+        Args:
+            lengths: numbers of tokens and of sampled ones.
+
+        Raises:
+            KernelError: no step of that kind has been computed yet, or nobody gives results memory.
+        """
+        if self._place is None:
+            raise KernelError("results have memory of their own")
+        return self._place(lengths, lambda: self.results(*lengths))
+
     def knows(self, num_sampled: int) -> bool:
         """Whether a step that samples so many tokens, or like it, has been computed."""
         return (num_sampled > 0) in self._traces

@@ -91,6 +91,7 @@ def run(settings: Settings) -> int:
             row_tokens=settings.max_context_tokens,
             memory_fraction=settings.memory_fraction,
             cuda_graphs=settings.cuda_graphs,
+            prompt_graphs=settings.prompt_graphs,
             encoder_graphs=settings.encoder_graphs,
             stall_ms=settings.stall_ms,
             overtaking_rows=settings.overtaking_rows,

@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     cuda_graphs: bool = Field(
         True, description="on a GPU, capture and replay steps in which all rows decode, and encoders' smaller batches"
     )
+    prompt_graphs: Annotated[int, Field(ge=0)] = Field(
+        48, description="captured sizes of steps with prompts that an engine on a GPU keeps; 0: none"
+    )
     encoder_graphs: Positive = Field(64, description="captured sizes of batches that an encoder on a GPU keeps")
     deterministic: bool = Field(
         False, description="on a GPU, in 16 bits: the same tokens alone, beside others and resumed; slower"

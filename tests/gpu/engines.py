@@ -23,6 +23,7 @@ def engine_of(
     step_tokens: int,
     row_tokens: int | None = None,
     cuda_graphs: bool = True,
+    prompt_graphs: int = 0,
     deterministic: bool = False,
 ) -> DeviceEngine:
     """Make one that takes little memory, so that many may stand beside each other."""
@@ -32,6 +33,7 @@ def engine_of(
         step_tokens=step_tokens,
         kv_tokens=kv_tokens,
         cuda_graphs=cuda_graphs,
+        prompt_graphs=prompt_graphs,
         deterministic=deterministic,
     )
     device = torch.device("cuda")

@@ -25,6 +25,7 @@ from headrace.workers.engine.device_sampling import DeviceSampler
 from headrace.workers.engine.device_steps import NUM_AHEAD, DeviceSteps
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import LoadedModel
+from headrace.workers.engine.padded_size import TOKEN_STEP
 from headrace.workers.engine.room import Room
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Runner
@@ -55,6 +56,8 @@ class DeviceLimits:
         memory_fraction: of the memory that was free before the model came, in (0, 1].
         page_size: tokens of a page.
         cuda_graphs: steps in which every row decodes are captured and replayed.
+        prompt_graphs: graphs of steps with prompts that are kept, where launching takes longer than computing; with
+            ``cuda_graphs`` only, and 0: none.
         deterministic: a row's tokens do not depend on the rows beside it; not in fp32.
         stall_ms: what a step may take while rows decode, a quarter of what others may; 0: as long as ``step_tokens``.
         overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
@@ -67,6 +70,7 @@ class DeviceLimits:
     memory_fraction: float = 0.9
     page_size: int = DEFAULT_PAGE_SIZE
     cuda_graphs: bool = True
+    prompt_graphs: int = 0
     deterministic: bool = False
     stall_ms: float = 0.0
     overtaking_rows: int = 0
@@ -121,8 +125,8 @@ class DeviceEngine:
             on_device.reserve(self._sizes)
             warm_up(self._steps_on(self._cache(WARM_UP_ROWS * WARM_UP_PAGES)))
             self._row_tokens = min(limits.row_tokens, config.max_positions)
-            # A token of every place, and a budget's worth of chunks.
-            max_tokens = limits.max_rows + limits.step_tokens
+            # A token of every place, a budget's worth of chunks, and what rounding these up adds.
+            max_tokens = limits.max_rows + limits.step_tokens + TOKEN_STEP
             self._sizes = StepSizes(limits.max_rows, self._shape.pages_for(self._row_tokens), max_tokens)
             budget = self._budget(free_bytes(self.device.index), weight_bytes)
             storage = allocate(self.device.index, budget.num_bytes)
@@ -133,6 +137,7 @@ class DeviceEngine:
                 self.pool.kv_cache,
                 self.pool.workspace_for_good,
                 self._keep if limits.cuda_graphs else None,
+                limits.prompt_graphs,
             )
         self.engine = self._engine_of(self.steps, self.pool.pages, budget.kv_tokens)
         logger.info(
@@ -164,6 +169,7 @@ class DeviceEngine:
         kv_cache: KVCache,
         memory: Callable[[int], torch.Tensor] | None = None,
         keep: Callable[[tuple[int, int]], None] | None = None,
+        prompt_graphs: int = 0,
     ) -> DeviceSteps:
         sizes, vocab_size = self._sizes, self.loaded.model.config.vocab_size
         rows = RowState(sizes.max_rows, sizes.max_pages, self.device)
@@ -178,6 +184,7 @@ class DeviceEngine:
             stream=self._stream,
             max_tokens=sizes.max_tokens,
             keep=keep,
+            prompt_graphs=prompt_graphs,
         )
 
     def _engine_of(self, steps: DeviceSteps, pages: Pages, kv_tokens: int) -> Engine:
@@ -191,7 +198,13 @@ class DeviceEngine:
             stall_ms=self._limits.stall_ms,
             overtaking_rows=self._limits.overtaking_rows,
             row_tokens=min(self._row_tokens, kv_tokens),
-            room=Room(self.pool, self.operations, self._limits.max_rows, partial(torch.cuda.stream, self._stream)),
+            room=Room(
+                self.pool,
+                self.operations,
+                self._limits.max_rows,
+                partial(torch.cuda.stream, self._stream),
+                num_padding=TOKEN_STEP,
+            ),
         )
 
     def _cache(self, num_pages: int) -> KVCache:
@@ -212,6 +225,6 @@ class DeviceEngine:
         limits, max_tokens = self._limits, self._sizes.max_tokens
         for_good = _WORKSPACE_BYTES + DeviceSampler.num_bytes(limits.max_rows, self.loaded.model.config.vocab_size)
         longest = bytes_of(self.operations.results(max_tokens, limits.max_rows)) + for_good
-        least = bytes_of(self.operations.results(limits.max_rows + 1, 1)) + for_good
+        least = bytes_of(self.operations.results(limits.max_rows + 1 + TOKEN_STEP, 1)) + for_good
         available = available_bytes(num_free, weight_bytes, limits.memory_fraction, _RESERVE_BYTES)
         return fill(self._shape, Needs(self._row_tokens, longest, least), available, limits.kv_tokens)

@@ -1,5 +1,6 @@
 """Steps on a GPU: rows have places that stay, and what only the device knows of them the host does not wait for."""
 
+import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from headrace.errors import DeviceLostError
 from headrace.kernels.paged_batch import PagedBatch
-from headrace.kernels.table import Table
+from headrace.kernels.planned import PlannedOperations
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import PageCopy
 from headrace.workers.engine.decode_graphs import DecodeGraphs, padded_places
@@ -20,6 +21,8 @@ from headrace.workers.engine.device_sampling import DeviceSampler, Group, Kind
 from headrace.workers.engine.forbidden import Forbidden
 from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.models.model import Model
+from headrace.workers.engine.padded_size import PaddedSize
+from headrace.workers.engine.prompt_graphs import PromptGraphs
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Draw, Drawn
 from headrace.workers.engine.sequence import Sequence
@@ -42,6 +45,7 @@ class DeviceSteps:
         max_tokens: tokens of a step at most.
         keep: lays a step's results out for good, by numbers of tokens and of sampled ones, as graphs want it; None:
             nothing is captured.
+        prompt_graphs: graphs of steps with prompts that are kept; 0: these are not captured.
 
     Attributes:
         rows: as given.
@@ -52,13 +56,14 @@ class DeviceSteps:
         self,
         model: Model,
         kv_cache: KVCache,
-        operations: Table[PagedBatch],
+        operations: PlannedOperations[PagedBatch],
         rows: RowState,
         sampler: DeviceSampler,
         *,
         stream: torch.cuda.Stream,
         max_tokens: int,
         keep: Callable[[tuple[int, int]], None] | None = None,
+        prompt_graphs: int = 0,
     ) -> None:
         self.rows = rows
         self.stream = stream
@@ -69,6 +74,10 @@ class DeviceSteps:
         self._packer = Packer(rows, kv_cache, model.config.num_layers, max_tokens, NUM_AHEAD + 1)
         self._graphs = None if keep is None else DecodeGraphs(stream, keep)
         self._logits: dict[tuple[int, Kind | None], Tensor] = {}
+        self._max_tokens = max_tokens
+        self._prompt_graphs: PromptGraphs | None = None
+        if keep is not None and prompt_graphs:
+            self._prompt_graphs = PromptGraphs(stream, operations.lay_out, prompt_graphs)
 
     @property
     def num_ahead(self) -> int:
@@ -129,14 +138,39 @@ class DeviceSteps:
         sampler.results.begin()
         if chunks[-1].decodes:  # hence all do
             return self._decode(chunks)
-        logits, packed = self.compute(chunks)
-        if logits is None:
-            return StartedDeviceStep(self, sampler.results.send(with_tokens=False), None, ())
-        places = [self.rows.place_of(sequence) for sequence in packed.sampling]
-        group = sampler.prepare(packed.sampling, places)
-        sampler.draw(logits, packed.places, group.kind)
-        sent = sampler.results.send(with_logprobs=group.kind.asking)
-        return StartedDeviceStep(self, sent, group, tuple(range(len(places))))
+        return self._mixed(chunks)
+
+    def _mixed(self, chunks: Rows[Chunk]) -> "StartedDeviceStep":
+        """Launch a step with tokens of prompts, padded if that saves the host time."""
+        began_s, sampler, graphs = time.perf_counter(), self._sampler, self._prompt_graphs
+        places = self.rows.enter(chunks)
+        size = PaddedSize.of(chunks, places, len(self.rows.position))
+        fits = size.lengths[0] <= self._max_tokens and self._operations.knows(size.lengths[1])
+        padded = graphs is not None and fits and graphs.serves(size)
+        packed = self._packer.mixed(chunks, places, size if padded else None)
+        group = None
+        if packed.sampling:
+            group = sampler.prepare(packed.sampling, [self.rows.place_of(sequence) for sequence in packed.sampling])
+        # Rules differ in more ways than graphs should be captured for: their rows draw behind the graph.
+        ruled = group is not None and group.kind.is_ruled
+        kind = None if group is None or ruled else group.kind
+        launch = partial(self._launch_mixed, packed, kind)
+        logits = graphs.run((size, kind), launch) if graphs is not None and padded else launch()
+        if group is not None and ruled and logits is not None:
+            sampler.draw(logits, packed.places, group.kind)
+        sent = sampler.results.send(
+            with_tokens=group is not None, with_logprobs=group is not None and group.kind.asking
+        )
+        learn = None
+        if graphs is not None and fits and not padded:
+            learn = partial(graphs.observe, size, (time.perf_counter() - began_s) * 1000)
+        return StartedDeviceStep(self, sent, group, packed.indices, learn)
+
+    def _launch_mixed(self, packed: Packed, kind: Kind | None) -> Tensor | None:
+        logits = self._forward(packed)
+        if logits is not None and kind is not None:
+            self._sampler.draw(logits, packed.places, kind)
+        return logits
 
     def _decode(self, chunks: Rows[Chunk]) -> "StartedDeviceStep":
         """Launch a step in which every place up to the last one that decodes computes a token, somebody's or not."""
@@ -180,12 +214,14 @@ class StartedDeviceStep:
         sent: its results.
         group: the rows that draw; None if none does.
         indices: where the results of each are.
+        learn: is told what the step took the device, once that is known.
     """
 
     steps: DeviceSteps
     sent: Sent
     group: Group | None
     indices: tuple[int, ...]
+    learn: Callable[[float], None] | None = None
 
     def finish(self) -> Drawn:
         """Wait for its tokens; see ``StartedStep``."""
@@ -195,6 +231,8 @@ class StartedDeviceStep:
                 1 + max(self.indices, default=-1), [(self.indices[index], count) for index, count in asking]
             )
             step_ms = self.sent.step_ms
+        if self.learn is not None:
+            self.learn(step_ms)
         token_ids, valid, logprobs = sampled.token_ids, sampled.valid, sampled.logprobs
         draws = tuple(
             Draw(row, token_ids[at], "" if valid[at] else "no token has a finite logit", logprobs.get(at))

@@ -68,6 +68,7 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
             memory_fraction=settings.memory_fraction,
             page_size=settings.page_size,
             cuda_graphs=settings.cuda_graphs,
+            prompt_graphs=settings.prompt_graphs,
             stall_ms=settings.stall_ms,
             overtaking_rows=settings.overtaking_rows,
             deterministic=settings.deterministic,

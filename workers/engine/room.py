@@ -40,6 +40,7 @@ class Room:
         operations: compute the steps.
         num_idle_rows: rows that a step may compute beside those of its plan, because a place of the device's is empty.
         launching: entered while pages move; the stream that steps run on.
+        num_padding: tokens that may be added to a step beside these, which nobody samples.
 
     Attributes:
         pool: as given.
@@ -51,11 +52,14 @@ class Room:
         operations: Traced,
         num_idle_rows: int = 0,
         launching: Callable[[], AbstractContextManager[object]] = nullcontext,
+        *,
+        num_padding: int = 0,
     ) -> None:
         self.pool = pool
         self._operations = operations
         self._num_idle_rows = num_idle_rows
         self._launching = launching
+        self._num_padding = num_padding
 
     @torch.inference_mode()
     def plan(self, fusion: Fusion) -> Plan:
@@ -95,7 +99,7 @@ class Room:
         return num_tokens
 
     def _fits(self, num_tokens: int, num_sampled: int) -> bool:
-        num_computed = num_tokens + self._num_idle_rows
+        num_computed = num_tokens + self._num_idle_rows + self._num_padding
         # A step in which nobody samples writes other results, and may come instead of one in which somebody does.
         return all(
             not self._operations.knows(lengths[1])

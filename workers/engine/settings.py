@@ -34,6 +34,7 @@ class EngineSettings:
         memory_fraction: of a GPU's memory that weights and pool may take, in (0, 1].
         cuda_graphs: on a GPU, steps in which every row decodes, and encoders' smaller batches, are captured and
             replayed.
+        prompt_graphs: on a GPU, captured sizes of steps with prompts that an engine keeps; 0: none.
         encoder_graphs: captured sizes of batches that an encoder keeps, >= 1.
         stall_ms: on a GPU, what a step may take while rows decode, a quarter of what others may; 0: as long as
             ``step_tokens``.
@@ -58,6 +59,7 @@ class EngineSettings:
     row_tokens: int = 8192
     memory_fraction: float = 0.9
     cuda_graphs: bool = True
+    prompt_graphs: int = 48
     encoder_graphs: int = 64
     stall_ms: float = 0.0
     overtaking_rows: int = 0
@@ -84,7 +86,7 @@ class EngineSettings:
             least = int(name != "kv_tokens" or self.device == "cpu")
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("stall_ms", "overtaking_rows"):
+        for name in ("stall_ms", "overtaking_rows", "prompt_graphs"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must be at least 0, not {getattr(self, name):g}")
         if not 0 < self.memory_fraction <= 1:

@@ -13,6 +13,7 @@ from headrace.kernels.row_state import NextTokens
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.staging import Staging
 from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.padded_size import PaddedSize
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sequence import Sequence
 
@@ -25,12 +26,14 @@ class Packed:
         batch: what the model computes.
         next_tokens: the part of it that rows which decode fill in on the device; None where none decodes.
         sampling: the rows whose next token its logits are for, in their order; nobody's logits may come in between.
+        indices: where among the logits theirs are.
         places: int64 ``[num_sampled]``, of the logits' rows; -1 where they are nobody's.
     """
 
     batch: PagedBatch
     next_tokens: NextTokens | None
     sampling: tuple[Sequence, ...]
+    indices: tuple[int, ...]
     places: Tensor
 
 
@@ -62,16 +65,18 @@ class Packer:
         batch = PagedBatch(own.token_ids, own.positions, each, each, own.lengths, None, self._paged(num_places))
         if own.places is None:
             raise ValueError("every place of a device asks for its number")
-        return Packed(batch, own, (), own.places)
+        return Packed(batch, own, (), (), own.places)
 
-    def mixed(self, chunks: Rows[Chunk], places: Rows[int]) -> Packed:
+    def mixed(self, chunks: Rows[Chunk], places: Rows[int], size: PaddedSize | None = None) -> Packed:
         """A step with tokens of prompts, behind a token of every place if any row decodes.
 
         Args:
             chunks: those that decode first; not all of them.
             places: of their rows.
+            size: round the step up to it: steps of one size lie at the same addresses. Then every place has logits if
+                any row samples, somebody's or not. Default: nothing is computed that nobody wants.
         """
-        put, num_places = self._staging.put, 1 + max(places)
+        put, num_places = self._staging.put, 1 + max(places) if size is None else size.num_places
         num_decoding = sum(chunk.decodes for chunk in chunks)
         num_first = num_places if num_decoding else 0
         # In the order of their places, as query starts want it.
@@ -88,12 +93,21 @@ class Packer:
         positions = [np.arange(chunk.start, chunk.end) for _, chunk in spans]
         owners = np.repeat([place for place, _ in spans], counts)
         last = [end - 1 for end, (_, chunk) in zip(ends.tolist(), spans, strict=True) if chunk.samples]
+        num_tokens = int(counts.sum()) if size is None else size.num_tokens
+        # Padding is at position -1 of the first place: nothing is written for it, and no row's tokens are attended to.
+        padding = np.zeros(num_tokens - int(counts.sum()), dtype=np.int64)
+        sampled, drawn_at = [*places[:num_decoding], *last], [places[index] for index in sampling]
+        indices = tuple(range(len(sampling)))
+        if size is not None and sampling:
+            indices, tokens = tuple(drawn_at), dict(zip(drawn_at, sampled, strict=True))
+            sampled = [tokens.get(place, 0) for place in range(num_places)]
+            drawn_at = [place if place in tokens else -1 for place in range(num_places)]
         self._staging.begin()
-        ids = put(np.concatenate((first, *token_ids)), torch.int64)
-        at = put(np.concatenate((first, *positions)), torch.int32)
-        of = put(np.concatenate((np.arange(num_first), owners)), torch.int32)
-        wanted = put([*places[:num_decoding], *last], torch.int32)
-        drawn_for = put([places[index] for index in sampling], torch.int64)
+        ids = put(np.concatenate((first, *token_ids, padding)), torch.int64)
+        at = put(np.concatenate((first, *positions, padding - 1)), torch.int32)
+        of = put(np.concatenate((np.arange(num_first), owners, padding)), torch.int32)
+        wanted = put(sampled, torch.int32)
+        drawn_for = put(drawn_at, torch.int64)
         starts = put(np.concatenate(([0], num_queries.cumsum())), torch.int32)
         lengths = put(chunk_lengths, torch.int32)
         self._staging.send()
@@ -102,10 +116,10 @@ class Packer:
             own = NextTokens(ids[:num_first], at[:num_first], self._next_tokens.lengths[:num_first])
         batch = PagedBatch(
             *(ids, at, wanted, of, None if own is None else own.lengths),
-            Queries(int(counts.sum()), starts, lengths, len(prompts)),
+            Queries(num_tokens, starts, lengths, len(prompts) if size is None else size.num_chunks),
             self._paged(num_places),
         )
-        return Packed(batch, own, tuple(chunks[index].sequence for index in sampling), drawn_for)
+        return Packed(batch, own, tuple(chunks[index].sequence for index in sampling), indices, drawn_for)
 
     def _paged(self, num_places: int) -> tuple[KVPages, ...]:
         """Every layer's pages, with a page table of so many rows."""

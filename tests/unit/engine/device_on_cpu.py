@@ -5,6 +5,7 @@ was captured, with the arguments of that time.
 """
 
 from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Sequence as Rows
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -23,12 +24,13 @@ from headrace.kernels.sampling import Draws, SamplingParameters
 from headrace.kernels.table import HeadNorm
 from headrace.memory.budget import hold
 from headrace.memory.pool import Pool
-from headrace.workers.engine import device_results, device_rules, device_sampling, device_steps
+from headrace.workers.engine import device_results, device_rules, device_sampling, device_steps, padded_size
 from headrace.workers.engine.assembly import kv_shape, needs
 from headrace.workers.engine.device_sampling import DeviceSampler
 from headrace.workers.engine.device_steps import NUM_AHEAD, DeviceSteps
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import LoadedModel
+from headrace.workers.engine.padded_size import PaddedSize
 from headrace.workers.engine.room import Room
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Runner
@@ -107,6 +109,28 @@ class Graphs:
         self.num_replays += key in self.captured
         self._keep((key[0], key[0]))
         self.captured.setdefault(key, launch)()
+
+
+class PromptGraphs:
+    """The same of steps with prompts, each of which is padded."""
+
+    def __init__(self, stream: object, lay_out: Callable[[tuple[int, int]], Rows[Tensor]], max_graphs: int) -> None:
+        self._lay_out = lay_out
+        self.captured: dict[Hashable, tuple[Rows[Tensor], Callable[[], Tensor | None]]] = {}
+        self.num_replays = 0
+
+    def serves(self, size: PaddedSize) -> bool:
+        return True
+
+    def observe(self, size: PaddedSize, launch_ms: float, step_ms: float) -> None: ...
+
+    def run(self, key: tuple[PaddedSize, Hashable], launch: Callable[[], Tensor | None]) -> Tensor | None:
+        results = self._lay_out(key[0].lengths)
+        if key not in self.captured or self.captured[key][0] is not results:
+            self.captured[key] = results, launch
+        else:
+            self.num_replays += 1
+        return self.captured[key][1]()
 
 
 class Event:
@@ -197,6 +221,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_rules, "count_tokens", reference_sampling.count_tokens)
     monkeypatch.setattr(device_results, "tell_host", tell_host)
     monkeypatch.setattr(device_steps, "DecodeGraphs", Graphs)
+    monkeypatch.setattr(device_steps, "PromptGraphs", PromptGraphs)
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: Event())
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
@@ -213,7 +238,7 @@ def device_engine(
     chunk_bytes: int,
 ) -> Engine:
     """Make an engine as ``DeviceEngine`` puts it together."""
-    model, most_tokens = loaded.model, max_rows + step_tokens
+    model, most_tokens = loaded.model, max_rows + step_tokens + padded_size.TOKEN_STEP
     shape = kv_shape(model, page_size)
     budget = hold(shape, needs(model, kv_tokens, most_tokens, max_rows), kv_tokens, chunk_bytes)
     pool = Pool(torch.empty(budget.num_bytes, dtype=torch.uint8), budget, shape, model.dtype, order="heads")
@@ -229,6 +254,7 @@ def device_engine(
         stream=stream,
         max_tokens=most_tokens,
         keep=lambda lengths: pool.workspace.keep(lengths, lambda: operations.results(*lengths)),
+        prompt_graphs=8,
     )
     return Engine(
         loaded,
@@ -238,5 +264,5 @@ def device_engine(
         step_tokens=step_tokens,
         kv_tokens=kv_tokens,
         row_tokens=kv_tokens,
-        room=Room(pool, operations, max_rows),
+        room=Room(pool, operations, max_rows, num_padding=padded_size.TOKEN_STEP),
     )

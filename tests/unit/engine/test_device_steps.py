@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.engine.device_on_cpu import Graphs, PagedReference, device_engine, install
+from tests.unit.engine.device_on_cpu import Graphs, PagedReference, PromptGraphs, device_engine, install
 from tests.unit.engine.test_churn import churn, requests, solo
 
 from headrace.job import SamplingParams
 from headrace.kernels.planned import PlannedOperations
 from headrace.workers.channel import Add
+from headrace.workers.engine import padded_size
 from headrace.workers.engine.device_results import DeviceResults
 from headrace.workers.engine.device_sampling import DeviceSampler
 from headrace.workers.engine.device_steps import DeviceSteps
@@ -26,6 +27,7 @@ Params = Callable[..., SamplingParams]
 @pytest.fixture
 def make_device_engine(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
     install(monkeypatch)
+    monkeypatch.setattr(padded_size, "TOKEN_STEP", 8)
     operations = PlannedOperations(PagedReference())
     loaded = load(model_dir, operations, torch.float32)
 
@@ -49,18 +51,19 @@ def steps_of(engine: Engine) -> DeviceSteps:
     return steps
 
 
-@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize(("seed", "step_tokens"), [(4, 40), (5, 16)])
 @torch.inference_mode()
 def test_rows_under_churn_get_the_tokens_that_they_get_alone_on_a_cpu(
     make_device_engine: Callable[..., Engine],
     make_engine: Callable[..., Engine],
     params: Params,
     seed: int,
+    step_tokens: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rng = random.Random(seed)
     families = requests(params, rng, 150)
-    engine = make_device_engine(max_rows=12, kv_tokens=260, step_tokens=40)
+    engine = make_device_engine(max_rows=12, kv_tokens=260, step_tokens=step_tokens)
     moved: list[int] = []
     move = RowState._move
 
@@ -76,6 +79,12 @@ def test_rows_under_churn_get_the_tokens_that_they_get_alone_on_a_cpu(
     graphs = steps_of(engine)._graphs
     assert isinstance(graphs, Graphs)
     assert graphs.num_replays > 40
+    prompt_graphs = steps_of(engine)._prompt_graphs
+    assert isinstance(prompt_graphs, PromptGraphs)
+    assert prompt_graphs.num_replays > 40
+    if step_tokens == 16:
+        sizes = [size for size, _ in prompt_graphs.captured]
+        assert {(size.decodes, size.samples) for size in sizes} == {(True, True), (False, True), (False, False)}
     assert len(moved) > 10
     alone = make_engine(max_rows=1, kv_tokens=4096, step_tokens=4096, page_size=4096)
     for add in (add for family in families for add in family):
