@@ -28,6 +28,7 @@ class Limits:
         kv_tokens: tokens of the key-value memory on a CPU; a GPU's engine takes what memory there is.
         stall_ms: what a step may take while rows decode; 0: no bound.
         overtaking_rows: rows that may begin before one that came earlier.
+        prompt_graphs: captured sizes of steps with prompts that it keeps; 0: none.
         deterministic: it computes in fixed orders.
         positions: longest row that the model is made for; None: as its shape says.
     """
@@ -38,6 +39,7 @@ class Limits:
     kv_tokens: int = 1 << 16
     stall_ms: float = Settings.model_fields["stall_ms"].default
     overtaking_rows: int = Settings.model_fields["overtaking_rows"].default
+    prompt_graphs: int = Settings.model_fields["prompt_graphs"].default
     deterministic: bool = False
     positions: int | None = None
 
@@ -92,6 +94,7 @@ class Machine:
                 step_tokens=limits.step_tokens,
                 stall_ms=limits.stall_ms,
                 overtaking_rows=limits.overtaking_rows,
+                prompt_graphs=limits.prompt_graphs,
                 deterministic=limits.deterministic,
             )
             return DeviceEngine(loader(config), self.device, self.dtype, device_limits).engine
