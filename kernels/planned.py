@@ -68,12 +68,14 @@ class _Trace:
     ) -> None:
         """Note an operation; its result has a row for each of the first tensor that it reads, unless it selects.
 
-        One that is several in one has rows between them, of such widths: each is gone when the next but one is written.
+        One that is several in one has rows between them, of such widths. All are kept until it is done: a kernel that
+        joins the last two of three reads the first one's rows while it writes the third one's.
         """
         found = [self._by_storage.get(x.untyped_storage().data_ptr()) for x in reads if x is not None]
+        done = self._num_ops + len(between)
         for width, dtype in between:
             per_sampled = found[0] is not None and found[0].per_sampled
-            self._results.append(_Traced(self._num_ops, self._num_ops + 1, (width,), dtype, per_sampled, planned=True))
+            self._results.append(_Traced(self._num_ops, done, (width,), dtype, per_sampled, planned=True))
             self._num_ops += 1
         for traced in found:
             if traced is not None:

@@ -81,7 +81,7 @@ class Operations(Packer, Protocol):
 
     Every operation with a result takes ``out``, of the result's shape and contiguous: the result is written there and
     returned. Without it, it is a tensor of its own. Operations that are several in one also take room for what lies
-    between them, and may leave it as it is.
+    between them, and may leave it as it is; it overlaps neither what is read nor the result.
     """
 
     def pack_gate_up(

@@ -10,6 +10,7 @@ from torch.nn.functional import silu
 from headrace.kernels.planned import PlannedOperations, Result
 from headrace.kernels.ragged import Ragged
 from headrace.kernels.reference import ReferenceOperations
+from headrace.kernels.table import Linear
 from headrace.memory.planner import Buffer, lay_out
 
 REFERENCE = ReferenceOperations()
@@ -79,6 +80,26 @@ class Stack:
         return ops.norm_linear(ops.select(residual, batch.sampled), self._norm, EPS, self._head)
 
 
+class GatingWhileMultiplying(ReferenceOperations):
+    """Has gates ready before the last product is, and never writes the products, as a kernel that joins the two."""
+
+    def norm_gate_up(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        gate_up: Linear,
+        *,
+        normed: Tensor | None = None,
+        product: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        normed = self.rms_norm(x, weight, eps, out=normed)
+        inner = gate_up.weight.shape[0] // 2
+        out = x.new_empty(x.shape[0], inner) if out is None else out.fill_(torch.nan)
+        return out.copy_(self.silu_mul(self.linear(normed, gate_up)))
+
+
 class Memory:
     """Lays results out by their lifetimes, over memory full of NaN."""
 
@@ -97,14 +118,17 @@ class Memory:
         return placed
 
 
-def test_what_lies_between_joined_operations_has_a_place_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("table", [REFERENCE, GatingWhileMultiplying()], ids=lambda table: type(table).__name__)
+def test_what_lies_between_joined_operations_has_a_place_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, table: ReferenceOperations
+) -> None:
     # Without oneDNN all products write where they are told.
     monkeypatch.setattr(torch._C, "_has_mkldnn", False)
     nothing = torch.empty(0, dtype=torch.int64)
     batch = Ragged(torch.arange(TOKENS), nothing, torch.tensor([1, 4]), nothing, (), ())
     torch.manual_seed(1)
     expected = Stack(REFERENCE).forward(batch)
-    memory, operations = Memory(), PlannedOperations(REFERENCE)
+    memory, operations = Memory(), PlannedOperations(table)
     torch.manual_seed(1)
     model = Stack(operations)
     operations.place_in(memory.place)
