@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from headrace.encoder_job import EncoderJob
-from headrace.errors import DecodeError, DeviceLostError, HeadraceError, InvalidRequestError
+from headrace.errors import DecodeError, DeviceLostError, HeadraceError, InvalidRequestError, ModelError
 from headrace.workers.channel import Encode, Encoded
 from headrace.workers.encoder.findings import Findings, items_of
 from headrace.workers.encoder.items import EncoderItem, Result
@@ -158,16 +158,22 @@ class EncoderEngine:
             return [(number, b"", str(error)) for number in dict.fromkeys(text.row.number for text in texts)]
 
     def _settle(self, texts: Sequence[_Text], results: Sequence[Result]) -> list[tuple[int, bytes, str]]:
-        """Give texts their results; return the rows that lack none."""
+        """Give texts their results; tell of the rows that lack none."""
         complete: list[tuple[int, bytes, str]] = []
         for text, result in zip(texts, results, strict=True):
             row = text.row
             row.results[text.index] = result
             row.num_open -= 1
             if not row.num_open:
-                found = [each for each in row.results if each is not None]
-                complete.append((row.number, self._findings.found(row.job, found), ""))
+                complete.append(self._found(row))
         return complete
+
+    def _found(self, row: _Row) -> tuple[int, bytes, str]:
+        try:
+            found = self._findings.found(row.job, [each for each in row.results if each is not None])
+        except ModelError as error:
+            return row.number, b"", str(error)
+        return row.number, found, ""
 
 
 def _work(texts: Sequence[_Text]) -> StepWork:

@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import msgpack
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from headrace.encoder_job import EncoderJob
-from headrace.errors import InvalidRequestError
+from headrace.errors import InvalidRequestError, ModelError
 from headrace.workers.encoder.items import Classes, Embedding, EncoderItem, Fills, Relevance, Result
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +45,21 @@ class Findings:
         Args:
             job: that was computed.
             results: of its texts, in order.
+
+        Raises:
+            ModelError: an answer holds NaN or an infinite number, which nobody could use, and JSON has no words for.
         """
-        each: list[object]
+        each: list[Any]
         if job.task == "rerank" and not job.params.pairs:
             vectors = [result.vector for result in results if isinstance(result, Embedding)]
             each = list(cosines(vectors[0], vectors[1:]))
         else:
             each = [self._of(job, result) for result in results]
+        if not np.isfinite(_numbers(job, each)).all():
+            raise ModelError(
+                "the model answers with numbers that are not finite: its weights are damaged, or too large for its "
+                "dtype; try another one (float32, bfloat16)"
+            )
         packed: bytes = msgpack.packb(each)
         return packed
 
@@ -69,6 +82,15 @@ class Findings:
         vector = vector[: params.dimensions]
         is_normal = self.normalises if params.normalize is None else params.normalize
         return functional.normalize(vector, dim=0) if is_normal else vector.contiguous()
+
+
+def _numbers(job: EncoderJob, each: Sequence[Any]) -> "NDArray[Any]":
+    """All numbers of an answer, in one array: that is quicker than text by text."""
+    if job.task == "embed":
+        return np.frombuffer(b"".join(each), np.float32)
+    if job.task == "fill":
+        return np.array([score for masks in each for _, _, scores in masks for score in scores])
+    return np.array(each)
 
 
 def items_of(job: EncoderJob) -> list[EncoderItem]:

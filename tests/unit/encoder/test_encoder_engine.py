@@ -4,6 +4,8 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -18,6 +20,7 @@ from headrace.testing.stub_encoder import MASK_ID, WIDTH, StubEncoder, vector_of
 from headrace.workers.channel import Encode, Encoded, EncodeRow
 from headrace.workers.encoder.engine import EncoderEngine
 from headrace.workers.encoder.findings import Findings, cosines
+from headrace.workers.encoder.items import Classes, Embedding, EncoderItem, Fills, Relevance, Result
 from headrace.workers.encoder.scratch import EncoderScratch
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
 
@@ -114,6 +117,47 @@ def test_a_step_that_fails_ends_its_rows_and_no_others() -> None:
     assert engine.step() == Encoded(((1, b"", "planted"), (2, b"", "planted")), num_tokens=2, prompts=((1, 1), (2, 1)))
     runner.error = None
     assert vectors(finish(engine)[3]) == [vector_of([3])]
+
+
+class Damaged(StubEncoder):
+    """Answers of texts that begin with 13 are ``number``."""
+
+    number = float("nan")
+
+    def run(self, items: Sequence[EncoderItem]) -> list[Result]:
+        return [
+            self._damage(result) if item.token_ids[0] == 13 else result
+            for item, result in zip(items, super().run(items), strict=True)
+        ]
+
+    def _damage(self, result: Result) -> Result:
+        match result:
+            case Embedding(vector):
+                return Embedding(torch.cat((vector[:-1], torch.tensor([self.number]))))
+            case Classes(scores):
+                return Classes((*scores[:-1], self.number))
+            case Relevance():
+                return Relevance(self.number, self.number)
+            case Fills(fills):
+                return Fills(tuple(replace(fill, scores=(self.number,) * len(fill.scores)) for fill in fills))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("task", "params"), [("embed", {}), ("classify", {}), ("rerank", {}), ("rerank", {"pairs": True}), ("fill", {})]
+)
+def test_an_answer_of_numbers_that_are_none_is_an_error_of_its_own_row(
+    task: Task, params: dict[str, bool], number: float
+) -> None:
+    runner = Damaged()
+    runner.number = number
+    engine, _ = make(runner=runner)
+    good, bad = [[5, MASK_ID], [6, MASK_ID]], [[5, MASK_ID], [13, MASK_ID]]
+    engine.add(Encode((row(1, good, task, **params), row(2, bad, task, **params), row(3, good, task, **params))))
+    found = finish(engine)
+    assert "numbers that are not finite" in found[2]
+    assert isinstance(found[1], list)
+    assert found[1] == found[3]
 
 
 def test_a_lost_device_ends_the_engine() -> None:
