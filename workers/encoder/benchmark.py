@@ -58,11 +58,12 @@ class Window:
         chosen = random.Random(seed)
         return cls(tuple(chosen.randint(least, most) for _ in range(num_rows)), max_rows, max_tokens)
 
-    def batches(self, way: Way, table: CostTable) -> list[list[int]]:
-        """Cut the window: the lengths to compute, batch by batch; padded ones are all equal."""
+    def batches(self, way: Way, table: CostTable | None) -> list[list[int]]:
+        """Cut the window: the lengths to compute, batch by batch; padded ones are all equal; only ``dp`` asks costs."""
         if way == "packed":
             return self._packed()
         if way == "dp":
+            assert table is not None, "dp cuts by costs"
             items = [Item(length, length) for length in self.lengths]
             grid = CostGrid(table, self.max_rows)
             cut = cut_padded(items, grid, Limits(self.max_rows, 1 << 40, self.max_tokens))
@@ -144,13 +145,13 @@ class Benchmark:
         packed = {mean * count: self.batch_ms([mean] * count) for count in rows}
         return build_table(cells, packed, lengths, rows)
 
-    def time(self, window: Window, way: Way, table: CostTable) -> WayTime:
+    def time(self, window: Window, way: Way, table: CostTable | None = None) -> WayTime:
         """Time one way.
 
         Args:
             window: what waits.
             way: how it is cut.
-            table: of ``costs``, for ``dp``.
+            table: of ``costs``, for ``dp``; the other ways need none.
         """
         batches = window.batches(way, table)
         self._run(batches)

@@ -33,7 +33,10 @@ def encoder(
     num_threads: NumThreads = None,
     set_: Set = None,
 ) -> None:
-    """Compute one window of random rows by each way to batch: alone, padded in three orders, packed."""
+    """Compute one window of random rows by each way to batch: alone, padded in three orders, packed.
+
+    On a CPU that takes minutes, most of them for the costs by which dp cuts; stderr says how far it is.
+    """
     from headrace.workers.encoder.benchmark import WAYS, Benchmark, WayTime, Window
 
     settings = load_fleet_settings(set_, device=device, num_threads=num_threads, model=model)
@@ -48,8 +51,15 @@ def encoder(
     longest = min(most, max_length)
     window = Window.drawn(num_rows, least, longest, seed, max_rows=max_rows, max_tokens=max_tokens)
     benchmark = Benchmark(loaded)
-    table = benchmark.costs(window)
-    times = [benchmark.time(window, way, table) for way in WAYS if way in chosen]
+    table = None
+    if "dp" in chosen:
+        _say("measuring what batches cost, for dp")
+        table = benchmark.costs(window)
+    times = []
+    for way in WAYS:
+        if way in chosen:
+            times.append(benchmark.time(window, way, table))
+            _say(f"{way}: {times[-1].ms:.1f} ms")
     if json_:
         print_json([asdict(each) for each in times])
     elif csv_:
@@ -58,6 +68,10 @@ def encoder(
         writer.writerows(asdict(each) for each in times)
     else:
         _print(f"{Path(model).name}, {num_rows} rows of {least} to {longest} tokens, {settings.device}", times)
+
+
+def _say(progress: str) -> None:
+    print(f"bench encoder: {progress}", file=sys.stderr, flush=True)
 
 
 def load(settings: Settings, table: "EncoderOperations | None" = None) -> "Encoder":

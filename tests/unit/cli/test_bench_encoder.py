@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.model.tiny_encoders import make_encoder
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from headrace.cli.app import app
 
@@ -20,9 +20,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def run(*arguments: str) -> str:
+    return invoke(*arguments).stdout
+
+
+def invoke(*arguments: str) -> Result:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    return result.stdout
+    return result
 
 
 def test_a_window_is_timed_by_every_way_that_is_asked_for(folder: str) -> None:
@@ -35,6 +39,13 @@ def test_a_window_is_timed_by_every_way_that_is_asked_for(folder: str) -> None:
     assert [row["way"] for row in table] == ["none", "packed"]
     assert float(table[1]["padded_share"]) == 0
     assert "packed" in run(*given, "--ways", "packed")
+
+
+def test_stderr_says_how_far_it_is_and_costs_are_measured_for_dp_alone(folder: str) -> None:
+    given = ("bench", "encoder", "--model", folder, "--rows", "3", "--lengths", "3-5", "--max-rows", "1", "--json")
+    told = invoke(*given, "--ways", "dp,none").stderr.splitlines()
+    assert [line.split()[2] for line in told] == ["measuring", "none:", "dp:"]
+    assert "measuring" not in invoke(*given, "--ways", "naive,packed").stderr
 
 
 def test_a_profile_is_a_table_or_json(folder: str) -> None:
