@@ -204,6 +204,8 @@ def test_models_of_other_kinds_are_refused_by_name() -> None:
         headrace.accelerate(BertModel(BertConfig(**small)).train())
     with pytest.raises(ModelError, match="is_decoder True"):
         headrace.accelerate(BertModel(BertConfig(**small, is_decoder=True)).eval())
+    with pytest.raises(ConfigurationError, match="on meta; headrace computes on cpu and cuda"):
+        headrace.accelerate(BertModel(BertConfig(**small)).eval().to("meta"))
     with pytest.raises(ConfigurationError, match=r"float16 on cpu"):
         headrace.accelerate(BertModel(BertConfig(**small)).eval().half())
 
@@ -222,6 +224,41 @@ def test_what_a_call_may_not_ask_for_is_named() -> None:
         accelerated(torch.ones(1, 521, dtype=torch.int64))
     with pytest.raises(ValueError, match="attention_mask hides all of it"):
         accelerated(ids, attention_mask=torch.zeros(2, 9))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"input_ids": ["hello"]}, "input_ids must be a tensor, or a list of rows of integers; one is 'hello'"),
+        ({"input_ids": "hello"}, "a list of rows of integers, not str"),
+        ({"input_ids": 7}, "a list of rows of integers, not int"),
+        ({"input_ids": {"input_ids": [[7]]}}, r"not dict; a tokenizer's result is given as model\(\*\*result\)"),
+        (
+            {"input_ids": torch.ones(1, 2).long(), "attention_mask": [[1, 1]]},
+            "attention_mask must be a tensor, not list",
+        ),
+        ({"input_ids": [[7, 8]], "position_ids": [[0, 1]]}, "position_ids must be a tensor, not list"),
+        ({"input_ids": [[7, 8], [7]], "token_type_ids": [[0, 1], [1, 1]]}, "rows as long as those of input_ids"),
+        ({"input_ids": [[7, 8], [7]], "token_type_ids": [[0], [1]]}, "rows as long as those of input_ids"),
+    ],
+)
+def test_what_is_no_batch_is_refused_in_words_of_the_call(given: dict[str, Any], told: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=told):
+        headrace.accelerate(make_encoder("bert"))(**given)
+
+
+def test_torchs_compiler_leaves_it_as_it_is_and_compiles_what_is_around_it() -> None:
+    model = headrace.accelerate(make_encoder("bert"))
+    given = inputs(model)
+    expected = model(**given).last_hidden_state
+    compiled: Any = torch.compile(model, backend="eager")
+    assert torch.equal(compiled(**given).last_hidden_state, expected)
+
+    def doubled() -> Tensor:
+        twice: Tensor = model(**given).last_hidden_state * 2
+        return twice
+
+    assert torch.equal(torch.compile(doubled, backend="eager")(), expected * 2)
 
 
 @pytest.mark.parametrize("name", ["input_ids", "token_type_ids", "position_ids"])

@@ -1,6 +1,6 @@
 """From rows that are padded to one length to a packed batch, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from headrace.workers.encoder.runner import row_positions
 
 Rows = Sequence[Tensor | Sequence[int]]
 """Rows of any lengths, without padding."""
+
+_WANTED = "a tensor, or a list of rows of integers"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,19 +71,29 @@ def pad_rows(name: str, rows: Rows, device: torch.device) -> tuple[Tensor, Tenso
         int64 ``[batch, longest]`` and bool of the same shape.
 
     Raises:
-        TypeError: one holds something else than integers.
+        TypeError: they are no rows, or one holds something else than integers.
         ValueError: there are none, or one is not one-dimensional.
     """
-    given = [row if isinstance(row, Tensor) else torch.tensor(row) for row in rows]
-    # Of nothing torch makes floats.
-    given = [row if row.numel() else row.long() for row in given]
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+        hint = "; a tokenizer's result is given as model(**result)" if isinstance(rows, Mapping) else ""
+        raise TypeError(f"{name} must be {_WANTED}, not {type(rows).__name__}{hint}")
+    given = [_row(name, row) for row in rows]
     if not given or any(row.dim() != 1 for row in given):
-        raise ValueError(f"{name} must be a tensor, or a list of rows of integers, one at least")
+        raise ValueError(f"{name} must be {_WANTED}, one at least")
     for row in given:
         _check_integers(name, row)
     lengths = torch.tensor([len(row) for row in given])
     padded = pad_sequence([row.to(device, torch.int64) for row in given], batch_first=True)
     return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).to(device)
+
+
+def _row(name: str, row: Tensor | Sequence[int]) -> Tensor:
+    try:
+        made = torch.as_tensor(row)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be {_WANTED}; one is {repr(row)[:40]}") from error
+    # Of nothing torch makes floats.
+    return made if made.numel() else made.long()
 
 
 def pack_padded(

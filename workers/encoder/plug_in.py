@@ -101,6 +101,8 @@ def _check(model: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
             f"the model is spread over {len(devices)} devices and {len(dtypes)} dtypes; one is needed"
         )
     (device,), (dtype,) = devices, dtypes
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"the model is on {device}; headrace computes on cpu and cuda: move or load it there")
     if dtype not in (torch.float32, torch.bfloat16) and not (dtype == torch.float16 and device.type == "cuda"):
         raise ConfigurationError(f"the model is in {dtype} on {device}; convert it to float32 or bfloat16")
     return device, dtype

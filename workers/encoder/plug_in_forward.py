@@ -54,6 +54,8 @@ class AcceleratedModel(Accelerated):
 
     _headrace: Encoder
 
+    # What it computes is laid out for libraries that torch's compiler cannot look into; it compiles what is around it.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def forward(
         self,
@@ -84,7 +86,7 @@ class AcceleratedModel(Accelerated):
             The original's output class, without gradients. What belongs to padding is 0.
 
         Raises:
-            TypeError: an argument is not supported.
+            TypeError: an argument is not supported, or not of its type.
             ValueError: a tensor has a shape that does not fit, or a row is too long.
         """
         for name, value in others.items():
@@ -92,12 +94,19 @@ class AcceleratedModel(Accelerated):
                 raise TypeError(f"a model accelerated by headrace does not take {name}; use the original model for it")
         if input_ids is None:
             raise TypeError("a model accelerated by headrace needs input_ids")
+        for name, given in (("attention_mask", attention_mask), ("position_ids", position_ids)):
+            if given is not None and not isinstance(given, Tensor):
+                raise TypeError(f"{name} must be a tensor, not {type(given).__name__}")
+        ragged = None
         if not isinstance(input_ids, Tensor):
             if attention_mask is not None:
                 raise TypeError("rows without padding take no attention_mask")
-            input_ids, attention_mask = pad_rows("input_ids", input_ids, self.device)  # type: ignore[attr-defined]
+            input_ids, ragged = pad_rows("input_ids", input_ids, self.device)  # type: ignore[attr-defined]
+            attention_mask = ragged
         if token_type_ids is not None and not isinstance(token_type_ids, Tensor):
-            token_type_ids, _ = pad_rows("token_type_ids", token_type_ids, self.device)  # type: ignore[attr-defined]
+            token_type_ids, typed = pad_rows("token_type_ids", token_type_ids, self.device)  # type: ignore[attr-defined]
+            if ragged is not None and not torch.equal(typed, ragged):
+                raise ValueError("token_type_ids must have rows as long as those of input_ids")
         config: Any = self.config  # type: ignore[attr-defined]
         packed = pack_padded(self._headrace, input_ids, attention_mask, token_type_ids, position_ids)
         output = make_output(
