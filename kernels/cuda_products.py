@@ -1,8 +1,8 @@
 """The products of the table of operations on a GPU, with what stands before and behind them.
 
-Few tokens are multiplied by our own kernel, at the speed at which memory gives the weight, and norms, gates and sums
-are done in the same kernel; many are cuBLAS's. What is rounded between two operations is rounded in the joined kernel,
-too, with one exception: cuBLAS adds into the residual stream before it rounds.
+Few tokens and some are multiplied by our own kernels, at the speed at which memory gives the weight, and gates, sums
+and (for few tokens) norms are done in the same kernel; many are cuBLAS's. What is rounded between two operations is
+rounded in the joined kernel, too, with one exception: cuBLAS adds into the residual stream before it rounds.
 """
 
 from dataclasses import dataclass
@@ -10,19 +10,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headrace.kernels import activation
+from headrace.kernels import activation, middle_choice
 from headrace.kernels.add import add
 from headrace.kernels.blas import multiply, multiply_into
 from headrace.kernels.device import open_device
+from headrace.kernels.middle_product import MiddleProduct
 from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.table import Linear
-from headrace.kernels.thin_choice import MOST_TOKENS, Product, beats_cublas, choose_norming
+from headrace.kernels.thin_choice import FEW_TOKENS, MOST_TOKENS, Product, beats_cublas, choose_norming
 from headrace.kernels.thin_product import Norm, ThinProduct
 
 
 @dataclass(frozen=True, slots=True)
 class _Packed(Linear):
     thin: ThinProduct | None = None
+    middle: MiddleProduct | None = None
 
 
 class CudaProducts:
@@ -33,16 +35,21 @@ class CudaProducts:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._has_bulk_copies = open_device(device.index).arch.startswith("sm_9")
+        self._is_hopper = open_device(device.index).arch.startswith("sm_9")
         self._device = device
 
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """Keep rows contiguous, which serves cuBLAS and the thin product alike."""
+        """Keep rows contiguous, which serves cuBLAS and our own products alike."""
         weight = weight.to(self._device).contiguous()
         bias = None if bias is None else bias.to(self._device)
         sixteen = weight.dtype in (torch.float16, torch.bfloat16)
-        fits = self._has_bulk_copies and sixteen and weight.shape[1] % 8 == 0
-        return _Packed(weight, bias, thin=ThinProduct(weight, bias) if fits else None)
+        fits = self._is_hopper and sixteen and weight.shape[1] % 8 == 0
+        return _Packed(
+            weight,
+            bias,
+            thin=ThinProduct(weight, bias) if fits else None,
+            middle=MiddleProduct(weight, bias) if fits and weight.shape[0] % 8 == 0 else None,
+        )
 
     def pack_gate_up(
         self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
@@ -56,10 +63,10 @@ class CudaProducts:
 
     def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
         """Multiply."""
-        if (thin := _thin(x, linear)) is None:
+        if (own := _middle(x, linear) or _thin(x, linear)) is None:
             return multiply(x, linear.weight, linear.bias, out)
         out = _room(x, linear.weight.shape[0], out)
-        thin(x, out)
+        own(x, out)
         return out
 
     def norm_linear(
@@ -73,7 +80,7 @@ class CudaProducts:
         out: Tensor | None = None,
     ) -> Tensor:
         """Normalise and multiply."""
-        thin = _thin(x, linear)
+        thin = None if _middle(x, linear) else _thin(x, linear)
         if thin is None or choose_norming(_product(x, linear)) is None:
             return self.linear(rms_norm(x, weight, eps, out=normed), linear, out=out)
         out = _room(x, linear.weight.shape[0], out)
@@ -92,22 +99,24 @@ class CudaProducts:
         out: Tensor | None = None,
     ) -> Tensor:
         """Normalise, multiply and gate."""
-        thin = _thin(x, gate_up)
-        if thin is None:
-            normed = rms_norm(x, weight, eps, out=normed)
+        middle = _middle(x, gate_up, gated=True)
+        thin = None if middle else _thin(x, gate_up)
+        if thin is not None and choose_norming(_product(x, gate_up)) is not None:
+            out = _room(x, gate_up.weight.shape[0] // 2, out)
+            thin(x, out, norm=Norm(weight, eps), gated=True)
+            return out
+        normed = rms_norm(x, weight, eps, out=normed)
+        if (own := middle or thin) is None:
             product = multiply(normed, gate_up.weight, gate_up.bias, product)
             return activation.swiglu(product, layout="alternating", out=out)
         out = _room(x, gate_up.weight.shape[0] // 2, out)
-        if choose_norming(_product(x, gate_up)) is not None:
-            thin(x, out, norm=Norm(weight, eps), gated=True)
-        else:
-            thin(rms_norm(x, weight, eps, out=normed), out, gated=True)
+        own(normed, out, gated=True)
         return out
 
     def linear_add(self, x: Tensor, linear: Linear, residual: Tensor, *, product: Tensor | None = None) -> None:
         """Multiply and add."""
-        if (thin := _thin(x, linear)) is not None:
-            thin(x, residual, residual=residual)
+        if (own := _middle(x, linear) or _thin(x, linear)) is not None:
+            own(x, residual, residual=residual)
         elif linear.bias is None:
             multiply_into(residual, x, linear.weight)
         else:
@@ -119,8 +128,19 @@ def _product(x: Tensor, linear: Linear) -> Product:
     return Product(x.shape[0], out_features, in_features)
 
 
+def _middle(x: Tensor, linear: Linear, *, gated: bool = False) -> MiddleProduct | None:
+    """Our kernel for some tokens, where it is the fastest; first steps, of few tokens, compile it for later ones."""
+    if x.shape[0] > middle_choice.MOST_TOKENS or not isinstance(linear, _Packed) or linear.middle is None:
+        return None
+    if middle_choice.is_best(_product(x, linear), gated=gated):
+        return linear.middle
+    if x.shape[0] <= FEW_TOKENS:
+        linear.middle.load(gated=gated)
+    return None
+
+
 def _thin(x: Tensor, linear: Linear) -> ThinProduct | None:
-    """Our own kernel, where it is the faster one."""
+    """Our kernel for few tokens, where it is faster than cuBLAS."""
     if x.shape[0] > MOST_TOKENS:  # most steps with prompts: nothing more is asked of them
         return None
     if isinstance(linear, _Packed) and linear.thin is not None and beats_cublas(_product(x, linear)):

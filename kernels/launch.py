@@ -9,6 +9,7 @@ Launches may be captured in torch's CUDA graphs. Wrappers check shapes and dtype
 """
 
 import functools
+import struct
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ from torch import Tensor
 from headrace.errors import KernelError
 from headrace.kernels.build import Macro, Target, cubin
 from headrace.kernels.device import Device, open_device
+from headrace.kernels.tensor_map import MAP_BYTES
 
-Argument = Tensor | int | float | None
+Argument = Tensor | bytes | int | float | None
 Extent = tuple[int] | tuple[int, int] | tuple[int, int, int]
 
-_LETTERS = frozenset("PiIqQf")
+_LETTERS = frozenset("PiIqQfT")
 _NUMBER = (int, float)  # a union would be made anew for each argument
+_MAP_PLACE = 48
 _entries: set[str] = set()
 
 
@@ -44,8 +47,9 @@ class Kernel:
         self._name = name
         self._shared_bytes = shared_bytes
         self._index = device.index
-        self._takes_pointer = tuple(letter == "P" for letter in params)
-        self._launch = function.prepare(params).prepared_async_call
+        # What is no pointer is of these types.
+        self._wanted = tuple({"P": None, "T": bytes}.get(letter, _NUMBER) for letter in params)
+        self._launch = function.prepare(_packed(params)).prepared_async_call
 
     def __call__(self, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
         """Launch on torch's current stream; the caller keeps tensors alive as with any of torch's operations.
@@ -55,8 +59,8 @@ class Kernel:
         Args:
             grid: blocks; a grid with no blocks launches nothing.
             block: threads of a block.
-            arguments: a tensor (on the device, or page-locked on the host) or None where the signature says ``P``, else
-                a number.
+            arguments: a tensor (on the device, or page-locked on the host) or None where the signature says ``P``, a
+                ``tensor_map`` where it says ``T``, else a number.
             shared_bytes: dynamic shared memory, at most what ``load`` was told.
 
         Raises:
@@ -80,7 +84,9 @@ class Kernel:
         except _refusals() as error:
             raise KernelError(f"{self._name} was not launched on {grid} blocks of {block}: {error}") from error
 
-    def _launch_on_current(self, grid: Extent, block: Extent, values: list[int | float], shared_bytes: int) -> None:
+    def _launch_on_current(
+        self, grid: Extent, block: Extent, values: list[bytes | int | float], shared_bytes: int
+    ) -> None:
         # A step launches hundreds of kernels: torch.cuda.current_stream makes an object each time, which takes longer.
         handle: int = torch._C._cuda_getCurrentRawStream(self._index)
         stream = self.device.own_stream(handle)
@@ -90,15 +96,16 @@ class Kernel:
         with self.device.launched_on(handle) as stream:
             self._launch(grid, block, stream, *values, shared_size=shared_bytes)
 
-    def _values(self, arguments: tuple[Argument, ...]) -> list[int | float]:
+    def _values(self, arguments: tuple[Argument, ...]) -> list[bytes | int | float]:
         index = self._index
-        if len(arguments) != len(self._takes_pointer):
-            raise KernelError(f"{self._name} takes {len(self._takes_pointer)} arguments, not {len(arguments)}")
-        values: list[int | float] = []
-        for takes_pointer, argument in zip(self._takes_pointer, arguments, strict=True):
-            if not takes_pointer:
-                if not isinstance(argument, _NUMBER):
-                    raise KernelError(f"{self._name} wants a number where it was given {type(argument).__name__}")
+        if len(arguments) != len(self._wanted):
+            raise KernelError(f"{self._name} takes {len(self._wanted)} arguments, not {len(arguments)}")
+        values: list[bytes | int | float] = []
+        for wanted, argument in zip(self._wanted, arguments, strict=True):
+            if wanted is not None:
+                if not isinstance(argument, wanted):
+                    what = "a number" if wanted is _NUMBER else "a tensor map"
+                    raise KernelError(f"{self._name} wants {what} where it was given {type(argument).__name__}")
                 values.append(argument)
             elif argument is None:
                 values.append(0)
@@ -120,7 +127,8 @@ def load(
     Args:
         source: a file in ``cuda/``, without its ending.
         entry: the kernel's name there; it is declared ``extern "C"``.
-        params: a letter each parameter: P a pointer, i and I 32 bits with and without sign, q and Q 64 bits, f a float.
+        params: a letter each parameter: P a pointer, i and I 32 bits with and without sign, q and Q 64 bits, f a float,
+            T a tensor map, 48 bytes behind a multiple of 64 (``cuda/tensor_copy.cuh``).
         device: a CUDA device; without an index, torch's current one.
         shared_bytes: the most dynamic shared memory that a launch will ask for.
         defines: macros.
@@ -131,6 +139,9 @@ def load(
     """
     if unknown := set(params) - _LETTERS:
         raise KernelError(f"unknown parameter letters {sorted(unknown)} in {params!r}")
+    for at, letter in enumerate(params):
+        if letter == "T" and struct.calcsize(_packed(params[:at])) % 64 != _MAP_PLACE:
+            raise KernelError(f"a tensor map of {entry} does not lie {_MAP_PLACE} bytes behind a multiple of 64")
     if device.type != "cuda":
         raise KernelError(f"{entry} runs on a GPU, not on {device}")
     opened = open_device(torch.cuda.current_device() if device.index is None else device.index)
@@ -141,6 +152,11 @@ def load(
     _entries.add(entry)
     module = opened.load(cubin(Target.of(source, opened.arch, defines)))
     return _prepared(module, opened, entry, params, shared_bytes)
+
+
+def _packed(params: str) -> str:
+    """The letters as Python's ``struct`` and PyCUDA have them."""
+    return params.replace("T", f"{MAP_BYTES}s")
 
 
 @functools.cache

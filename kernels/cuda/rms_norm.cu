@@ -22,8 +22,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     using T = DTYPE;
     __shared__ float scratch[ROWS][WARP];
     const Place place(width);
-    wait_for_earlier_kernels();
+    // At once: a product that follows has its weight to fetch meanwhile.
     let_next_kernel_start();
+    wait_for_earlier_kernels();
     float squares[ROWS] = {};
 #if VECS
     Held<T> held;

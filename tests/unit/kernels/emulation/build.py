@@ -51,6 +51,12 @@ def build_fixed_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDL
     return _build("fixed_product", ("fixed_product.cu",), macros, folder)
 
 
+def build_middle_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    """Compile the middle product in an empty folder."""
+    sources = ("middle_product.cu", "logistic.cuh", "head_rows.cuh", "panels.cuh")
+    return _build("middle_product", sources, macros, folder)
+
+
 def _build(name: str, sources: Iterable[str], macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
     for pattern in sources:
         for path in CUDA_DIR.glob(pattern):

@@ -36,6 +36,11 @@ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
     return {static_cast<uint16_t>(x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fff)};
 }
 
+template <typename T>
+float rounded(float x) {
+    return to_float(from_float<T>(x));
+}
+
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Vec {
     T at[N];
@@ -82,6 +87,7 @@ void block_reduce(float (&value)[X], float (*scratch)[WARP]) {
 }
 
 inline float exp2_roughly(float x) { return exp2f(x); }
+inline float reciprocal_roughly(float x) { return 1 / x; }
 inline void wait_for_earlier_kernels() {}
 inline void let_next_kernel_start() {}
 

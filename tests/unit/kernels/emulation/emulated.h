@@ -20,6 +20,7 @@
 #define __noinline__
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 
 struct Index {
     unsigned x, y;
@@ -32,12 +33,17 @@ struct int4 {
 struct float2 {
     float x, y;
 };
+struct uint2 {
+    uint32_t x, y;
+};
 struct float4 {
     float x, y, z, w;
 };
 struct uint4 {
     uint32_t x, y, z, w;
 };
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 using std::max;
@@ -64,30 +70,59 @@ struct Fiber {
     std::vector<char> stack;
     std::vector<Copy> copies;
     unsigned num_groups;  // of copies, so far
+    std::vector<std::vector<std::function<void()>>> products;  // under way, by commits
     bool done;
 };
 
 inline std::vector<Fiber> fibers;
 inline std::vector<Slot> slots[2];
-inline std::vector<Barrier> warps, warpgroups;
-inline Barrier block;
+inline std::vector<Barrier> warps, warpgroups, blocks;
 inline ucontext_t scheduler;
 inline std::function<void()> body;
-alignas(1024) inline unsigned char memory[228 << 10];
+// What the copy engine, and other blocks' stores, will do at some later time.
+inline std::vector<std::function<void()>> under_way;
+inline uint32_t chance;
 
-inline Fiber& own_fiber() { return fibers[threadIdx.x]; }
-inline Barrier& own_warp() { return warps[threadIdx.x / LANES]; }
+// Blocks of a cluster run together, each with memory of its own; the first one's comes first.
+constexpr unsigned MEMORY_BYTES = 228 << 10;
+alignas(1024) inline unsigned char all_memory[8 * MEMORY_BYTES];
+inline unsigned char* memory = all_memory;
+inline unsigned self, block_threads, first_block, num_told;  // fiber, threads a block, of the cluster
+
+inline unsigned rank() { return self / block_threads; }
+inline Fiber& own_fiber() { return fibers[self]; }
+inline Barrier& own_warp() { return warps[self / LANES]; }
+inline Barrier& own_warpgroup() { return warpgroups[rank() * (block_threads / 128 + 1) + threadIdx.x / 128]; }
+
+inline void become(unsigned fiber) {
+    self = fiber, threadIdx.x = fiber % block_threads;
+    const unsigned block = first_block + rank();
+    blockIdx = {block % gridDim.x, block / gridDim.x}, memory = all_memory + rank() * MEMORY_BYTES;
+}
+
+inline void let_others_run() {
+    const unsigned own = self;
+    swapcontext(&fibers[own].context, &scheduler);
+    become(own);
+}
 
 inline void meet(Barrier& barrier, unsigned expected) {
-    const unsigned generation = barrier.generation, own = threadIdx.x;
+    const unsigned generation = barrier.generation;
     if (++barrier.arrived == expected) {
         barrier.arrived = 0, barrier.generation++;
         return;
     }
-    while (barrier.generation == generation) {
-        swapcontext(&fibers[own].context, &scheduler);
-        threadIdx.x = own;
-    }
+    while (barrier.generation == generation) let_others_run();
+}
+
+// One of what is under way comes to its end, whichever.
+inline void end_one() {
+    if (under_way.empty()) return;
+    chance = chance * 1664525 + 1013904223;
+    std::swap(under_way[(chance >> 8) % under_way.size()], under_way.back());
+    const std::function<void()> one = under_way.back();
+    under_way.pop_back();
+    one();
 }
 
 // What each lane of the warp brought along; valid until the warp has met twice more.
@@ -95,9 +130,9 @@ template <typename T>
 const Slot* exchange(const T& value) {
     static_assert(sizeof(T) <= sizeof(Slot));
     std::vector<Slot>& side = slots[own_warp().generation % 2];
-    memcpy(&side[threadIdx.x], &value, sizeof(T));
+    memcpy(&side[self], &value, sizeof(T));
     meet(own_warp(), LANES);
-    return &side[threadIdx.x / LANES * LANES];
+    return &side[self / LANES * LANES];
 }
 template <typename T>
 T brought(const Slot& slot) {
@@ -112,41 +147,45 @@ inline void run() {
     swapcontext(&own_fiber().context, &scheduler);
 }
 
-// Blocks one after the other; in each turn the last warp goes first.
-inline void launch(Index grid, unsigned num_threads, const std::function<void()>& kernel) {
+// Clusters of blocks one after the other; in each turn the last warp goes first.
+inline void launch(Index grid, unsigned num_threads, const std::function<void()>& kernel, unsigned cluster = 1) {
+    const unsigned num_fibers = num_threads * cluster;
     body = kernel;
-    gridDim = grid;
-    fibers.resize(num_threads);
-    for (unsigned b = 0; b < grid.x * grid.y; b++) {
-        blockIdx = {b % grid.x, b / grid.x}, block = {};
-        memset(memory, 255, sizeof(memory));
-        warps.assign(num_threads / LANES, {}), warpgroups.assign(num_threads / 128, {});
-        for (auto& side : slots) side.assign(num_threads, {});
+    gridDim = grid, block_threads = num_threads;
+    fibers.resize(num_fibers);
+    for (first_block = 0; first_block < grid.x * grid.y; first_block += cluster) {
+        memset(all_memory, 255, cluster * MEMORY_BYTES);
+        warps.assign(num_fibers / LANES, {}), blocks.assign(cluster, {});
+        warpgroups.assign(cluster * (num_threads / 128 + 1), {}), num_told = 0;
+        for (auto& side : slots) side.assign(num_fibers, {});
         for (Fiber& fiber : fibers) {
             fiber.done = false, fiber.stack.resize(1 << 17), fiber.copies.clear(), fiber.num_groups = 0;
+            fiber.products.assign(1, {});
             getcontext(&fiber.context);
             fiber.context.uc_stack.ss_sp = fiber.stack.data(), fiber.context.uc_stack.ss_size = fiber.stack.size();
             makecontext(&fiber.context, run, 0);
         }
-        for (bool any = true; any;) {
+        for (bool any = true; any; end_one()) {
             any = false;
-            for (unsigned i = 0; i < num_threads; i++) {
-                threadIdx.x = num_threads - LANES - i / LANES * LANES + i % LANES;
+            for (unsigned i = 0; i < num_fibers; i++) {
+                become(num_fibers - LANES - i / LANES * LANES + i % LANES);
                 if (own_fiber().done) continue;
                 any = true;
                 swapcontext(&scheduler, &own_fiber().context);
             }
         }
     }
+    memory = all_memory;
 }
 
-inline void launch(unsigned num_blocks, unsigned num_threads, const std::function<void()>& kernel) {
-    launch(Index{num_blocks, 1}, num_threads, kernel);
+inline void launch(unsigned num_blocks, unsigned num_threads, const std::function<void()>& kernel,
+                   unsigned cluster = 1) {
+    launch(Index{num_blocks, 1}, num_threads, kernel, cluster);
 }
 
 }  // namespace emulated
 
-inline void __syncthreads() { emulated::meet(emulated::block, emulated::fibers.size()); }
+inline void __syncthreads() { emulated::meet(emulated::blocks[emulated::rank()], emulated::block_threads); }
 inline void __syncwarp() { emulated::meet(emulated::own_warp(), emulated::LANES); }
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
@@ -195,6 +234,13 @@ T __ldcg(const T* address) {
     return *address;
 }
 inline void __threadfence() {}
+// Bytes of two words, numbered from the lower one's lowest, as the hexadecimal digits of ``order`` say.
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t order) {
+    const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
+    uint32_t chosen = 0;
+    for (int i = 0; i < 4; i++) chosen |= static_cast<uint32_t>(both >> (order >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return chosen;
+}
 inline uint32_t __float_as_uint(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);

@@ -39,7 +39,7 @@ inline void load(uint32_t (&a)[4], uint32_t address, bool transposed) {
             const int first = lane / 4, second = lane % 4 * 2 + j;
             const int row = transposed ? second : first, column = transposed ? first : second;
             const uint32_t from = emulated::brought<uint32_t>(all[i * 8 + row]) + column * 2;
-            memcpy(reinterpret_cast<char*>(&a[i]) + j * 2, emulated::memory + from, 2);
+            memcpy(reinterpret_cast<char*>(&a[i]) + j * 2, emulated::all_memory + from, 2);
         }
 }
 inline void load_matrices(uint32_t (&a)[4], uint32_t address) { load(a, address, false); }

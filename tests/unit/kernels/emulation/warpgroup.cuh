@@ -18,7 +18,14 @@ inline Matrix moved(Matrix matrix, int num_bytes) { return {matrix.start + num_b
 inline void show_to_products() {}
 inline void begin_products() {}
 template <int N>
-void finish_products(float (&)[N]) {}
+void finish_products(float (&)[N]) {
+    auto& groups = emulated::own_fiber().products;
+    bool any = false;
+    for (const auto& group : groups)
+        for (const auto& product : group) product(), any = true;
+    groups.assign(1, {});
+    if (any) emulated::meet(emulated::own_warp(), WARP);
+}
 template <int N>
 void keep(const uint32_t (&)[N][4]) {}
 
@@ -26,7 +33,7 @@ void keep(const uint32_t (&)[N][4]) {}
 template <typename T>
 float number_at(uint32_t address) {
     T value;
-    memcpy(&value, emulated::memory + (address ^ (address >> 7 & (PANEL_BYTES / 16 - 1)) << 4), 2);
+    memcpy(&value, emulated::all_memory + (address ^ (address >> 7 & (PANEL_BYTES / 16 - 1)) << 4), 2);
     return to_float(value);
 }
 template <typename T>
@@ -39,7 +46,7 @@ float in_column(const Matrix& x, int row, int column) {
 }
 
 // All four warps are done with shared memory when any of them goes on.
-inline void meet_warpgroup() { emulated::meet(emulated::warpgroups[threadIdx.x / 128], 128); }
+inline void meet_warpgroup() { emulated::meet(emulated::own_warpgroup(), 128); }
 
 template <typename T>
 void multiply_rows(float (&c)[32], const Matrix& a, const Matrix& b, int add) {

@@ -1,0 +1,334 @@
+// y = x W^T for more rows x than the thin product takes and fewer than make a product of matrices: reads the weight
+// once, at the memory's speed, and does in the same kernel what follows on the product.
+//
+//   x [m, k], weight [n, k], both by tensor maps; y [m, n], rows contiguous, n a multiple of 8; sums fp32.
+//
+// A block has TILE rows of the weight and all rows of x. One thread keeps a ring of stages filled by the bulk copy
+// engine, each PANELS panels of 64 columns of both (128 bytes a row, swizzled), and the first pieces of the weight,
+// which no kernel writes, are asked for before earlier kernels have ended. Each of GROUPS groups of four warps takes 64
+// rows of x to the tensor cores, with the weight's rows as the columns of the product: what a lane holds of a token lies
+// side by side in memory, and a gate beside its up. Rows of x beyond the last are whatever lies behind them in
+// shared memory; their sums are never looked at.
+//
+// Every block reads all of x, so tall tiles are better than low ones, and the columns are shared by SPLITS blocks of a
+// cluster where there would be too few of them: these add their sums up through each other's shared memory, in the
+// blocks' order, so that a result does not depend on timing. It has the same bits whatever tokens are beside it, and
+// whatever the other constants are.
+//
+// GATED: the weight's rows alternate, gate and up, and y [m, n / 2] is silu(gate) * up of the rounded sums.
+// Macros: DTYPE, TILE, SPLITS, GROUPS, PANELS, GATED.
+#define HEAD_DIM 64  // of panels.cuh: panels of 64 columns
+#define WARPGROUPS 1
+#include "cluster.cuh"
+#include "logistic.cuh"
+#include "panel_products.cuh"
+#include "tensor_copy.cuh"
+#include "tensor_core.cuh"
+
+namespace headrace {
+
+constexpr int PANEL_COLUMNS = HEAD_DIM, STEP_COLUMNS = PANELS * PANEL_COLUMNS;
+constexpr int GROUP_TOKENS = 64, CONSUMERS = GROUPS * 4 * WARP;
+constexpr int BARRIER_BYTES = 1024, MOST_STAGES = 60;
+constexpr int EIGHTS = TILE / 8;  // of a tile's rows
+constexpr int FOURS = (EIGHTS + 3) / 4;
+static_assert(TILE % 8 == 0 && TILE <= 256 && (GROUPS == 1 || GROUPS == 2) && PANEL_BYTES == 128);
+
+struct Ring {
+    uint32_t full, empty, stages;  // shared addresses
+    int num_stages, x_panel_bytes, stage_bytes;
+
+    __device__ __forceinline__ uint32_t x(int stage) const { return stages + stage * stage_bytes; }
+    __device__ __forceinline__ uint32_t weight(int stage) const { return x(stage) + PANELS * x_panel_bytes; }
+};
+
+// Where the block is on its way: tiles of the weight's rows, in each its share of the steps over the columns.
+struct Way {
+    int first_step, last_step, stride, num_tiles;
+    int tile, step;
+
+    __device__ __forceinline__ Way(int num_steps, int num_tiles, int rank) : num_tiles(num_tiles) {
+        first_step = rank * num_steps / SPLITS, last_step = (rank + 1) * num_steps / SPLITS;
+        tile = blockIdx.x / SPLITS, stride = gridDim.x / SPLITS, step = first_step;
+    }
+    __device__ __forceinline__ bool ended() const { return tile >= num_tiles; }
+    __device__ __forceinline__ void next() {
+        if (++step == last_step) step = first_step, tile += stride;
+    }
+};
+
+__device__ __forceinline__ void copy_weight(const Ring& ring, int stage, const TensorMap& weight, const Way& way,
+                                            uint64_t policy) {
+    barrier_arrive_expecting(ring.full + stage * 8, ring.stage_bytes);
+#pragma unroll
+    for (int p = 0; p < PANELS; p++)
+        copy_box(ring.weight(stage) + p * TILE * PANEL_BYTES, weight, way.tile * TILE,
+                 way.step * STEP_COLUMNS + p * PANEL_COLUMNS, ring.full + stage * 8, policy);
+}
+
+__device__ __forceinline__ void copy_x(const Ring& ring, int stage, const TensorMap& x, const Way& way,
+                                       uint64_t policy) {
+#pragma unroll
+    for (int p = 0; p < PANELS; p++)
+        copy_box(ring.x(stage) + p * ring.x_panel_bytes, x, 0, way.step * STEP_COLUMNS + p * PANEL_COLUMNS,
+                 ring.full + stage * 8, policy);
+}
+
+// Fills the ring, from the first tile's first step to the last tile's last one: one thread's work. ``ahead`` steps behind
+// those that the ring holds go into the second-level cache while x is waited for.
+__device__ __forceinline__ void produce(const Ring& ring, const TensorMap& weight, const TensorMap& x, Way way,
+                                        int ahead) {
+    const uint64_t once = evict_first_policy(), again = evict_last_policy();
+    Way x_way = way;
+    for (int stage = 0; stage < ring.num_stages && !way.ended(); stage++, way.next())
+        copy_weight(ring, stage, weight, way, once);
+    Way later = way;
+    for (int i = 0; i < ahead && !later.ended(); i++, later.next())
+#pragma unroll
+        for (int p = 0; p < PANELS; p++)
+            prefetch_box(weight, later.tile * TILE, later.step * STEP_COLUMNS + p * PANEL_COLUMNS);
+    wait_for_earlier_kernels();
+    for (int stage = 0; stage < ring.num_stages && !x_way.ended(); stage++, x_way.next())
+        copy_x(ring, stage, x, x_way, again);
+    for (int stage = 0, phase = 0; !way.ended(); way.next()) {
+        barrier_wait(ring.empty + stage * 8, phase);
+        copy_weight(ring, stage, weight, way, once);
+        copy_x(ring, stage, x, way, again);
+        if (++stage == ring.num_stages) stage = 0, phase ^= 1;
+    }
+}
+
+struct Result {
+    DTYPE* y;
+    const DTYPE *bias, *residual;
+    int m, n;
+    long long y_stride, residual_stride;
+};
+
+// Four neighbours' four words each: word i of lane j for word j of lane i.
+__device__ __forceinline__ void transpose_quad(uint32_t (&word)[4]) {
+    const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        const uint32_t got = __shfl_xor_sync(ALL_LANES, odd ? word[i] : word[i + 1], 1);
+        word[i] = odd ? got : word[i], word[i + 1] = odd ? word[i + 1] : got;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const uint32_t got = __shfl_xor_sync(ALL_LANES, upper ? word[i] : word[i + 2], 2);
+        word[i] = upper ? got : word[i], word[i + 2] = upper ? word[i + 2] : got;
+    }
+}
+
+// Ends the product of four times eight rows of the weight, from ``row`` on, with the tokens ``token`` and ``token`` + 8.
+// ``sums`` are laid out as the tensor cores' (tensor_core.cuh); lane t of four writes the eight rows number t.
+__device__ __forceinline__ void finish(const Result& to, float (&sums)[4][4], int row, int end, int token) {
+    const int t = thread_index() % 4, own = row + 8 * t;
+    const bool exists = own < end;
+    if (to.bias) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (row + 8 * i >= end) break;
+            const Vec<DTYPE, 2> bias = load<DTYPE, 2>(to.bias + row + 8 * i + 2 * t);
+#pragma unroll
+            for (int e = 0; e < 4; e++) sums[i][e] += bias.get(e % 2);
+        }
+    }
+#if GATED
+    // Both tokens' results share a word on their way.
+    uint32_t word[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float gated[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float gate = rounded<DTYPE>(sums[i][2 * h]);
+            gated[h] = gate * logistic<DTYPE>(gate) * rounded<DTYPE>(sums[i][2 * h + 1]);
+        }
+        word[i] = pack<DTYPE>(gated[0], gated[1]);
+    }
+    transpose_quad(word);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (!exists || token + 8 * h >= to.m) continue;
+        const uint32_t half = h ? 0x7632 : 0x5410;
+        const uint2 four = make_uint2(__byte_perm(word[0], word[1], half), __byte_perm(word[2], word[3], half));
+        *reinterpret_cast<uint2*>(to.y + (token + 8 * h) * to.y_stride + own / 2) = four;
+    }
+#else
+    Vec<DTYPE, 8> residual[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (to.residual && exists && token + 8 * h < to.m)
+            residual[h] = load<DTYPE, 8>(to.residual + (token + 8 * h) * to.residual_stride + own);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        uint32_t word[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) word[i] = pack<DTYPE>(sums[i][2 * h], sums[i][2 * h + 1]);
+        transpose_quad(word);
+        Vec<DTYPE, 8> eight;
+#pragma unroll
+        for (int i = 0; i < 4; i++) reinterpret_cast<uint32_t*>(eight.at)[i] = word[i];
+        if (to.residual) {
+            float sum[8];
+#pragma unroll
+            for (int e = 0; e < 8; e++) sum[e] = eight.get(e) + residual[h].get(e);
+            eight = pack<DTYPE, 8>(sum);
+        }
+        if (exists && token + 8 * h < to.m) store<DTYPE, 8>(to.y + (token + 8 * h) * to.y_stride + own, eight);
+    }
+#endif
+}
+
+// Where the other blocks of the cluster put their sums of those of the tile's rows that this block ends: every SPLITS-th
+// time 32 rows. Of each block that sends, as many vectors as there are threads with tokens for every eight rows.
+struct Meeting {
+    static constexpr int OWN_EIGHTS = (FOURS + SPLITS - 1) / SPLITS * 4;
+
+    uint32_t arrived, sums;  // shared addresses, the same in all blocks
+    int threads, rank;       // threads with tokens
+
+    // Before anything can come; by one thread.
+    __device__ __forceinline__ void expect() const {
+        int eighths = 0;
+#pragma unroll
+        for (int i = 0; i < EIGHTS; i++) eighths += i / 4 % SPLITS == rank;
+        barrier_arrive_expecting(arrived, eighths * (SPLITS - 1) * threads * 16);
+    }
+    __device__ __forceinline__ uint32_t place(int sender, int receiver, int eighth) const {
+        const int own = eighth / (4 * SPLITS) * 4 + eighth % 4, turn = sender < receiver ? sender : sender - 1;
+        return sums + ((turn * OWN_EIGHTS + own) * threads + thread_index()) * 16;
+    }
+    __device__ __forceinline__ void send(const float (&own)[TILE / 2]) const {
+#pragma unroll
+        for (int i = 0; i < EIGHTS; i++) {
+            const int receiver = i / 4 % SPLITS;
+            if (receiver != rank) send_shared(receiver, place(rank, receiver, i), arrived, own + 4 * i);
+        }
+    }
+    __device__ __forceinline__ void add(float (&total)[4], const float* own, int eighth) const {
+#pragma unroll
+        for (int sender = 0; sender < SPLITS; sender++) {
+            uint4 part = make_uint4(__float_as_uint(own[0]), __float_as_uint(own[1]), __float_as_uint(own[2]),
+                                    __float_as_uint(own[3]));
+            if (sender != rank) part = read_shared(place(sender, rank, eighth));
+            total[0] += __uint_as_float(part.x), total[1] += __uint_as_float(part.y);
+            total[2] += __uint_as_float(part.z), total[3] += __uint_as_float(part.w);
+        }
+    }
+};
+
+// A step's products, on their way; unless ADD, they are the first of a tile.
+template <bool ADD>
+__device__ __forceinline__ void multiply_stage(float (&sums)[TILE / 2], const Ring& ring, int stage, int first_token) {
+    const Matrix x = rows_matrix(ring.x(stage) + first_token * PANEL_BYTES), weight = rows_matrix(ring.weight(stage));
+    begin_products();
+#pragma unroll
+    for (int p = 0; p < PANELS; p++) {
+        const Matrix x_panel = moved(x, p * ring.x_panel_bytes), weight_panel = moved(weight, p * TILE * PANEL_BYTES);
+        if (p == 0) multiply_panel<DTYPE, ADD, TILE>(sums, x_panel, weight_panel);
+#pragma unroll
+        for (int column = p == 0 ? 32 : 0; column < PANEL_BYTES; column += 32)
+            multiply_panel<DTYPE, true, TILE>(sums, moved(x_panel, column), moved(weight_panel, column));
+    }
+    commit_products();
+}
+
+__device__ __forceinline__ void consume(const Ring& ring, const Way& way, const Meeting& meeting, const Result& to) {
+    // The same in all lanes, which the compiler cannot know of a thread's number.
+    const int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0), lane = threadIdx.x % WARP;
+    const int first_token = warp / 4 * GROUP_TOKENS;
+    const bool has_tokens = first_token + warp % 4 * 16 < to.m;
+    int stage = 0, phase = 0, before = 0;
+    const auto next = [&] {
+        before = stage;
+        if (++stage == ring.num_stages) stage = 0, phase ^= 1;
+    };
+    for (int tile = way.tile; tile < way.num_tiles; tile += way.stride) {
+        float sums[TILE / 2];
+        barrier_wait(ring.full + stage * 8, phase);
+        multiply_stage<false>(sums, ring, stage, first_token);
+        next();
+#pragma unroll 1
+        for (int step = way.first_step + 1; step < way.last_step; step++) {
+            barrier_wait(ring.full + stage * 8, phase);
+            multiply_stage<true>(sums, ring, stage, first_token);
+            wait_for_products<1>();
+            if (lane == 0) barrier_arrive(ring.empty + before * 8);
+            next();
+        }
+        finish_products(sums);
+        if (lane == 0) barrier_arrive(ring.empty + before * 8);
+        const int first_row = tile * TILE, end = min(first_row + TILE, to.n);
+#if SPLITS > 1
+        wait_for_cluster();
+#endif
+        if (!has_tokens) continue;
+#if SPLITS > 1
+        meeting.send(sums);
+        barrier_wait(meeting.arrived, 0);
+#endif
+#pragma unroll
+        for (int four = 0; four < FOURS; four++) {
+            if (SPLITS > 1 && four % SPLITS != meeting.rank) continue;
+            float some[4][4] = {};
+#pragma unroll
+            for (int i = 0; i < 4 && 4 * four + i < EIGHTS; i++) {
+                const float* own = sums + (4 * four + i) * 4;
+#if SPLITS > 1
+                meeting.add(some[i], own, 4 * four + i);
+#else
+                for (int e = 0; e < 4; e++) some[i][e] = own[e];
+#endif
+            }
+            finish(to, some, first_row + 32 * four, end, first_token + warp % 4 * 16 + thread_index() % WARP / 4);
+        }
+    }
+}
+
+}  // namespace headrace
+
+extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 32, 1)
+#if SPLITS > 1
+    __cluster_dims__(SPLITS, 1, 1)
+#endif
+        middle_product(DTYPE* y, const DTYPE* bias, const DTYPE* residual, long long y_stride, long long residual_stride,
+                       int m, int n, const __grid_constant__ headrace::TensorMap weight,
+                       const __grid_constant__ headrace::TensorMap x, int num_steps, int num_tiles, int num_stages,
+                       int x_rows, int ahead) {
+    using namespace headrace;
+    // full [num_stages], empty [num_stages], arrived; the ring; the other blocks' sums
+    extern __shared__ __align__(1024) unsigned char memory[];
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, x_panel_bytes = x_rows * PANEL_BYTES;
+    const uint32_t full = shared_address(memory), empty = full + MOST_STAGES * 8, stages = full + BARRIER_BYTES;
+    const Ring ring{full, empty, stages, num_stages, x_panel_bytes, PANELS * (x_panel_bytes + TILE * PANEL_BYTES)};
+    const Meeting meeting{empty + MOST_STAGES * 8, stages + num_stages * ring.stage_bytes, (m + 15) / 16 * WARP,
+                          SPLITS == 1 ? 0 : static_cast<int>(cluster_rank())};
+    const Way way(num_steps, num_tiles, meeting.rank);
+    // By all warps: an initialisation takes long, and the first copy waits for them all.
+    for (int stage = warp; lane == 0 && stage < num_stages; stage += CONSUMERS / WARP + 1) {
+        barrier_init(full + stage * 8, 1);
+        barrier_init(empty + stage * 8, CONSUMERS / WARP);
+    }
+    if (threadIdx.x == CONSUMERS) prefetch_map(weight), prefetch_map(x);
+    if (SPLITS > 1 && threadIdx.x == 0) barrier_init(meeting.arrived, 1);
+    barrier_init_fence();
+    __syncthreads();
+#if SPLITS > 1
+    if (threadIdx.x == 0) meeting.expect();
+    __syncwarp();
+    tell_cluster();
+#endif
+    let_next_kernel_start();
+    if (warp == CONSUMERS / WARP) {
+        if (lane == 0) produce(ring, weight, x, way, ahead);
+#if SPLITS > 1
+        __syncwarp();
+        wait_for_cluster();
+#endif
+        return;
+    }
+    wait_for_earlier_kernels();
+    consume(ring, way, meeting, Result{y, bias, residual, m, n, y_stride, residual_stride});
+}

@@ -1,0 +1,76 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.kernels.middle_choice import (
+    MEASURED,
+    MOST_TOKENS,
+    Tiling,
+    choose,
+    is_best,
+    num_groups,
+    takes,
+    tilings,
+    with_ring,
+    x_rows,
+)
+from headrace.kernels.thin_choice import FEW_TOKENS, MOST_BYTES, RESERVED_BYTES, Product
+
+NUM_SMS = 132
+eights = st.integers(1, 2500).map(lambda eighth: 8 * eighth)
+products = st.builds(
+    Product, st.integers(1, MOST_TOKENS), st.integers(1, 20_000).map(lambda eighth: 8 * eighth), eights
+)
+
+
+@given(products, st.sampled_from([1, 16, 78, 114, NUM_SMS]))
+def test_every_product_has_a_tiling_that_fits(product: Product, num_sms: int) -> None:
+    tiling = choose(product, num_sms)
+    assert tiling.fits(product)
+    assert tiling.shared_bytes(product) <= MOST_BYTES
+
+
+@given(products)
+def test_blocks_that_share_columns_are_all_at_work_at_once(product: Product) -> None:
+    """A cluster that waits for a second round would double a launch."""
+    for tiling in tilings(product, NUM_SMS):
+        assert tiling.splits == 1 or tiling.num_tiles(product) * tiling.splits <= NUM_SMS
+
+
+@given(products, st.sampled_from([8, 40, 96, 256]), st.sampled_from([1, 2, 4, 8]), st.integers(32, 200))
+def test_memory_holds_the_ring_the_sums_and_what_is_read_behind_x(
+    product: Product, rows: int, splits: int, ring_kib: int
+) -> None:
+    tiling = with_ring(Tiling(rows, splits, 1, 2, alone=False), product, ring_kib << 10)
+    stage = tiling.panels * 128 * (rows + x_rows(product))
+    total = tiling.shared_bytes(product)
+    # The last panel of x in the last stage is read as whole groups of 64 rows.
+    last_panel = 1024 + tiling.stages * stage - stage + (tiling.panels - 1) * x_rows(product) * 128
+    assert last_panel + num_groups(product) * 64 * 128 <= total
+    # Every other block sends its sums of a share of the rows, 16 bytes a thread for eight of them.
+    shares = [sum(eighth // 4 % splits == rank for eighth in range(rows // 8)) for rank in range(splits)]
+    threads = -(-product.num_tokens // 16) * 32
+    assert 1024 + tiling.stages * stage + (splits - 1) * max(shares) * threads * 16 <= total
+
+
+@given(products, st.booleans())
+def test_one_that_is_to_be_alone_leaves_no_room_for_one_more(product: Product, few: bool) -> None:
+    tiling = Tiling(8, 1, 1, 2 if few else 8, alone=True)
+    assert 2 * (tiling.shared_bytes(product) + RESERVED_BYTES) > MOST_BYTES + RESERVED_BYTES
+
+
+def test_few_tokens_and_odd_widths_are_left_to_others() -> None:
+    assert not is_best(Product(FEW_TOKENS, 4096, 4096))
+    assert is_best(Product(FEW_TOKENS + 1, 4096, 4096))
+    assert not is_best(Product(MOST_TOKENS + 1, 4096, 4096))
+    assert not takes(Product(32, 1001, 4096))
+    assert takes(Product(32, 1000, 4096))
+    assert not takes(Product(32, 1000, 4096), gated=True)
+
+
+def test_what_was_measured_is_taken_and_can_be_launched() -> None:
+    for (out_features, in_features), rows in MEASURED.items():
+        assert [most for most, _ in rows] == sorted(most for most, _ in rows)
+        for most_tokens, tiling in rows:
+            product = Product(most_tokens, out_features, in_features)
+            assert tiling.fits(product)
+            assert choose(product, NUM_SMS) == tiling
