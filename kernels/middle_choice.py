@@ -122,11 +122,18 @@ def is_best(product: Product, *, gated: bool = False) -> bool:
 
 @functools.cache
 def choose(product: Product, num_sms: int) -> Tiling:
-    """Choose how to cut a product up: as measured, else by an estimate of what limits each tiling."""
+    """Choose how to cut a product up: as measured, else by an estimate of what limits each tiling.
+
+    All numbers of tokens that as many groups of warps multiply have one form if it fits them all, that is one kernel.
+    """
     for most_tokens, tiling in MEASURED.get((product.out_features, product.in_features), ()):
         if product.num_tokens <= most_tokens and tiling.fits(product):
             return tiling
-    return min(tilings(product, num_sms), key=lambda tiling: estimate_us(tiling, product, num_sms))
+    most = replace(product, num_tokens=num_groups(product) * GROUP_TOKENS)
+    usual = replace(product, num_tokens=most.num_tokens - GROUP_TOKENS // 2)
+    fitting = [tiling for tiling in tilings(usual, num_sms) if with_ring(tiling, most, _RING_BYTES).fits(most)]
+    best = min(fitting, key=lambda tiling: estimate_us(tiling, usual, num_sms))
+    return with_ring(best, product, _RING_BYTES)
 
 
 def tilings(product: Product, num_sms: int) -> Iterator[Tiling]:
@@ -136,20 +143,20 @@ def tilings(product: Product, num_sms: int) -> Iterator[Tiling]:
         clusters = num_sms if splits == 1 else num_sms // _GROUPED_PROCESSORS * (_GROUPED_PROCESSORS // splits)
         rounds = -(-product.out_features // (max(clusters, 1) * MOST_ROWS))
         rows = -(-product.out_features // (max(clusters, 1) * rounds * 8)) * 8
-        tiling = with_ring(Tiling(rows, splits, 1, 2), product, _RING_BYTES)
+        # Stages that are not too small, and the same ones for all numbers of tokens of a group of warps.
+        panels = 2 if stage_bytes(num_groups(product) * GROUP_TOKENS, rows, 2) <= _MOST_STAGE_BYTES else 1
+        tiling = with_ring(Tiling(rows, splits, panels, 2), product, _RING_BYTES)
         # Blocks that share columns have one tile each.
         if (splits == 1 or rounds == 1) and tiling.fits(product):
             yield tiling
-    yield Tiling(64, 1, 1, 4)
+    yield with_ring(Tiling(64, 1, 1, 2), product, _RING_BYTES)
 
 
 def with_ring(tiling: Tiling, product: Product, ring_bytes: int) -> Tiling:
-    """Give a tiling a ring of so many bytes, if its columns are as many, in stages that are not too small."""
-    panels = 2 if stage_bytes(product.num_tokens, tiling.rows, 2) <= _MOST_STAGE_BYTES else 1
-    wanted = replace(tiling, panels=panels)
-    stages = ring_bytes // stage_bytes(product.num_tokens, tiling.rows, panels)
-    needed = -(-wanted.num_steps(product) // tiling.splits) if tiling.splits > 1 else MOST_STAGES
-    return replace(wanted, stages=max(min(stages, needed, MOST_STAGES), 2))
+    """Give a tiling a ring of so many bytes, or what its share of the columns takes if that is less."""
+    stages = ring_bytes // stage_bytes(product.num_tokens, tiling.rows, tiling.panels)
+    needed = -(-tiling.num_steps(product) // tiling.splits) if tiling.splits > 1 else MOST_STAGES
+    return replace(tiling, stages=max(min(stages, needed, MOST_STAGES), 2))
 
 
 def estimate_us(tiling: Tiling, product: Product, num_sms: int) -> float:

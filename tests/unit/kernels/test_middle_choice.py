@@ -29,6 +29,17 @@ def test_every_product_has_a_tiling_that_fits(product: Product, num_sms: int) ->
     assert tiling.shared_bytes(product) <= MOST_BYTES
 
 
+@given(eights.map(lambda rows: 8 * rows), eights, st.sampled_from([range(1, 65), range(65, MOST_TOKENS + 1)]))
+def test_a_weight_has_one_kernel_for_all_tokens_that_as_many_warps_multiply(
+    out_features: int, in_features: int, tokens: range
+) -> None:
+    """Else an engine would compile for each number of rows, and a token's bits would change with it."""
+    chosen = [
+        choose(Product(num_tokens, out_features, in_features), NUM_SMS) for num_tokens in (*tokens[::9], tokens[-1])
+    ]
+    assert len({(tiling.rows, tiling.splits, tiling.panels) for tiling in chosen}) == 1
+
+
 @given(products)
 def test_blocks_that_share_columns_are_all_at_work_at_once(product: Product) -> None:
     """A cluster that waits for a second round would double a launch."""
@@ -36,11 +47,17 @@ def test_blocks_that_share_columns_are_all_at_work_at_once(product: Product) -> 
         assert tiling.splits == 1 or tiling.num_tiles(product) * tiling.splits <= NUM_SMS
 
 
-@given(products, st.sampled_from([8, 40, 96, 256]), st.sampled_from([1, 2, 4, 8]), st.integers(32, 200))
+@given(
+    products,
+    st.sampled_from([8, 40, 96, 256]),
+    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from([1, 2]),
+    st.integers(32, 200),
+)
 def test_memory_holds_the_ring_the_sums_and_what_is_read_behind_x(
-    product: Product, rows: int, splits: int, ring_kib: int
+    product: Product, rows: int, splits: int, panels: int, ring_kib: int
 ) -> None:
-    tiling = with_ring(Tiling(rows, splits, 1, 2, alone=False), product, ring_kib << 10)
+    tiling = with_ring(Tiling(rows, splits, panels, 2, alone=False), product, ring_kib << 10)
     stage = tiling.panels * 128 * (rows + x_rows(product))
     total = tiling.shared_bytes(product)
     # The last panel of x in the last stage is read as whole groups of 64 rows.
