@@ -12,7 +12,7 @@ from headrace.errors import KernelError
 from headrace.kernels.build import C_TYPES
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
-from headrace.kernels.middle_choice import MOST_TOKENS, Tiling, choose, num_groups, takes, x_rows
+from headrace.kernels.middle_choice import MOST_TOKENS, Tiling, choose, is_best, num_groups, takes, x_rows
 from headrace.kernels.tensor_map import tensor_map
 from headrace.kernels.thin_choice import FEW_TOKENS, MOST_BYTES, Product
 
@@ -48,7 +48,7 @@ class MiddleProduct:
             raise KernelError(f"a middle product needs Hopper's products (sm_90a); this GPU is {self._device.arch}")
 
     def load(self, *, gated: bool) -> None:
-        """Compile what products with this weight take for any number of tokens that are not few.
+        """Compile what products with this weight take, for all numbers of tokens for which they are the fastest.
 
         Args:
             gated: as they will be.
@@ -100,14 +100,14 @@ class MiddleProduct:
         most = self._device.num_sms * chosen.blocks(product)
         clusters = min(num_tiles, most) if chosen.splits == 1 else num_tiles
         groups = num_groups(product)
-        kernel = _kernel(x.device.index, x.dtype, chosen.rows, chosen.splits, chosen.panels, groups, gated)
+        kernel = _kernel(x.device.index, x.dtype, chosen.rows, chosen.splits, groups, gated)
         kernel(
             (clusters * chosen.splits, 1),
             ((4 * groups + 1) * _WARP, 1, 1),
             *(out, self.bias, residual),
             *(out.stride(0), 0 if residual is None else residual.stride(0), num_tokens, out_features),
             *(tensor_map(self.weight, chosen.rows), tensor_map(x, x_rows(product))),
-            *(chosen.num_steps(product), num_tiles, chosen.stages, x_rows(product), chosen.ahead),
+            *(chosen.num_steps(product), num_tiles, chosen.stages, x_rows(product)),
             shared_bytes=chosen.shared_bytes(product),
         )
 
@@ -123,23 +123,22 @@ def _require_rows(name: str, x: Tensor, shape: tuple[int, int], dtype: torch.dty
 def _load(index: int, num_sms: int, dtype: torch.dtype, out_features: int, in_features: int, gated: bool) -> None:
     for num_tokens in range(FEW_TOKENS + 1, MOST_TOKENS + 1):
         product = Product(num_tokens, out_features, in_features)
-        if takes(product, gated=gated):
+        if is_best(product, gated=gated):
             chosen = choose(product, num_sms)
-            _kernel(index, dtype, chosen.rows, chosen.splits, chosen.panels, num_groups(product), gated)
+            _kernel(index, dtype, chosen.rows, chosen.splits, num_groups(product), gated)
 
 
 @functools.cache
-def _kernel(index: int, dtype: torch.dtype, rows: int, splits: int, panels: int, groups: int, gated: bool) -> Kernel:
+def _kernel(index: int, dtype: torch.dtype, rows: int, splits: int, groups: int, gated: bool) -> Kernel:
     return load(
         "middle_product",
         "middle_product",
-        "PPPqqiiTTiiiii",
+        "PPPqqiiTTiiii",
         torch.device("cuda", index),
         shared_bytes=MOST_BYTES,
         DTYPE=C_TYPES[dtype],
         TILE=rows,
         SPLITS=splits,
         GROUPS=groups,
-        PANELS=panels,
         GATED=int(gated),
     )

@@ -4,9 +4,9 @@
 //   x [m, k], weight [n, k], both by tensor maps; y [m, n], rows contiguous, n a multiple of 8; sums fp32.
 //
 // A block has TILE rows of the weight and all rows of x. One thread keeps a ring of stages filled by the bulk copy
-// engine, each PANELS panels of 64 columns of both (128 bytes a row, swizzled), and the first pieces of the weight,
-// which no kernel writes, are asked for before earlier kernels have ended. Each of GROUPS groups of four warps takes 64
-// rows of x to the tensor cores, with the weight's rows as the columns of the product: what a lane holds of a token lies
+// engine, each a panel of 64 columns of both (128 bytes a row, swizzled), and the first pieces of the weight, which no
+// kernel writes, are asked for before earlier kernels have ended. Each of GROUPS groups of four warps takes 64 rows of x
+// to the tensor cores, with the weight's rows as the columns of the product: what a lane holds of a token lies
 // side by side in memory, and a gate beside its up. Rows of x beyond the last are whatever lies behind them in
 // shared memory; their sums are never looked at.
 //
@@ -16,7 +16,7 @@
 // whatever the other constants are.
 //
 // GATED: the weight's rows alternate, gate and up, and y [m, n / 2] is silu(gate) * up of the rounded sums.
-// Macros: DTYPE, TILE, SPLITS, GROUPS, PANELS, GATED.
+// Macros: DTYPE, TILE, SPLITS, GROUPS, GATED.
 #define HEAD_DIM 64  // of panels.cuh: panels of 64 columns
 #define WARPGROUPS 1
 #include "cluster.cuh"
@@ -27,7 +27,7 @@
 
 namespace headrace {
 
-constexpr int PANEL_COLUMNS = HEAD_DIM, STEP_COLUMNS = PANELS * PANEL_COLUMNS;
+constexpr int STEP_COLUMNS = HEAD_DIM;
 constexpr int GROUP_TOKENS = 64, CONSUMERS = GROUPS * 4 * WARP;
 constexpr int BARRIER_BYTES = 1024, MOST_STAGES = 60;
 constexpr int EIGHTS = TILE / 8;  // of a tile's rows
@@ -36,10 +36,10 @@ static_assert(TILE % 8 == 0 && TILE <= 256 && (GROUPS == 1 || GROUPS == 2) && PA
 
 struct Ring {
     uint32_t full, empty, stages;  // shared addresses
-    int num_stages, x_panel_bytes, stage_bytes;
+    int num_stages, x_bytes, stage_bytes;
 
     __device__ __forceinline__ uint32_t x(int stage) const { return stages + stage * stage_bytes; }
-    __device__ __forceinline__ uint32_t weight(int stage) const { return x(stage) + PANELS * x_panel_bytes; }
+    __device__ __forceinline__ uint32_t weight(int stage) const { return x(stage) + x_bytes; }
 };
 
 // Where the block is on its way: tiles of the weight's rows, in each its share of the steps over the columns.
@@ -60,33 +60,20 @@ struct Way {
 __device__ __forceinline__ void copy_weight(const Ring& ring, int stage, const TensorMap& weight, const Way& way,
                                             uint64_t policy) {
     barrier_arrive_expecting(ring.full + stage * 8, ring.stage_bytes);
-#pragma unroll
-    for (int p = 0; p < PANELS; p++)
-        copy_box(ring.weight(stage) + p * TILE * PANEL_BYTES, weight, way.tile * TILE,
-                 way.step * STEP_COLUMNS + p * PANEL_COLUMNS, ring.full + stage * 8, policy);
+    copy_box(ring.weight(stage), weight, way.tile * TILE, way.step * STEP_COLUMNS, ring.full + stage * 8, policy);
 }
 
 __device__ __forceinline__ void copy_x(const Ring& ring, int stage, const TensorMap& x, const Way& way,
                                        uint64_t policy) {
-#pragma unroll
-    for (int p = 0; p < PANELS; p++)
-        copy_box(ring.x(stage) + p * ring.x_panel_bytes, x, 0, way.step * STEP_COLUMNS + p * PANEL_COLUMNS,
-                 ring.full + stage * 8, policy);
+    copy_box(ring.x(stage), x, 0, way.step * STEP_COLUMNS, ring.full + stage * 8, policy);
 }
 
-// Fills the ring, from the first tile's first step to the last tile's last one: one thread's work. ``ahead`` steps behind
-// those that the ring holds go into the second-level cache while x is waited for.
-__device__ __forceinline__ void produce(const Ring& ring, const TensorMap& weight, const TensorMap& x, Way way,
-                                        int ahead) {
+// Fills the ring, from the first tile's first step to the last tile's last one: one thread's work.
+__device__ __forceinline__ void produce(const Ring& ring, const TensorMap& weight, const TensorMap& x, Way way) {
     const uint64_t once = evict_first_policy(), again = evict_last_policy();
     Way x_way = way;
     for (int stage = 0; stage < ring.num_stages && !way.ended(); stage++, way.next())
         copy_weight(ring, stage, weight, way, once);
-    Way later = way;
-    for (int i = 0; i < ahead && !later.ended(); i++, later.next())
-#pragma unroll
-        for (int p = 0; p < PANELS; p++)
-            prefetch_box(weight, later.tile * TILE, later.step * STEP_COLUMNS + p * PANEL_COLUMNS);
     wait_for_earlier_kernels();
     for (int stage = 0; stage < ring.num_stages && !x_way.ended(); stage++, x_way.next())
         copy_x(ring, stage, x, x_way, again);
@@ -224,14 +211,10 @@ template <bool ADD>
 __device__ __forceinline__ void multiply_stage(float (&sums)[TILE / 2], const Ring& ring, int stage, int first_token) {
     const Matrix x = rows_matrix(ring.x(stage) + first_token * PANEL_BYTES), weight = rows_matrix(ring.weight(stage));
     begin_products();
+    multiply_panel<DTYPE, ADD, TILE>(sums, x, weight);
 #pragma unroll
-    for (int p = 0; p < PANELS; p++) {
-        const Matrix x_panel = moved(x, p * ring.x_panel_bytes), weight_panel = moved(weight, p * TILE * PANEL_BYTES);
-        if (p == 0) multiply_panel<DTYPE, ADD, TILE>(sums, x_panel, weight_panel);
-#pragma unroll
-        for (int column = p == 0 ? 32 : 0; column < PANEL_BYTES; column += 32)
-            multiply_panel<DTYPE, true, TILE>(sums, moved(x_panel, column), moved(weight_panel, column));
-    }
+    for (int column = 32; column < PANEL_BYTES; column += 32)
+        multiply_panel<DTYPE, true, TILE>(sums, moved(x, column), moved(weight, column));
     commit_products();
 }
 
@@ -258,7 +241,7 @@ __device__ __forceinline__ void consume(const Ring& ring, const Way& way, const 
             if (lane == 0) barrier_arrive(ring.empty + before * 8);
             next();
         }
-        finish_products(sums);
+        wait_for_products(sums);
         if (lane == 0) barrier_arrive(ring.empty + before * 8);
         const int first_row = tile * TILE, end = min(first_row + TILE, to.n);
 #if SPLITS > 1
@@ -296,13 +279,13 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 32, 1)
         middle_product(DTYPE* y, const DTYPE* bias, const DTYPE* residual, long long y_stride, long long residual_stride,
                        int m, int n, const __grid_constant__ headrace::TensorMap weight,
                        const __grid_constant__ headrace::TensorMap x, int num_steps, int num_tiles, int num_stages,
-                       int x_rows, int ahead) {
+                       int x_rows) {
     using namespace headrace;
     // full [num_stages], empty [num_stages], arrived; the ring; the other blocks' sums
     extern __shared__ __align__(1024) unsigned char memory[];
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, x_panel_bytes = x_rows * PANEL_BYTES;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, x_bytes = x_rows * PANEL_BYTES;
     const uint32_t full = shared_address(memory), empty = full + MOST_STAGES * 8, stages = full + BARRIER_BYTES;
-    const Ring ring{full, empty, stages, num_stages, x_panel_bytes, PANELS * (x_panel_bytes + TILE * PANEL_BYTES)};
+    const Ring ring{full, empty, stages, num_stages, x_bytes, x_bytes + TILE * PANEL_BYTES};
     const Meeting meeting{empty + MOST_STAGES * 8, stages + num_stages * ring.stage_bytes, (m + 15) / 16 * WARP,
                           SPLITS == 1 ? 0 : static_cast<int>(cluster_rank())};
     const Way way(num_steps, num_tiles, meeting.rank);
@@ -322,7 +305,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 32, 1)
 #endif
     let_next_kernel_start();
     if (warp == CONSUMERS / WARP) {
-        if (lane == 0) produce(ring, weight, x, way, ahead);
+        if (lane == 0) produce(ring, weight, x, way);
 #if SPLITS > 1
         __syncwarp();
         wait_for_cluster();

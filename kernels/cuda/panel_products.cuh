@@ -44,6 +44,14 @@ __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
+// Until all are done that have been committed; the compiler does not know that results are not there before.
+template <int N>
+__device__ __forceinline__ void wait_for_products(float (&results)[N]) {
+    wait_for_products<0>();
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(results[i])::"memory");
+}
+
 // c [64 x ROWS] (+)= a [64 x 16] b^T, b [ROWS x 16], both of rows_matrix, by as few products as make up ROWS.
 template <typename T, int ADD, int ROWS, int FIRST = 0>
 __device__ __forceinline__ void multiply_panel(float (&c)[ROWS / 2], Matrix a, Matrix b) {

@@ -27,10 +27,4 @@ __device__ __forceinline__ void copy_box(uint32_t to, const TensorMap& map, int 
         : "memory");
 }
 
-// The box into the second-level cache, from where it will soon be copied.
-__device__ __forceinline__ void prefetch_box(const TensorMap& map, int row, int column) {
-    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map), "r"(column), "r"(row)
-                 : "memory");
-}
-
 }  // namespace headrace

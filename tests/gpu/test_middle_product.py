@@ -18,16 +18,16 @@ from headrace.kernels.thin_choice import Product
 WEIGHTS = [(8, 8), (24, 72), (104, 200), (1032, 1000), (6144, 1024), (4096, 4096), (256, 14336)]
 NUM_TOKENS = [1, 8, 9, 16, 17, 31, 33, 48, 63, 64, 65, 100, 127, 128]
 TILINGS = [
-    Tiling(8, 1, 1, 2),
-    Tiling(8, 1, 4, 5, alone=False),
-    Tiling(48, 1, 2, 3, alone=False),
-    Tiling(120, 1, 1, 3),
-    Tiling(248, 1, 1, 2),
-    Tiling(16, 2, 1, 8),
-    Tiling(96, 2, 2, 2),
-    Tiling(40, 4, 1, 3, alone=False),
-    Tiling(192, 4, 1, 2),
-    Tiling(32, 8, 1, 2),
+    Tiling(8, 1, 2),
+    Tiling(16, 1, 20, alone=False),
+    Tiling(48, 1, 3, alone=False),
+    Tiling(120, 1, 3),
+    Tiling(248, 1, 2),
+    Tiling(16, 2, 8),
+    Tiling(96, 2, 2),
+    Tiling(40, 4, 3, alone=False),
+    Tiling(192, 4, 2),
+    Tiling(32, 8, 2),
 ]
 
 
@@ -114,11 +114,11 @@ def test_a_token_has_the_same_bits_alone_and_among_others_and_in_any_tile(device
     product = MiddleProduct(torch.randn(1000, 4096, device=device, dtype=torch.bfloat16))
     x = torch.randn(MOST_TOKENS, 4096, device=device, dtype=torch.bfloat16)
     together = poisoned(x.new_empty(MOST_TOKENS, 1000))
-    product(x, together, tiling=Tiling(32, splits, 1, 4))
+    product(x, together, tiling=Tiling(32, splits, 4))
     for num_tokens in (1, 9, 33, 64):
         fewer = poisoned(together[:num_tokens])
-        for rows, panels in ((32, 1), (96, 1), (104, 2)):
-            product(x[-num_tokens:], fewer, tiling=Tiling(rows, splits, panels, 3 if rows == 104 else 4))
+        for rows in (32, 96, 104):
+            product(x[-num_tokens:], fewer, tiling=Tiling(rows, splits, 3 if rows == 104 else 4))
             assert torch.equal(fewer, together[-num_tokens:])
 
 
@@ -191,4 +191,4 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     with pytest.raises(KernelError, match="x is"):
         product(x.half(), out.half())
     with pytest.raises(KernelError, match="does not cut up"):
-        product(x, out, tiling=Tiling(64, 4, 1, 4))
+        product(x, out, tiling=Tiling(64, 4, 4))

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ def test_a_weight_has_one_kernel_for_all_tokens_that_as_many_warps_multiply(
     chosen = [
         choose(Product(num_tokens, out_features, in_features), NUM_SMS) for num_tokens in (*tokens[::9], tokens[-1])
     ]
-    assert len({(tiling.rows, tiling.splits, tiling.panels) for tiling in chosen}) == 1
+    assert len({(tiling.rows, tiling.splits) for tiling in chosen}) == 1
 
 
 @given(products)
@@ -51,18 +52,16 @@ def test_blocks_that_share_columns_are_all_at_work_at_once(product: Product) -> 
     products,
     st.sampled_from([8, 40, 96, 256]),
     st.sampled_from([1, 2, 4, 8]),
-    st.sampled_from([1, 2]),
     st.integers(32, 200),
 )
 def test_memory_holds_the_ring_the_sums_and_what_is_read_behind_x(
-    product: Product, rows: int, splits: int, panels: int, ring_kib: int
+    product: Product, rows: int, splits: int, ring_kib: int
 ) -> None:
-    tiling = with_ring(Tiling(rows, splits, panels, 2, alone=False), product, ring_kib << 10)
-    stage = tiling.panels * 128 * (rows + x_rows(product))
+    tiling = with_ring(Tiling(rows, splits, 2, alone=False), product, ring_kib << 10)
+    stage = 128 * (rows + x_rows(product))
     total = tiling.shared_bytes(product)
-    # The last panel of x in the last stage is read as whole groups of 64 rows.
-    last_panel = 1024 + tiling.stages * stage - stage + (tiling.panels - 1) * x_rows(product) * 128
-    assert last_panel + num_groups(product) * 64 * 128 <= total
+    # x in the last stage is read as whole groups of 64 rows.
+    assert 1024 + (tiling.stages - 1) * stage + num_groups(product) * 64 * 128 <= total
     # Every other block sends its sums of a share of the rows, 16 bytes a thread for eight of them.
     shares = [sum(eighth // 4 % splits == rank for eighth in range(rows // 8)) for rank in range(splits)]
     threads = -(-product.num_tokens // 16) * 32
@@ -71,23 +70,37 @@ def test_memory_holds_the_ring_the_sums_and_what_is_read_behind_x(
 
 @given(products, st.booleans())
 def test_one_that_is_to_be_alone_leaves_no_room_for_one_more(product: Product, few: bool) -> None:
-    tiling = Tiling(8, 1, 1, 2 if few else 8, alone=True)
+    tiling = Tiling(8, 1, 2 if few else 8, alone=True)
     assert 2 * (tiling.shared_bytes(product) + RESERVED_BYTES) > MOST_BYTES + RESERVED_BYTES
 
 
-def test_few_tokens_and_odd_widths_are_left_to_others() -> None:
+def test_few_tokens_small_weights_heads_and_odd_widths_are_left_to_others() -> None:
     assert not is_best(Product(FEW_TOKENS, 4096, 4096))
     assert is_best(Product(FEW_TOKENS + 1, 4096, 4096))
+    assert is_best(Product(MOST_TOKENS, 4096, 4096))
     assert not is_best(Product(MOST_TOKENS + 1, 4096, 4096))
+    assert not is_best(Product(16, 1024, 2048))
+    assert is_best(Product(17, 1024, 2048))
+    assert is_best(Product(64, 128256, 4096))
+    assert not is_best(Product(65, 128256, 4096))
     assert not takes(Product(32, 1001, 4096))
     assert takes(Product(32, 1000, 4096))
     assert not takes(Product(32, 1000, 4096), gated=True)
 
 
-def test_what_was_measured_is_taken_and_can_be_launched() -> None:
-    for (out_features, in_features), rows in MEASURED.items():
-        assert [most for most, _ in rows] == sorted(most for most, _ in rows)
-        for most_tokens, tiling in rows:
-            product = Product(most_tokens, out_features, in_features)
-            assert tiling.fits(product)
+@pytest.mark.parametrize("shape", MEASURED)
+def test_what_was_measured_is_taken_and_can_be_launched(shape: tuple[int, int]) -> None:
+    bounds = [0, *(most_tokens for most_tokens, _ in MEASURED[shape])]
+    assert bounds == sorted(bounds)
+    for fewer_tokens, (most_tokens, tiling) in zip(bounds, MEASURED[shape], strict=False):
+        for num_tokens in range(fewer_tokens + 1, most_tokens + 1):
+            product = Product(num_tokens, *shape)
             assert choose(product, NUM_SMS) == tiling
+            assert tiling.fits(product)
+
+
+@pytest.mark.parametrize("shape", MEASURED)
+def test_a_measured_weight_has_one_kernel_for_all_tokens_that_as_many_warps_multiply(shape: tuple[int, int]) -> None:
+    for tokens in (range(1, 65), range(65, MOST_TOKENS + 1)):
+        chosen = [choose(Product(num_tokens, *shape), NUM_SMS) for num_tokens in tokens]
+        assert len({(tiling.rows, tiling.splits) for tiling in chosen}) == 1

@@ -20,11 +20,11 @@ from headrace.kernels.thin_choice import Product
 
 #: One tile of many, several tiles a block, all numbers of splits, tiles that are no multiple of 32 rows.
 TILINGS = (
-    Tiling(8, 1, 1, 2),
-    Tiling(40, 1, 2, 3),
-    Tiling(48, 2, 1, 2),
-    Tiling(96, 4, 1, 3),
-    Tiling(32, 8, 1, 2),
+    Tiling(8, 1, 2),
+    Tiling(40, 1, 3),
+    Tiling(48, 2, 2),
+    Tiling(96, 4, 3),
+    Tiling(32, 8, 2),
 )
 NUM_BLOCKS = 3  # at most, of a product that is not split
 
@@ -70,7 +70,7 @@ def product(
     _library(folder, tiling, x.dtype, num_groups(sizes), gated).emulate_product(
         *(clusters * tiling.splits, _Map.of(weight, tiling.rows), _Map.of(x, x_rows(sizes)), pointer(out)),
         *(None if given is None else pointer(given) for given in (bias, residual)),
-        *(m, n, tiling.num_steps(sizes), num_tiles, tiling.stages, x_rows(sizes), tiling.ahead),
+        *(m, n, tiling.num_steps(sizes), num_tiles, tiling.stages, x_rows(sizes)),
         *(ctypes.c_longlong(0 if rows is None else rows.stride(0)) for rows in (out, residual)),
         chance,
     )
@@ -83,12 +83,11 @@ def _library(folder: Path, tiling: Tiling, dtype: torch.dtype, groups: int, gate
         "DTYPE": C_TYPES[dtype],
         "TILE": tiling.rows,
         "SPLITS": tiling.splits,
-        "PANELS": tiling.panels,
     }
     library = build_middle_product({**macros, "GROUPS": groups, "GATED": int(gated)}, Path(mkdtemp(dir=folder)))
     library.emulate_product.argtypes = (
         *(ctypes.c_int, ctypes.POINTER(_Map), ctypes.POINTER(_Map), *(3 * (ctypes.c_void_p,))),
-        *(7 * (ctypes.c_int,)),
+        *(6 * (ctypes.c_int,)),
         *(ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint),
     )
     return library

@@ -17,6 +17,11 @@ void wait_for_products() {
     emulated::meet(emulated::own_warp(), emulated::LANES);
 }
 
+template <int N>
+void wait_for_products(float (&)[N]) {
+    wait_for_products<0>();
+}
+
 template <typename T, int ADD, int ROWS>
 void multiply_panel(float (&c)[ROWS / 2], Matrix a, Matrix b) {
     const int lane = threadIdx.x % WARP, first = threadIdx.x % 128 / WARP * 16;

@@ -14,7 +14,6 @@ struct Map {
 };
 
 inline void prefetch_map(const TensorMap&) {}
-inline void prefetch_box(const TensorMap&, int, int) {}
 
 // Boxes are 128 bytes wide; the engine exchanges an address's bits 4 to 6 by bits 7 to 9.
 inline void copy_box(uint32_t to, const TensorMap& map, int row, int column, uint32_t barrier, uint64_t) {
