@@ -107,6 +107,8 @@ def test_rows_that_come_and_go_get_the_tokens_of_the_cpu(device: torch.device, v
             number += 1
         rows.sort(key=lambda one: one.num_tokens_left > 1)
         batch = [one for one in rows if rng.random() < 0.9] or rows[:1]
+        if not batch:  # no engine takes a step for nobody
+            continue
         logits = torch.randn(len(batch), vocab, generator=generator) * 3
         for state in (on_gpu, on_cpu):
             compute(state, batch)

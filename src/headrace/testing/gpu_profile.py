@@ -15,11 +15,13 @@ from headrace.workers.engine.device_engine import DeviceEngine
 
 Origin = Literal["ours", "product", "copy", "other"]
 
-_ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?(\w+)\(', re.S)
+#: What may stand between a kernel's type and its name: attributes, of which some are for some macros only.
+_BEFORE_NAME = r"__\w+__\((?:[^()]|\([^()]*\))*\)|#[^\n]*"
+_ENTRY = re.compile(rf'extern "C" __global__ void (?:(?:{_BEFORE_NAME})\s+)*(?!__)(\w+)\(')
 #: Products: cuBLAS, cuBLASLt with CUTLASS and XMMA behind it, and what sums up their parts.
 _PRODUCT = re.compile(r"gemm|gemv|cublas|cutlass|xmma|splitK|nvjet|sm\d+_.*tensorop", re.I)
 #: Products of ours.
-_OWN_PRODUCT = re.compile(r"^(thin|fixed)_product")
+_OWN_PRODUCT = re.compile(r"^(thin|middle|fixed)_product")
 _COPY = re.compile(r"^Mem(cpy|set)")
 
 
