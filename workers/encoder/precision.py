@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from headrace.errors import ModelError
 from headrace.workers.encoder.items import Classes, Embedding, EncoderItem
 from headrace.workers.encoder.loading import LoadedEncoder
 from headrace.workers.encoder.runner import EncoderRunner
+from headrace.workers.text.encoder_tokenizer import EncoderTokenizer
 
 SAMPLE_TEXTS = (
     "A man is eating food.",
@@ -67,7 +66,7 @@ def compare(folder: Path, exact: LoadedEncoder, quantised: LoadedEncoder) -> Acc
         ModelError: the tokenizer cannot be read.
     """
     runners = EncoderRunner(exact), EncoderRunner(quantised)
-    rows = _sample(folder, runners[0])
+    rows = _sample(folder)
     truth, ours = (_vectors(runner, rows) for runner in runners)
     cosines = (truth * ours).sum(dim=1)
     errors = (truth @ truth.T - ours @ ours.T).abs()
@@ -81,15 +80,9 @@ def compare(folder: Path, exact: LoadedEncoder, quantised: LoadedEncoder) -> Acc
     )
 
 
-def _sample(folder: Path, runner: EncoderRunner) -> list[tuple[int, ...]]:
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more exact
-        raise ModelError(f"{path}: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(runner.text_tokens)
-    return [tuple(encoding.ids) for encoding in tokenizer.encode_batch(list(SAMPLE_TEXTS))]
+def _sample(folder: Path) -> list[tuple[int, ...]]:
+    texts = EncoderTokenizer.from_folder(folder).encode_batch(SAMPLE_TEXTS, truncate=True)
+    return [tuple(text.ids) for text in texts]
 
 
 def _vectors(runner: EncoderRunner, rows: list[tuple[int, ...]]) -> Tensor:

@@ -31,6 +31,8 @@ _HEADS: Mapping[str, tuple[Task, ...]] = {
     "ForTokenClassification": ("embed", "rerank"),
     "ForQuestionAnswering": ("embed", "rerank"),
 }
+#: How the names of models end that write text.
+_WRITERS = ("ForCausalLM", "LMHeadModel")
 _NO_LIMIT = 1 << 31
 _ARCHITECTURES = {family + head: (family, head) for family in _FAMILIES.values() for head in _HEADS}
 
@@ -79,9 +81,12 @@ def is_encoder(folder: Path) -> bool:
     """Whether a folder's model reads texts whole, as an encoder does, and writes none.
 
     Raises:
-        ModelError: there is no config.json, or it is damaged.
+        ModelError: there is no config.json, it is damaged, or its model is of neither kind.
     """
-    return architecture_of(folder) in _ARCHITECTURES
+    architecture = architecture_of(folder)
+    if architecture and architecture not in _ARCHITECTURES and not architecture.endswith(_WRITERS):
+        raise _unsupported(folder, architecture)
+    return architecture in _ARCHITECTURES
 
 
 def read_encoder_facts(folder: Path) -> EncoderFacts:
@@ -92,10 +97,7 @@ def read_encoder_facts(folder: Path) -> EncoderFacts:
     """
     architecture = architecture_of(folder)
     if architecture not in _ARCHITECTURES:
-        known = ", ".join(sorted(_ARCHITECTURES))
-        raise ModelError(
-            f"{folder}: architecture {architecture!r} is no encoder that is supported; supported are: {known}"
-        )
+        raise _unsupported(folder, architecture)
     family, head = _ARCHITECTURES[architecture]
     config = read_json(folder / "config.json")
     labels = _labels(folder, config) if head == "ForSequenceClassification" else ()
@@ -108,6 +110,13 @@ def read_encoder_facts(folder: Path) -> EncoderFacts:
         labels=labels,
         judges_pairs=len(labels) == 1,
         width=_width(folder, config),
+    )
+
+
+def _unsupported(folder: Path, architecture: str) -> ModelError:
+    return ModelError(
+        f"{folder}: architecture {architecture!r} is no encoder that is supported; supported are "
+        f"{', '.join(_FAMILIES.values())}, each with one of {', '.join(_HEADS)} behind it"
     )
 
 

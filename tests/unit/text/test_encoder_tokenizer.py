@@ -32,10 +32,12 @@ def test_every_architecture_that_the_encoder_loads_can_be_asked_and_no_other(tmp
         assert "embed" in facts.tasks
         assert ("fill" in facts.tasks) == architecture.endswith(("ForMaskedLM", "ForPreTraining"))
         assert ("classify" in facts.tasks) == architecture.endswith("ForSequenceClassification")
-    for other in ("LlamaForCausalLM", "T5EncoderModel", "BertLMHeadModel"):
+    for other in ("LlamaForCausalLM", "BertLMHeadModel"):
         assert not is_encoder(folder(tmp_path, other))
         with pytest.raises(ModelError, match="is no encoder that is supported"):
             read_encoder_facts(tmp_path)
+    with pytest.raises(ModelError, match=r"'T5EncoderModel' is no encoder .* Albert, Bert.* each with one of Model"):
+        is_encoder(folder(tmp_path, "T5EncoderModel"))
 
 
 def test_a_text_may_be_as_long_as_the_model_has_positions_or_as_its_folder_says(tmp_path: Path) -> None:
