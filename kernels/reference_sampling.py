@@ -63,9 +63,10 @@ def penalise(logits: Tensor, penalties: Penalties) -> Tensor:
 
 
 def keep(logits: Tensor, parameters: SamplingParameters, penalties: Penalties | None = None) -> Kept:
-    """Sort and filter; greedy rows are those of ``top_k`` 1."""
+    """Sort and filter, in fp32 or, given fp64, in that; greedy rows are those of ``top_k`` 1."""
     num_rows, vocab = logits.shape
-    logits = logits.float() if penalties is None else penalise(logits, penalties)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    logits = logits.to(wide) if penalties is None else penalise(logits, penalties)
     temperature = parameters.temperature[:num_rows]
     greedy = temperature <= 0
     values, token_ids = logits.sort(dim=-1, descending=True, stable=True)

@@ -23,14 +23,17 @@ def keepings(logits: Tensor, asked: SamplingParameters, penalties: Penalties | N
     return slackened
 
 
+def is_near(one: Kept, row: int, token_id: int, slack: float) -> bool:
+    """Whether a row draws a token, or would if the token's borders lay elsewhere by ``slack``, a share of all mass."""
+    mass, end = one.mass[row, token_id].item(), one.cumulative[row, token_id].item()
+    target, slack_mass = one.target[row].item(), slack * one.cumulative[row, -1].item()
+    return mass > 0 and end - mass - slack_mass <= target <= end + slack_mass
+
+
 def assert_near(kept: list[Kept], row: int, token_id: int) -> None:
     """Assert that a row's token is the reference's, or one whose border its random number all but falls on."""
-    borders = []
-    for one in kept:
-        mass, high = one.mass[row, token_id].item(), one.cumulative[row, token_id].item()
-        target, slack = one.target[row].item(), 2 * SLACK * one.cumulative[row, -1].item()
-        borders.append((mass, high - mass - slack, target, high + slack))
-    assert any(mass > 0 and low <= target <= high for mass, low, target, high in borders), (row, token_id, borders)
+    borders = [(one.cumulative[row, token_id].item(), one.mass[row, token_id].item(), one.target[row]) for one in kept]
+    assert any(is_near(one, row, token_id, 2 * SLACK) for one in kept), (row, token_id, borders)
 
 
 def assert_same_draws(token_ids: Tensor, kept: list[Kept]) -> None:

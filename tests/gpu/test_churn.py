@@ -13,6 +13,7 @@ from tests.fleet.conftest import fleet_settings
 from tests.gpu.engines import engine_of
 from tests.gpu.test_families import with_device_heads
 from tests.model.tiny_models import KINDS, VOCAB, make_oracle
+from tests.near_ties import NearTies
 from tests.unit.engine.test_churn import churn, requests, solo
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -52,9 +53,11 @@ def test_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_back(
     assert engine.num_used_pages == 0
     assert engine.num_preemptions > 10
     alone = engine_of(oracle[1], torch.float32, max_rows=1, kv_tokens=4096, step_tokens=256, row_tokens=256).engine
-    for add in adds[part::NUM_PARTS]:
-        expected = solo(alone, add)
-        assert tokens[add.row] == (expected[: len(tokens[add.row])] if add.row in cancelled else expected), add
+    # cuBLAS rounds otherwise for another number of rows.
+    ties, mine = NearTies(oracle[0]), adds[part::NUM_PARTS]
+    for add in mine:
+        ties.assert_same(add, tokens[add.row], solo(alone, add), dropped=add.row in cancelled)
+    ties.assert_few(len(mine))
     assert cancelled
 
 
