@@ -138,7 +138,7 @@ def synchronize() -> None:
 
 
 def main() -> None:
-    default = 32 if torch.cuda.is_available() else 2
+    default = 4 if torch.cuda.is_available() else 2
     wanted = arguments(__doc__ or "", [("gib", default, "size of the pool")])
     report = Report("scripts/bench/shuffle.py", saves=wanted.save)
     for name, fullness in CASES.items():

@@ -53,7 +53,7 @@ def test_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_back(
     assert engine.num_used_pages == 0
     assert engine.num_preemptions > 10
     alone = engine_of(oracle[1], torch.float32, max_rows=1, kv_tokens=4096, step_tokens=256, row_tokens=256).engine
-    # cuBLAS rounds otherwise for another number of rows.
+    # Products and norms round otherwise for another number of rows.
     ties, mine = NearTies(oracle[0]), adds[part::NUM_PARTS]
     for add in mine:
         ties.assert_same(add, tokens[add.row], solo(alone, add), dropped=add.row in cancelled)
