@@ -4,7 +4,7 @@ This package holds what both ends of the queue agree on. Producers live in ``hea
 ``headrace.workers``, the numerical code in ``headrace.kernels`` and ``headrace.memory``.
 """
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -44,3 +44,22 @@ def accelerate(model: M) -> M:
     from headrace.workers.encoder.plug_in import accelerate_module
 
     return accelerate_module(model)
+
+
+def set_allocator(model: "Module", allocator: Literal["planned", "torch"]) -> None:
+    """Say who lays out the results of an accelerated model's passes, from its next call on.
+
+    It may be changed at any time, while results of earlier calls live and other threads compute: what a call gives back
+    has memory of its own either way.
+
+    Args:
+        model: what ``accelerate`` has given back.
+        allocator: ``planned``, by the results' lifetimes, which is where a GPU begins; ``torch``, one by one, which is
+            all that there is on a CPU.
+
+    Raises:
+        ConfigurationError: the model is not accelerated, or its device has no such allocator.
+    """
+    from headrace.workers.encoder.plug_in import set_module_allocator
+
+    set_module_allocator(model, allocator)

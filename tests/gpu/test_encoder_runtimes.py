@@ -104,6 +104,21 @@ def test_results_outlive_what_comes_after_them_whoever_allocates(encoder: Encode
         assert torch.equal(result, expected[shift])
 
 
+def test_the_allocator_of_an_accelerated_model_is_switched_while_its_results_live(device: torch.device) -> None:
+    model = headrace.accelerate(make_encoder("bert", hidden_size=192, num_attention_heads=3).to(device, DTYPE))
+    generator = torch.Generator().manual_seed(0)
+    # More than graphs are made for, so that every call asks the allocator.
+    batches = [torch.randint(6, 200, (64, 400), generator=generator).to(device) for _ in range(2)]
+    assert batches[0].numel() > MOST_PADDED_TOKENS
+    held: list[list[Tensor]] = []
+    for allocator in ("planned", "torch", "planned"):
+        headrace.set_allocator(model, allocator)
+        held.append([model(ids).last_hidden_state for ids in batches])
+    for results in held[1:]:
+        assert all(torch.equal(mine, first) for mine, first in zip(results, held[0], strict=True))
+    assert not torch.equal(*held[0])
+
+
 def test_threads_get_their_own_results(encoder: Encoder, device: torch.device) -> None:
     kinds = [[9], [33, 50], [400] * 12, [1]]
     expected = [plainly(encoder, lengths, shift) for shift, lengths in enumerate(kinds)]

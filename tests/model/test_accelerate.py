@@ -294,6 +294,21 @@ def test_an_accelerated_model_can_be_copied_and_pickled(travel: Callable[[Any], 
     assert (original(ids)[0] - travelled(ids)[0]).abs().max() < TOLERANCE
 
 
+@pytest.mark.parametrize("has_other_head", [False, True])
+def test_an_allocator_is_set_by_a_name_that_the_device_has(has_other_head: bool) -> None:
+    config_class, values = CONFIGS["bert"]
+    classes = AutoModelForMultipleChoice if has_other_head else AutoModel
+    original = classes.from_config(config_class(**values)).eval()
+    model = headrace.accelerate(original)
+    headrace.set_allocator(model, "torch")
+    with pytest.raises(ConfigurationError, match="planned on a GPU only"):
+        headrace.set_allocator(model, "planned")
+    with pytest.raises(ConfigurationError, match="allocator 'pool': there are planned, torch"):
+        headrace.set_allocator(model, "pool")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"only what headrace\.accelerate has given back"):
+        headrace.set_allocator(original, "torch")
+
+
 def test_importing_headrace_brings_no_torch() -> None:
     code = "import sys, headrace; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

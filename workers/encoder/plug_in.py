@@ -6,7 +6,7 @@ configuration, its device or its class finds what it knows: pipelines, sentence-
 
 import copy
 import functools
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from headrace.errors import ConfigurationError, ModelError
 from headrace.workers.encoder.families import ARCHITECTURES, FAMILIES
 from headrace.workers.encoder.loading import build_encoder
 from headrace.workers.encoder.plug_in_forward import Accelerated, AcceleratedEncoder, AcceleratedModel
+from headrace.workers.encoder.runtimes import Allocator
 from headrace.workers.encoder.tables import table_for
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -61,6 +62,17 @@ def accelerate_module(model: M) -> M:
         f"{names} (MiniLM is a Bert), each with Model or For... behind it, and what is derived from their "
         "PreTrainedModel and holds one of them"
     )
+
+
+def set_module_allocator(model: torch.nn.Module, allocator: Allocator) -> None:
+    """Say where an accelerated model's results lie; see ``headrace.set_allocator``."""
+    if allocator not in get_args(Allocator):
+        raise ConfigurationError(f"allocator {allocator!r}: there are {', '.join(get_args(Allocator))}")
+    encoders = [module for module in model.modules() if isinstance(module, AcceleratedModel)]
+    if not encoders:
+        raise ConfigurationError("only what headrace.accelerate has given back has an allocator to be set")
+    for encoder in encoders:
+        encoder.set_allocator(allocator)
 
 
 def _is_known(kind: type[Any]) -> bool:

@@ -11,6 +11,7 @@ from headrace.errors import ConfigurationError
 from headrace.workers.encoder.loading import Encoder
 from headrace.workers.encoder.padding import Rows, pack_padded, pad_rows
 from headrace.workers.encoder.plug_in_outputs import make_output
+from headrace.workers.encoder.runtimes import Allocator
 
 
 class Accelerated:
@@ -53,6 +54,10 @@ class AcceleratedModel(Accelerated):
     """A model that is ours from its tokens to its output."""
 
     _headrace: Encoder
+
+    def set_allocator(self, allocator: Allocator) -> None:
+        """See ``headrace.set_allocator``."""
+        self._headrace.model.runtime.allocator = allocator
 
     # What it computes is laid out for libraries that torch's compiler cannot look into; it compiles what is around it.
     @torch.compiler.disable  # type: ignore[untyped-decorator]

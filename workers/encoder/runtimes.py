@@ -10,6 +10,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from headrace.errors import ConfigurationError
 from headrace.kernels.cuda_encoder_batch import CudaEncoderBatch, PaddedSize
 from headrace.kernels.encoder_graphs import EncoderGraphs, WayCosts
 from headrace.kernels.encoder_table import EncoderBatch, EncoderOperations
@@ -34,6 +35,18 @@ class PlainRuntime:
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
+
+    @property
+    def allocator(self) -> Allocator:
+        """Torch's; setting another one raises ConfigurationError."""
+        return "torch"
+
+    @allocator.setter
+    def allocator(self, allocator: Allocator) -> None:
+        if allocator != "torch":
+            raise ConfigurationError(
+                "results are planned on a GPU only: on a CPU products insist on memory of their own"
+            )
 
     def __call__(self, batch: EncoderBatch) -> Tensor:
         """Compute a batch: ``[num_tokens, hidden]``."""
