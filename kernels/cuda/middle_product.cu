@@ -20,153 +20,17 @@
 #define HEAD_DIM 64  // of panels.cuh: panels of 64 columns
 #define WARPGROUPS 1
 #include "cluster.cuh"
-#include "logistic.cuh"
+#include "middle_result.cuh"
+#include "middle_ring.cuh"
 #include "panel_products.cuh"
-#include "tensor_copy.cuh"
-#include "tensor_core.cuh"
 
 namespace headrace {
 
-constexpr int STEP_COLUMNS = HEAD_DIM;
 constexpr int GROUP_TOKENS = 64, CONSUMERS = GROUPS * 4 * WARP;
 constexpr int BARRIER_BYTES = 1024, MOST_STAGES = 60;
 constexpr int EIGHTS = TILE / 8;  // of a tile's rows
 constexpr int FOURS = (EIGHTS + 3) / 4;
 static_assert(TILE % 8 == 0 && TILE <= 256 && (GROUPS == 1 || GROUPS == 2) && PANEL_BYTES == 128);
-
-struct Ring {
-    uint32_t full, empty, stages;  // shared addresses
-    int num_stages, x_bytes, stage_bytes;
-
-    __device__ __forceinline__ uint32_t x(int stage) const { return stages + stage * stage_bytes; }
-    __device__ __forceinline__ uint32_t weight(int stage) const { return x(stage) + x_bytes; }
-};
-
-// Where the block is on its way: tiles of the weight's rows, in each its share of the steps over the columns.
-struct Way {
-    int first_step, last_step, stride, num_tiles;
-    int tile, step;
-
-    __device__ __forceinline__ Way(int num_steps, int num_tiles, int rank) : num_tiles(num_tiles) {
-        first_step = rank * num_steps / SPLITS, last_step = (rank + 1) * num_steps / SPLITS;
-        tile = blockIdx.x / SPLITS, stride = gridDim.x / SPLITS, step = first_step;
-    }
-    __device__ __forceinline__ bool ended() const { return tile >= num_tiles; }
-    __device__ __forceinline__ void next() {
-        if (++step == last_step) step = first_step, tile += stride;
-    }
-};
-
-__device__ __forceinline__ void copy_weight(const Ring& ring, int stage, const TensorMap& weight, const Way& way,
-                                            uint64_t policy) {
-    barrier_arrive_expecting(ring.full + stage * 8, ring.stage_bytes);
-    copy_box(ring.weight(stage), weight, way.tile * TILE, way.step * STEP_COLUMNS, ring.full + stage * 8, policy);
-}
-
-__device__ __forceinline__ void copy_x(const Ring& ring, int stage, const TensorMap& x, const Way& way,
-                                       uint64_t policy) {
-    copy_box(ring.x(stage), x, 0, way.step * STEP_COLUMNS, ring.full + stage * 8, policy);
-}
-
-// Fills the ring, from the first tile's first step to the last tile's last one: one thread's work.
-__device__ __forceinline__ void produce(const Ring& ring, const TensorMap& weight, const TensorMap& x, Way way) {
-    const uint64_t once = evict_first_policy(), again = evict_last_policy();
-    Way x_way = way;
-    for (int stage = 0; stage < ring.num_stages && !way.ended(); stage++, way.next())
-        copy_weight(ring, stage, weight, way, once);
-    wait_for_earlier_kernels();
-    for (int stage = 0; stage < ring.num_stages && !x_way.ended(); stage++, x_way.next())
-        copy_x(ring, stage, x, x_way, again);
-    for (int stage = 0, phase = 0; !way.ended(); way.next()) {
-        barrier_wait(ring.empty + stage * 8, phase);
-        copy_weight(ring, stage, weight, way, once);
-        copy_x(ring, stage, x, way, again);
-        if (++stage == ring.num_stages) stage = 0, phase ^= 1;
-    }
-}
-
-struct Result {
-    DTYPE* y;
-    const DTYPE *bias, *residual;
-    int m, n;
-    long long y_stride, residual_stride;
-};
-
-// Four neighbours' four words each: word i of lane j for word j of lane i.
-__device__ __forceinline__ void transpose_quad(uint32_t (&word)[4]) {
-    const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
-#pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-        const uint32_t got = __shfl_xor_sync(ALL_LANES, odd ? word[i] : word[i + 1], 1);
-        word[i] = odd ? got : word[i], word[i + 1] = odd ? word[i + 1] : got;
-    }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const uint32_t got = __shfl_xor_sync(ALL_LANES, upper ? word[i] : word[i + 2], 2);
-        word[i] = upper ? got : word[i], word[i + 2] = upper ? word[i + 2] : got;
-    }
-}
-
-// Ends the product of four times eight rows of the weight, from ``row`` on, with the tokens ``token`` and ``token`` + 8.
-// ``sums`` are laid out as the tensor cores' (tensor_core.cuh); lane t of four writes the eight rows number t.
-__device__ __forceinline__ void finish(const Result& to, float (&sums)[4][4], int row, int end, int token) {
-    const int t = thread_index() % 4, own = row + 8 * t;
-    const bool exists = own < end;
-    if (to.bias) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (row + 8 * i >= end) break;
-            const Vec<DTYPE, 2> bias = load<DTYPE, 2>(to.bias + row + 8 * i + 2 * t);
-#pragma unroll
-            for (int e = 0; e < 4; e++) sums[i][e] += bias.get(e % 2);
-        }
-    }
-#if GATED
-    // Both tokens' results share a word on their way.
-    uint32_t word[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float gated[2];
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const float gate = rounded<DTYPE>(sums[i][2 * h]);
-            gated[h] = gate * logistic<DTYPE>(gate) * rounded<DTYPE>(sums[i][2 * h + 1]);
-        }
-        word[i] = pack<DTYPE>(gated[0], gated[1]);
-    }
-    transpose_quad(word);
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        if (!exists || token + 8 * h >= to.m) continue;
-        const uint32_t half = h ? 0x7632 : 0x5410;
-        const uint2 four = make_uint2(__byte_perm(word[0], word[1], half), __byte_perm(word[2], word[3], half));
-        *reinterpret_cast<uint2*>(to.y + (token + 8 * h) * to.y_stride + own / 2) = four;
-    }
-#else
-    Vec<DTYPE, 8> residual[2];
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        if (to.residual && exists && token + 8 * h < to.m)
-            residual[h] = load<DTYPE, 8>(to.residual + (token + 8 * h) * to.residual_stride + own);
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        uint32_t word[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) word[i] = pack<DTYPE>(sums[i][2 * h], sums[i][2 * h + 1]);
-        transpose_quad(word);
-        Vec<DTYPE, 8> eight;
-#pragma unroll
-        for (int i = 0; i < 4; i++) reinterpret_cast<uint32_t*>(eight.at)[i] = word[i];
-        if (to.residual) {
-            float sum[8];
-#pragma unroll
-            for (int e = 0; e < 8; e++) sum[e] = eight.get(e) + residual[h].get(e);
-            eight = pack<DTYPE, 8>(sum);
-        }
-        if (exists && token + 8 * h < to.m) store<DTYPE, 8>(to.y + (token + 8 * h) * to.y_stride + own, eight);
-    }
-#endif
-}
 
 // Where the other blocks of the cluster put their sums of those of the tile's rows that this block ends: every SPLITS-th
 // time 32 rows. Of each block that sends, as many vectors as there are threads with tokens for every eight rows.

@@ -53,7 +53,7 @@ def build_fixed_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDL
 
 def build_middle_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
     """Compile the middle product in an empty folder."""
-    sources = ("middle_product.cu", "logistic.cuh", "head_rows.cuh", "panels.cuh")
+    sources = ("middle_*.cu*", "logistic.cuh", "head_rows.cuh", "panels.cuh")
     return _build("middle_product", sources, macros, folder)
 
 

@@ -1,0 +1,94 @@
+// What becomes of a middle product's sums: bias, and gate or residual, then y, a lane's numbers side by side.
+//
+// Macros: DTYPE, GATED.
+#pragma once
+
+#include "logistic.cuh"
+#include "tensor_core.cuh"
+
+namespace headrace {
+
+struct Result {
+    DTYPE* y;
+    const DTYPE *bias, *residual;
+    int m, n;
+    long long y_stride, residual_stride;
+};
+
+// Four neighbours' four words each: word i of lane j for word j of lane i.
+__device__ __forceinline__ void transpose_quad(uint32_t (&word)[4]) {
+    const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        const uint32_t got = __shfl_xor_sync(ALL_LANES, odd ? word[i] : word[i + 1], 1);
+        word[i] = odd ? got : word[i], word[i + 1] = odd ? word[i + 1] : got;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const uint32_t got = __shfl_xor_sync(ALL_LANES, upper ? word[i] : word[i + 2], 2);
+        word[i] = upper ? got : word[i], word[i + 2] = upper ? word[i + 2] : got;
+    }
+}
+
+// Ends the product of four times eight rows of the weight, from ``row`` on, with the tokens ``token`` and ``token`` + 8.
+// ``sums`` are laid out as the tensor cores' (tensor_core.cuh); lane t of four writes the eight rows number t.
+__device__ __forceinline__ void finish(const Result& to, float (&sums)[4][4], int row, int end, int token) {
+    const int t = thread_index() % 4, own = row + 8 * t;
+    const bool exists = own < end;
+    if (to.bias) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (row + 8 * i >= end) break;
+            const Vec<DTYPE, 2> bias = load<DTYPE, 2>(to.bias + row + 8 * i + 2 * t);
+#pragma unroll
+            for (int e = 0; e < 4; e++) sums[i][e] += bias.get(e % 2);
+        }
+    }
+#if GATED
+    // Both tokens' results share a word on their way.
+    uint32_t word[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float gated[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float gate = rounded<DTYPE>(sums[i][2 * h]);
+            gated[h] = gate * logistic<DTYPE>(gate) * rounded<DTYPE>(sums[i][2 * h + 1]);
+        }
+        word[i] = pack<DTYPE>(gated[0], gated[1]);
+    }
+    transpose_quad(word);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (!exists || token + 8 * h >= to.m) continue;
+        const uint32_t half = h ? 0x7632 : 0x5410;
+        const uint2 four = make_uint2(__byte_perm(word[0], word[1], half), __byte_perm(word[2], word[3], half));
+        *reinterpret_cast<uint2*>(to.y + (token + 8 * h) * to.y_stride + own / 2) = four;
+    }
+#else
+    Vec<DTYPE, 8> residual[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (to.residual && exists && token + 8 * h < to.m)
+            residual[h] = load<DTYPE, 8>(to.residual + (token + 8 * h) * to.residual_stride + own);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        uint32_t word[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) word[i] = pack<DTYPE>(sums[i][2 * h], sums[i][2 * h + 1]);
+        transpose_quad(word);
+        Vec<DTYPE, 8> eight;
+#pragma unroll
+        for (int i = 0; i < 4; i++) reinterpret_cast<uint32_t*>(eight.at)[i] = word[i];
+        if (to.residual) {
+            float sum[8];
+#pragma unroll
+            for (int e = 0; e < 8; e++) sum[e] = eight.get(e) + residual[h].get(e);
+            eight = pack<DTYPE, 8>(sum);
+        }
+        if (exists && token + 8 * h < to.m) store<DTYPE, 8>(to.y + (token + 8 * h) * to.y_stride + own, eight);
+    }
+#endif
+}
+
+}  // namespace headrace
