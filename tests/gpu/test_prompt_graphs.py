@@ -10,8 +10,10 @@ import torch
 from tests.gpu.engines import engine_of
 from tests.gpu.test_families import with_device_heads
 from tests.model.tiny_models import KINDS, make_oracle
+from tests.near_ties import NearTies
 from tests.unit.engine.test_churn import churn, requests, solo
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from headrace.testing.plain_params import plain_params
 from headrace.workers.channel import Add
@@ -23,11 +25,15 @@ FAMILIES = {"qwen3 tied": 64, "gpt2": 64, "llama": 128}
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=str)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
     kind = next(name for name in KINDS if name.startswith(request.param))
     path = tmp_path_factory.mktemp("model")
-    make_oracle(with_device_heads(KINDS[kind], FAMILIES[request.param]), path)
-    return path
+    return make_oracle(with_device_heads(KINDS[kind], FAMILIES[request.param]), path), path
+
+
+@pytest.fixture
+def folder(oracle: tuple[PreTrainedModel, Path]) -> Path:
+    return oracle[1]
 
 
 @pytest.fixture(autouse=True)
@@ -63,16 +69,21 @@ def num_replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_mixtures_of_all_kinds_bring_the_tokens_of_launched_steps(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    oracle: tuple[PreTrainedModel, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, replays = [], num_replays(monkeypatch)
+    found, cancelled, replays = [], set[int](), num_replays(monkeypatch)
     for prompt_graphs in (8, 0):
         rng = random.Random(3)
         families = requests(plain_params, rng, 120)
-        made = engine(folder, torch.float32, prompt_graphs=prompt_graphs)
-        found.append(churn(made.engine, families, rng)[0])
+        made = engine(oracle[1], torch.float32, prompt_graphs=prompt_graphs)
+        tokens, cancelled = churn(made.engine, families, rng)
+        found.append(tokens)
         replays.append(0)
-    assert found[0] == found[1]
+    # Padding is rows more, for which products and norms round otherwise.
+    ties, adds = NearTies(oracle[0]), [add for family in families for add in family]
+    for add in adds:
+        ties.assert_same(add, found[0][add.row], found[1][add.row], dropped=add.row in cancelled)
+    ties.assert_few(len(adds))
     first, second = (sum(part) for part in (replays[: replays.index(0)], replays[replays.index(0) :]))
     assert first > second + 30
 
