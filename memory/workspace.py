@@ -6,7 +6,7 @@ that in a steady state nothing is allocated and nothing is planned.
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,8 @@ from headrace.memory.planner import Buffer, Place, lay_out, spacious_bytes
 
 # Layouts not used for so many steps are dropped, and with them the blocks that only they needed.
 _MAX_IDLE_STEPS = 256
+# Of these steps, in how many it is looked for such layouts.
+_DROPS = 16
 
 
 class Activation(Protocol):
@@ -77,10 +79,24 @@ class OwnBlocks:
 
 @dataclass(frozen=True, slots=True)
 class _Laid:
-    """Buffers, and where each lies: in which block, by number, and at which offset."""
+    """Buffers, and where each lies: in which block, by number, and at which offset.
+
+    Attributes:
+        ends: how many bytes of which block they take, by its number. They are summed up once: hundreds of layouts are
+            remembered, and blocks are looked through each time that one of them is dropped.
+    """
 
     buffers: tuple[Buffer, ...]
     places: tuple[Place, ...]
+    ends: Mapping[int, int]
+
+    @classmethod
+    def of(cls, buffers: tuple[Buffer, ...], places: tuple[Place, ...]) -> "_Laid":
+        """Lay buffers at places."""
+        ends: dict[int, int] = {}
+        for place, buffer in zip(places, buffers, strict=True):
+            ends[place.chunk] = max(ends.get(place.chunk, 0), place.offset + buffer.num_bytes)
+        return cls(buffers, places, ends)
 
     def holds(self, buffers: Sequence[Buffer]) -> bool:
         """Whether buffers of shorter lengths could lie in the same places."""
@@ -209,7 +225,7 @@ class Workspace:
         """Place buffers where those of greater lengths lie, if such have been prepared."""
         greater = (each.laid for each in reversed(self._prepared.values()) if each.laid.holds(buffers))
         found = next(greater, None)
-        return None if found is None else _Laid(buffers, found.places)
+        return None if found is None else _Laid.of(buffers, found.places)
 
     def _tensors(self, activations: Sequence[Activation], laid: _Laid) -> tuple[torch.Tensor, ...]:
         """Make them; what layers write in the same place and shape is one tensor, for each view takes its time."""
@@ -237,9 +253,12 @@ class Workspace:
             self._num_blocks += 1
             numbers.append(self._num_blocks)
             self._blocks[self._num_blocks] = block
-        return _Laid(buffers, tuple(Place(numbers[place.chunk], place.offset) for place in layout.places))
+        return _Laid.of(buffers, tuple(Place(numbers[place.chunk], place.offset) for place in layout.places))
 
     def _drop_idle(self) -> None:
+        # Where hardly two steps are alike, every step has one to drop; each time all others are looked through.
+        if self._step % max(1, self._max_idle_steps // _DROPS):
+            return
         dropped = False
         for known in (self._placed, self._prepared):
             while known:
@@ -255,8 +274,8 @@ class Workspace:
         """Give back what nothing lies in: blocks, and their ends."""
         ends = dict.fromkeys(self._blocks, 0)
         for placed in (*self._placed.values(), *self._prepared.values(), *self._kept.values()):
-            for place, buffer in zip(placed.laid.places, placed.laid.buffers, strict=True):
-                ends[place.chunk] = max(ends[place.chunk], place.offset + buffer.num_bytes)
+            for number, end in placed.laid.ends.items():
+                ends[number] = max(ends[number], end)
         for number, end in ends.items():
             left = self._source.shrink(self._blocks.pop(number), end)
             if left is not None:

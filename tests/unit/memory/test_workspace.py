@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import OutOfMemoryError
 from headrace.memory.workspace import Workspace
+from headrace.testing.num_calls import num_calls
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Each:
 
 def step(num_tokens: int) -> list[Each]:
     return [Each(op, op + 1, (num_tokens, 1024)) for op in range(6)]
+
+
+def many(num_tokens: int) -> list[Each]:
+    """What a model with some layers writes, of which many results have the same place."""
+    return [Each(op, op + 1, (num_tokens, 64)) for op in range(100)]
 
 
 def test_tensors_of_one_step_keep_what_is_written_while_they_live() -> None:
@@ -78,6 +84,20 @@ def test_chunks_that_only_a_long_step_needed_are_released_when_it_is_long_ago() 
     for _ in range(11):
         workspace.place(3, lambda: step(3))
     assert workspace.num_bytes == small
+
+
+def test_steps_of_new_lengths_cost_the_same_however_many_layouts_are_remembered_and_dropped() -> None:
+    workspace = Workspace(max_idle_steps=128)
+
+    def steps(first: int) -> None:
+        for num_tokens in range(first, first + 32):
+            workspace.prepare("longest", lambda: many(1000))
+            workspace.place(num_tokens, lambda: many(num_tokens))  # noqa: B023
+
+    early = num_calls(lambda: steps(1))
+    for first in range(33, 257, 32):
+        steps(first)
+    assert num_calls(lambda: steps(257)) < 1.5 * early
 
 
 class FewBlocks:
