@@ -181,13 +181,9 @@ class Fusion:
             Tokens, and rows that sample, both at most.
         """
         self._admit()
-        num_rows = len(self._running)
-        num_tokens = sum(sequence.num_tokens_left for sequence in self._running.values())
-        if num_tokens > num_rows:
-            # With prompts every step is another one; bounds that change seldom are as good.
-            num_tokens = min(self._step_tokens, _rounded(num_tokens))
-            num_rows = min(self._max_rows, _rounded(num_rows))
-        return num_tokens, min(num_tokens, num_rows)
+        # With prompts every step is another one, and then rows end one by one; bounds that change seldom are as good.
+        num_tokens = min(self._step_tokens, _rounded(sum(row.num_tokens_left for row in self._running.values())))
+        return num_tokens, min(num_tokens, self._max_rows, _rounded(len(self._running)))
 
     def preempt(self) -> bool:
         """Let the row that was admitted last give its pages back; False where it is the only one."""

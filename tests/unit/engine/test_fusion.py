@@ -269,3 +269,18 @@ def test_a_row_that_comes_back_finds_what_it_had_computed() -> None:
 def test_a_budget_that_cannot_hold_all_decoding_rows_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="step_tokens"):
         Fusion(Pages(2, 4), max_rows=3, step_tokens=2)
+
+
+def test_what_a_step_is_prepared_for_changes_seldom_while_rows_end_one_by_one() -> None:
+    fusion = Fusion(Pages(10_000, PAGE_SIZE), max_rows=200, step_tokens=400)
+    for row in range(200):
+        fusion.add(fresh(row, 1, max_tokens=1 + row))
+    bounds = []
+    while fusion.has_rows:
+        bounds.append(fusion.greatest_lengths())
+        plan = fusion.plan()
+        assert len(plan.chunks) <= min(bounds[-1])
+        assert max(bounds[-1]) <= max(8, len(plan.chunks)) * 9 / 8
+        settle(plan, fusion)
+    assert len(bounds) == 200
+    assert len(set(bounds)) < 50
