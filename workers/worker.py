@@ -94,6 +94,7 @@ def run(settings: Settings) -> int:
             prompt_graphs=settings.prompt_graphs,
             encoder_graphs=settings.encoder_graphs,
             stall_ms=settings.stall_ms,
+            prompt_step_ms=settings.prompt_step_ms,
             overtaking_rows=settings.overtaking_rows,
             deterministic=settings.deterministic,
             parent_pid=os.getpid(),

@@ -174,8 +174,13 @@ class Settings(BaseSettings):
     )
     stall_ms: Annotated[float, Field(ge=0)] = Field(
         15.0,
-        description="on a GPU, what a step may take that computes prompts beside rows that decode, and four times this "
-        "without them; 0: no bound but step_tokens",
+        description="on a GPU, what a step may take that computes prompts beside rows that decode; 0: no bound but "
+        "step_tokens",
+    )
+    prompt_step_ms: Annotated[float, Field(ge=0)] = Field(
+        200.0,
+        description="on a GPU, what a step may take that computes prompts alone, at whose end their first tokens come; "
+        "0: no bound but step_tokens",
     )
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="of a GPU's memory that one engine may take"

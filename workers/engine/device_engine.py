@@ -59,7 +59,8 @@ class DeviceLimits:
         prompt_graphs: graphs of steps with prompts that are kept, where launching takes longer than computing; with
             ``cuda_graphs`` only, and 0: none.
         deterministic: a row's tokens do not depend on the rows beside it; not in fp32.
-        stall_ms: what a step may take while rows decode, a quarter of what others may; 0: as long as ``step_tokens``.
+        stall_ms: what a step may take in which rows decode; 0: as long as ``step_tokens`` take.
+        prompt_step_ms: what a step may take in which none does; 0: likewise.
         overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
     """
 
@@ -73,6 +74,7 @@ class DeviceLimits:
     prompt_graphs: int = 0
     deterministic: bool = False
     stall_ms: float = 0.0
+    prompt_step_ms: float = 0.0
     overtaking_rows: int = 0
 
 
@@ -196,6 +198,7 @@ class DeviceEngine:
             step_tokens=self._limits.step_tokens,
             kv_tokens=kv_tokens,
             stall_ms=self._limits.stall_ms,
+            prompt_step_ms=self._limits.prompt_step_ms,
             overtaking_rows=self._limits.overtaking_rows,
             row_tokens=min(self._row_tokens, kv_tokens),
             room=Room(

@@ -34,7 +34,8 @@ class Engine:
         kv_tokens: tokens that the key-value memory holds, whatever else shares its memory.
         row_tokens: tokens of a row at most, prompt and output.
         room: makes room for what steps write; None where they have memory of their own.
-        stall_ms: what a step may take while rows decode, a quarter of what others may; 0: as long as ``step_tokens``.
+        stall_ms: what a step may take in which rows decode; 0: as long as ``step_tokens`` take.
+        prompt_step_ms: what a step may take in which none does; 0: likewise.
         overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
 
     Attributes:
@@ -55,6 +56,7 @@ class Engine:
         row_tokens: int,
         room: Room | None = None,
         stall_ms: float = 0.0,
+        prompt_step_ms: float = 0.0,
         overtaking_rows: int = 0,
     ) -> None:
         self.room = room
@@ -63,7 +65,7 @@ class Engine:
         self._eos_ids = loaded.eos_ids
         self._vocab_size = loaded.model.config.vocab_size
         self._max_tokens = row_tokens
-        self._budget = StepBudget(step_tokens, stall_ms)
+        self._budget = StepBudget(step_tokens, stall_ms, prompt_step_ms)
         self._fusion = Fusion(
             pages,
             max_rows=max_rows,

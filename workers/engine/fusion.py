@@ -203,7 +203,8 @@ class Fusion:
         """
         if max_tokens is None:
             self._admit()
-        num_decoding = self.num_decoding
+        # Rows that only wait for their last token have none in this step: nobody waits for its end but prompts.
+        num_decoding = sum(sequence.num_tokens_left == 1 and not sequence.must_wait for sequence in self.running)
         most_tokens = min(self._step_tokens, self._budget(num_decoding))
         budget = max(0, min(most_tokens, max_tokens or most_tokens) - num_decoding)
         decoding: list[Chunk] = []

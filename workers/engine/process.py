@@ -70,6 +70,7 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
             cuda_graphs=settings.cuda_graphs,
             prompt_graphs=settings.prompt_graphs,
             stall_ms=settings.stall_ms,
+            prompt_step_ms=settings.prompt_step_ms,
             overtaking_rows=settings.overtaking_rows,
             deterministic=settings.deterministic,
         )

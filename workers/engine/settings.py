@@ -36,8 +36,8 @@ class EngineSettings:
             replayed.
         prompt_graphs: on a GPU, captured sizes of steps with prompts that an engine keeps; 0: none.
         encoder_graphs: captured sizes of batches that an encoder keeps, >= 1.
-        stall_ms: on a GPU, what a step may take while rows decode, a quarter of what others may; 0: as long as
-            ``step_tokens``.
+        stall_ms: on a GPU, what a step may take in which rows decode; 0: as long as ``step_tokens`` take.
+        prompt_step_ms: on a GPU, what a step may take in which none does; 0: likewise.
         overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
         deterministic: on a GPU, in a dtype of 16 bits: a row's tokens do not depend on the rows beside it.
     """
@@ -62,6 +62,7 @@ class EngineSettings:
     prompt_graphs: int = 48
     encoder_graphs: int = 64
     stall_ms: float = 0.0
+    prompt_step_ms: float = 0.0
     overtaking_rows: int = 0
     deterministic: bool = False
 
@@ -86,7 +87,7 @@ class EngineSettings:
             least = int(name != "kv_tokens" or self.device == "cpu")
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("stall_ms", "overtaking_rows", "prompt_graphs"):
+        for name in ("stall_ms", "prompt_step_ms", "overtaking_rows", "prompt_graphs"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} must be at least 0, not {getattr(self, name):g}")
         if not 0 < self.memory_fraction <= 1:

@@ -1,18 +1,16 @@
 """How long a step may become that computes prompts: others wait for its end. Pure.
 
-Long steps compute prompts at less cost; rows that decode get their next token behind each of them, and who arrives
-waits for the step at work. So it is a time that is bounded, and how many tokens take that long is learnt from the steps
-themselves, for it differs from model to model by more than ten times.
+Long steps compute prompts at less cost; rows that decode get their next token behind each of them, and a prompt its
+first one at the end of its step. So it is a time that is bounded, and how many tokens take that long is learnt from the
+steps themselves, for it differs from model to model by more than ten times.
 """
 
 from headrace.workers.engine.step_work import StepWork
 
 #: Fewer tokens teach nothing: such a step takes as long as reading the weights does.
 _LEAST_TOKENS = 256
-#: Until a step has taught what tokens cost, beside rows that decode.
+#: Until a step has taught what tokens cost.
 _FIRST_TOKENS = 2048
-#: A step for which no row waits that decodes may take so many times as long.
-_ALONE = 4
 #: Of the newest step in what is known: one slow step must not shorten those behind it for long.
 _NEWS = 0.25
 #: Sizes that products like.
@@ -26,13 +24,14 @@ class StepBudget:
 
     Args:
         step_tokens: of any step at most.
-        stall_ms: what a step may take while rows decode, and a quarter of what it may take otherwise; 0: as long as
-            its tokens take.
+        stall_ms: what a step may take in which rows decode; 0: as long as its tokens take.
+        prompt_step_ms: what a step may take in which none does; 0: likewise.
     """
 
-    def __init__(self, step_tokens: int, stall_ms: float) -> None:
+    def __init__(self, step_tokens: int, stall_ms: float, prompt_step_ms: float) -> None:
         self._step_tokens = step_tokens
         self._stall_ms = stall_ms
+        self._prompt_step_ms = prompt_step_ms
         self._token_ms = 0.0
 
     def tokens(self, num_decoding: int) -> int:
@@ -41,10 +40,10 @@ class StepBudget:
         Args:
             num_decoding: rows that decode in it, whose tokens are among them.
         """
-        if not self._stall_ms:
+        most_ms = self._stall_ms if num_decoding else self._prompt_step_ms
+        if not most_ms:
             return self._step_tokens
-        times = 1 if num_decoding else _ALONE
-        fitting = times * (int(self._stall_ms / self._token_ms) if self._token_ms else _FIRST_TOKENS)
+        fitting = int(most_ms / self._token_ms) if self._token_ms else _FIRST_TOKENS
         # However slow tokens are, prompts go on.
         fitting = max(_LEAST_STEP, fitting // _MULTIPLE * _MULTIPLE)
         return min(self._step_tokens, max(fitting, num_decoding + _MULTIPLE))

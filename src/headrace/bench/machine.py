@@ -26,7 +26,8 @@ class Limits:
         row_tokens: tokens of a row at most, prompt and output.
         step_tokens: tokens of one step at most.
         kv_tokens: tokens of the key-value memory on a CPU; a GPU's engine takes what memory there is.
-        stall_ms: what a step may take while rows decode; 0: no bound.
+        stall_ms: what a step may take in which rows decode; 0: no bound.
+        prompt_step_ms: what a step may take in which none does; 0: no bound.
         overtaking_rows: rows that may begin before one that came earlier.
         prompt_graphs: captured sizes of steps with prompts that it keeps; 0: none.
         deterministic: it computes in fixed orders.
@@ -38,6 +39,7 @@ class Limits:
     step_tokens: int = ON_GPU.step_tokens
     kv_tokens: int = 1 << 16
     stall_ms: float = Settings.model_fields["stall_ms"].default
+    prompt_step_ms: float = Settings.model_fields["prompt_step_ms"].default
     overtaking_rows: int = Settings.model_fields["overtaking_rows"].default
     prompt_graphs: int = Settings.model_fields["prompt_graphs"].default
     deterministic: bool = False
@@ -93,6 +95,7 @@ class Machine:
                 row_tokens=limits.row_tokens,
                 step_tokens=limits.step_tokens,
                 stall_ms=limits.stall_ms,
+                prompt_step_ms=limits.prompt_step_ms,
                 overtaking_rows=limits.overtaking_rows,
                 prompt_graphs=limits.prompt_graphs,
                 deterministic=limits.deterministic,

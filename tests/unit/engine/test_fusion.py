@@ -230,6 +230,23 @@ def test_prompts_of_4000_tokens_delay_no_decoding_row_by_more_than_one_chunk() -
     assert fusion.num_prefilled_tokens > 6 * 3900
 
 
+def test_rows_whose_last_token_is_being_drawn_neither_bound_nor_shorten_the_next_step() -> None:
+    asked: list[int] = []
+
+    def budget(num_decoding: int) -> int:
+        asked.append(num_decoding)
+        return 16
+
+    fusion = Fusion(Pages(64, 4), max_rows=8, step_tokens=16, budget=budget)
+    for row in range(4):
+        fusion.add(fresh(row, 8, 1))
+    first = fusion.plan()
+    fusion.advance(first)
+    ahead = fusion.plan()
+    assert [[chunk.sequence.row for chunk in plan.chunks] for plan in (first, ahead)] == [[0, 1], [2, 3]]
+    assert asked == [0, 0]
+
+
 def test_the_youngest_row_gives_way_and_the_oldest_goes_on_when_pages_run_out() -> None:
     pages = Pages(6, 4)
     fusion = Fusion(pages, max_rows=4, step_tokens=16)

@@ -144,6 +144,6 @@ def test_a_host_that_does_not_wait_for_its_memory_is_found_out(
     monkeypatch.setattr(where, name, broken)
     try:
         is_found_out = bool(wrong_rows(gpu, model_dir, alone_of(make_engine), params, 40))
-    except IndexError:  # what a step reads are no numbers of its rows
+    except (IndexError, AssertionError):  # what a step reads are no numbers of its rows, or not what was said of them
         is_found_out = True
     assert is_found_out

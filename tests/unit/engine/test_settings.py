@@ -26,6 +26,7 @@ def test_settings_survive_the_environment() -> None:
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "deterministic": true}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "deterministic": true, "device": "cuda"}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "stall_ms": -1}',
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "prompt_step_ms": -1}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "overtaking_rows": -1}',
     ],
 )

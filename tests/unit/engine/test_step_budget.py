@@ -11,23 +11,23 @@ def prompt(num_tokens: int, num_decoding: int = 0) -> StepWork:
 
 
 def test_where_nothing_is_bounded_a_step_is_as_long_as_may_be() -> None:
-    budget = StepBudget(8192, 0)
+    budget = StepBudget(8192, 0, 0)
     budget.observe(prompt(1000), 1000)
     assert budget.tokens(0) == budget.tokens(100) == 8192
 
 
-def test_a_step_that_no_row_waits_for_may_take_four_times_as_long() -> None:
-    budget = StepBudget(30_000, 50)
-    assert budget.tokens(0) == 4 * budget.tokens(1) == 8192
+def test_a_step_of_prompts_alone_has_a_bound_of_its_own() -> None:
+    budget = StepBudget(30_000, 50, 200)
     budget.observe(prompt(1000), 20)
     assert (budget.tokens(1), budget.tokens(0)) == (2304, 9984)
+    assert StepBudget(8192, 50, 0).tokens(0) == StepBudget(8192, 0, 200).tokens(1) == 8192
 
 
 @given(st.floats(0.0005, 1), st.integers(1, 500), st.integers(600, 20_000))
 def test_beside_rows_that_decode_a_step_takes_about_as_long_as_it_may(
     token_ms: float, num_decoding: int, step_tokens: int
 ) -> None:
-    budget = StepBudget(step_tokens, 50)
+    budget = StepBudget(step_tokens, 50, 200)
     for num_tokens in (2000, 500):
         budget.observe(prompt(num_tokens), num_tokens * token_ms)
     tokens = budget.tokens(num_decoding)
@@ -38,8 +38,8 @@ def test_beside_rows_that_decode_a_step_takes_about_as_long_as_it_may(
 
 
 def test_before_anything_is_known_a_step_is_of_middle_length() -> None:
-    assert StepBudget(8192, 50).tokens(3) == 2048
-    assert StepBudget(1024, 50).tokens(3) == 1024
+    assert StepBudget(8192, 50, 200).tokens(3) == StepBudget(8192, 50, 200).tokens(0) == 2048
+    assert StepBudget(1024, 50, 200).tokens(3) == 1024
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_before_anything_is_known_a_step_is_of_middle_length() -> None:
     ids=["few tokens", "mostly rows that decode", "no prompt", "no time known"],
 )
 def test_what_tells_nothing_of_prompts_is_not_learnt_from(work: StepWork, step_ms: float) -> None:
-    budget = StepBudget(8192, 50)
+    budget = StepBudget(8192, 50, 200)
     budget.observe(prompt(1000), 10)
     known = budget.tokens(1)
     budget.observe(work, step_ms)
@@ -56,7 +56,7 @@ def test_what_tells_nothing_of_prompts_is_not_learnt_from(work: StepWork, step_m
 
 
 def test_one_slow_step_is_soon_forgotten() -> None:
-    budget = StepBudget(8192, 50)
+    budget = StepBudget(8192, 50, 200)
     for step_ms in (10.0, 1000.0, *[10.0] * 20):
         budget.observe(prompt(1000), step_ms)
     assert budget.tokens(1) > 4000
