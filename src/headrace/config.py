@@ -174,8 +174,8 @@ class Settings(BaseSettings):
     )
     stall_ms: Annotated[float, Field(ge=0)] = Field(
         15.0,
-        description="on a GPU, what a step may take that computes prompts beside rows that decode; 0: no bound but "
-        "step_tokens",
+        description="on a GPU, what a step may take that computes prompts beside rows that decode, if not even the "
+        "shortest takes longer; 0: no bound but step_tokens",
     )
     prompt_step_ms: Annotated[float, Field(ge=0)] = Field(
         200.0,

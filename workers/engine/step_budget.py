@@ -1,22 +1,34 @@
 """How long a step may become that computes prompts: others wait for its end. Pure.
 
 Long steps compute prompts at less cost; rows that decode get their next token behind each of them, and a prompt its
-first one at the end of its step. So it is a time that is bounded, and how many tokens take that long is learnt from the
-steps themselves, for it differs from model to model by more than ten times.
+first one at the end of its step. So it is a time that is bounded, and which steps keep to it is learnt from the steps
+themselves, for it differs from model to model by more than ten times, and with what else the host has to do.
+
+A step costs something however short it is: the weights are read, and the host launches as many kernels. Where this
+alone exceeds the bound, shorter steps would make everybody wait longer for the same prompts; the bound is then what the
+shortest step takes, and a little more. Steps are of few sizes, and what each took lately is remembered; a size of which
+nothing is known any more is tried from the one below, so that steps become longer again where the host is faster.
 """
+
+from bisect import bisect_right
+from collections import Counter, deque
 
 from headrace.workers.engine.step_work import StepWork
 
-#: Fewer tokens teach nothing: such a step takes as long as reading the weights does.
-_LEAST_TOKENS = 256
+#: Shorter steps take hardly less time, and teach nothing of longer ones.
+_LEAST_STEP = 512
+#: Beside rows that decode, however many they are: prompts go on.
+_LEAST_PROMPT = 256
 #: Until a step has taught what tokens cost.
 _FIRST_TOKENS = 2048
-#: Of the newest step in what is known: one slow step must not shorten those behind it for long.
-_NEWS = 0.25
-#: Sizes that products like.
-_MULTIPLE = 256
-#: Shorter steps take hardly less time.
-_LEAST_STEP = 512
+#: Steps that are remembered.
+_NUM_REMEMBERED = 128
+#: Of so many newest steps of a size the least time counts: what disturbs a step makes it longer, never shorter.
+_NUM_COUNTING = 3
+#: One such step must not keep those behind it short: a size is tried so often before it is left.
+_NUM_TRIALS = 2
+#: What a step may take at least, in times of the shortest one.
+_OVER_SHORTEST = 1.25
 
 
 class StepBudget:
@@ -29,10 +41,12 @@ class StepBudget:
     """
 
     def __init__(self, step_tokens: int, stall_ms: float, prompt_step_ms: float) -> None:
-        self._step_tokens = step_tokens
+        self._sizes = _sizes(step_tokens)
         self._stall_ms = stall_ms
         self._prompt_step_ms = prompt_step_ms
-        self._token_ms = 0.0
+        self._steps: deque[tuple[int, float]] = deque(maxlen=_NUM_REMEMBERED)  # size, ms
+        self._num_steps: Counter[int] = Counter()  # of those, by size
+        self._times: dict[int, float] = {}  # what they take, in ms
 
     def tokens(self, num_decoding: int) -> int:
         """Tokens that the next step may have, at most.
@@ -41,12 +55,25 @@ class StepBudget:
             num_decoding: rows that decode in it, whose tokens are among them.
         """
         most_ms = self._stall_ms if num_decoding else self._prompt_step_ms
+        sizes = [size for size in self._sizes if size >= num_decoding + _LEAST_PROMPT] or self._sizes[-1:]
         if not most_ms:
-            return self._step_tokens
-        fitting = int(most_ms / self._token_ms) if self._token_ms else _FIRST_TOKENS
-        # However slow tokens are, prompts go on.
-        fitting = max(_LEAST_STEP, fitting // _MULTIPLE * _MULTIPLE)
-        return min(self._step_tokens, max(fitting, num_decoding + _MULTIPLE))
+            return sizes[-1]
+        times = self._times
+        if not times:
+            return max(sizes[0], min(sizes[-1], _FIRST_TOKENS))
+        shortest = sizes[0]
+        if shortest in times:
+            # Whatever is longer takes no less, so a smaller time of it is only a newer one.
+            most_ms = max(most_ms, _OVER_SHORTEST * min(times[size] for size in sizes if size in times))
+        elif max(times.values()) > most_ms:
+            return shortest
+        # The size of least cost a token says what longer ones take at most, and what shorter ones take at least.
+        token_ms = min(step_ms / size for size, step_ms in times.items())
+        fitting = [size for size in sizes if times.get(size, token_ms * size) <= most_ms]
+        if not fitting:
+            return shortest
+        longer = sizes[min(sizes.index(fitting[-1]) + 1, len(sizes) - 1)]
+        return longer if fitting[-1] in times and self._num_steps[longer] < _NUM_TRIALS else fitting[-1]
 
     def observe(self, work: StepWork, step_ms: float) -> None:
         """Learn from a step.
@@ -56,7 +83,20 @@ class StepBudget:
             step_ms: what it took the device.
         """
         num_prompt_tokens = sum(num_tokens for _, num_tokens in work.prompts)
-        if step_ms <= 0 or num_prompt_tokens < max(_LEAST_TOKENS, work.num_tokens // 2):
-            return
-        token_ms = step_ms / work.num_tokens
-        self._token_ms = token_ms if not self._token_ms else (1 - _NEWS) * self._token_ms + _NEWS * token_ms
+        index = bisect_right(self._sizes, work.num_tokens) - 1
+        if step_ms > 0 and index >= 0 and num_prompt_tokens >= min(_LEAST_PROMPT, self._sizes[0]):
+            self._steps.append((self._sizes[index], step_ms))
+            newest: dict[int, list[float]] = {}
+            for size, ms in self._steps:
+                newest.setdefault(size, []).append(ms)
+            self._num_steps = Counter({size: len(times) for size, times in newest.items()})
+            self._times = {size: min(times[-_NUM_COUNTING:]) for size, times in newest.items()}
+
+
+def _sizes(step_tokens: int) -> list[int]:
+    """Powers of two and what lies halfway between them, from the least step on, up to the longest."""
+    sizes, size = [], _LEAST_STEP
+    while size < step_tokens:
+        sizes += [size, size + size // 2]
+        size *= 2
+    return [*(size for size in sizes if size < step_tokens), step_tokens]
