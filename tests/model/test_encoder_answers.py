@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from tests.model.tiny_encoders import VOCAB, make_encoder, texts
+from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -14,6 +16,7 @@ from headrace.kernels.encoder_reference import EncoderReference
 from headrace.workers.encoder.items import Classes, Embedding, EncoderItem, Fills, Kind, Relevance, Result
 from headrace.workers.encoder.loading import load_encoder
 from headrace.workers.encoder.runner import EncoderRunner
+from headrace.workers.text.encoder_tokenizer import EncoderTokenizer
 
 ROWS = texts(6, 40, 1, 17, 6)
 MASK_ID = 3
@@ -114,14 +117,16 @@ def test_places_are_filled_with_the_most_probable_tokens(tmp_path: Path, name: s
             assert (torch.tensor(fill.scores) - best.values[fill.place]).abs().max() < 1e-5
 
 
-def test_masks_are_found_by_the_tokenizers_name_for_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_masks_are_found_by_the_tokenizers_name_for_them(tmp_path: Path, named: str) -> None:
     make_encoder("bert", "ForMaskedLM", tmp_path)
     with pytest.raises(InvalidRequestError, match="no mask in the text"):
         answers(runner_of(tmp_path), "fill")
-    (tmp_path / "tokenizer.json").write_text(
-        '{"added_tokens": [{"id": 9, "content": "[MASK]"}, {"id": 3, "content": "?"}]}'
-    )
-    (tmp_path / "tokenizer_config.json").write_text('{"mask_token": {"content": "?"}}')
+    # Not among the added tokens, and named by one of two files: the scheduler reads both.
+    words = tokenizers.Tokenizer(WordLevel({"a": 0, "[MASK]": 9, "?": MASK_ID}, unk_token="a"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / named).write_text('{"mask_token": {"content": "?"}}')
+    assert EncoderTokenizer.from_folder(tmp_path).mask_id == MASK_ID
     (result,) = answers(runner_of(tmp_path), "fill", [(8, MASK_ID, 7, MASK_ID)])
     assert isinstance(result, Fills)
     assert [fill.place for fill in result.fills] == [1, 3]

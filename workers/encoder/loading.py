@@ -19,7 +19,9 @@ from headrace.workers.encoder.pooling import Sentences, load_sentences
 from headrace.workers.encoder.tensors import ReadTensors
 from headrace.workers.engine.checkpoint import Checkpoint, Tensors
 from headrace.workers.engine.models.weights import Weights
-from headrace.workers.model_store.json_file import read_json, read_json_if_there
+from headrace.workers.model_store.json_file import read_json
+from headrace.workers.text.encoder_tokenizer import read_mask
+from headrace.workers.text.tokenizer import read_tokenizer
 
 # Buffers that old versions of transformers have saved, and heads: a checkpoint may have those of other tasks.
 _PASSED_OVER = re.compile(
@@ -56,7 +58,7 @@ class LoadedEncoder:
     Attributes:
         encoder: ready to run.
         sentences: how rows become vectors.
-        mask_id: token that stands for a missing word, None where the folder's tokenizer has none.
+        mask_id: token that stands for a missing word; None where the tokenizer has none, or nothing fills it in.
     """
 
     encoder: Encoder
@@ -83,7 +85,8 @@ def load_encoder(
     with Checkpoint(folder) as checkpoint:
         encoder = build_encoder(config, checkpoint, checkpoint.names, operations, dtype, block_packer=block_packer)
     sentences = load_sentences(folder, encoder.model.config.hidden_size, operations, dtype)
-    return LoadedEncoder(encoder, sentences, _mask_id(folder))
+    can_fill = encoder.heads.fill is not None and (folder / "tokenizer.json").exists()
+    return LoadedEncoder(encoder, sentences, _mask_id(folder) if can_fill else None)
 
 
 def build_encoder(
@@ -150,12 +153,8 @@ def _load_heads(headless: Encoder, top: Weights, tensors: ReadTensors) -> Heads:
 
 
 def _mask_id(folder: Path) -> int | None:
-    """Find the mask's token: it has a name in tokenizer_config.json and a number in tokenizer.json."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        return None
-    named = read_json_if_there(folder / "tokenizer_config.json").get("mask_token")
-    content = named.get("content") if isinstance(named, dict) else named
-    names = ("[MASK]", "<mask>") if content is None else (content,)
-    added = read_json(path).get("added_tokens") or []
-    return next((int(token["id"]) for token in added if token.get("content") in names), None)
+    """Find the mask's token as the scheduler does, which lets no text without it through."""
+    tokenizer = read_tokenizer(folder)
+    mask = read_mask(folder, tokenizer)
+    found: int | None = tokenizer.token_to_id(mask) if mask else None
+    return found

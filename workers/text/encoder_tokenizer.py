@@ -56,10 +56,7 @@ class EncoderTokenizer:
             ModelError: the folder is no encoder's, or a file is missing or damaged.
         """
         facts, tokenizer = read_encoder_facts(path), read_tokenizer(path)
-        said = read_json_if_there(path / "special_tokens_map.json") | read_json_if_there(path / "tokenizer_config.json")
-        masks = (token_text(said.get("mask_token")), *_USUAL_MASKS)
-        mask = next((text for text in masks if text and tokenizer.token_to_id(text) is not None), "")
-        return cls(tokenizer, facts, mask)
+        return cls(tokenizer, facts, read_mask(path, tokenizer))
 
     def encode_batch(self, texts: Sequence[str | tuple[str, str]], *, truncate: bool = False) -> list[TokenisedText]:
         """Encode many texts, pairs among them, in one call, in parallel.
@@ -79,6 +76,17 @@ class EncoderTokenizer:
         """What one token is as a text."""
         text: str = self._tokenizer.decode([token_id], skip_special_tokens=False)
         return text
+
+
+def read_mask(path: Path, tokenizer: tokenizers.Tokenizer) -> str:
+    """Find the text that stands for a mask: what a folder's files call it, or one of the usual; "" if none is a token.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    said = read_json_if_there(path / "special_tokens_map.json") | read_json_if_there(path / "tokenizer_config.json")
+    masks = (token_text(said.get("mask_token")), *_USUAL_MASKS)
+    return next((text for text in masks if text and tokenizer.token_to_id(text) is not None), "")
 
 
 def _num_first(type_ids: list[int]) -> int:
