@@ -197,9 +197,13 @@ def test_models_of_other_kinds_are_refused_by_name() -> None:
     causal = BertLMHeadModel(BertConfig(**small)).eval()
     for model in (llama, causal, torch.nn.Linear(2, 2)):
         with pytest.raises(
-            ConfigurationError, match=rf"{type(model).__name__}; it takes .*Albert, Bert, DistilBert, Roberta"
+            ConfigurationError,
+            match=rf"{type(model).__name__}; it takes .*Albert, Bert, DistilBert, Roberta.*holds one of them$",
         ):
             headrace.accelerate(model)
+    holder = torch.nn.Sequential(torch.nn.Identity(), BertModel(BertConfig(**small))).eval()
+    with pytest.raises(ConfigurationError, match="It holds a BertModel as 1: accelerate that, in its place"):
+        headrace.accelerate(holder)
     with pytest.raises(ConfigurationError, match=r"model\.eval\(\)"):
         headrace.accelerate(BertModel(BertConfig(**small)).train())
     with pytest.raises(ModelError, match="is_decoder True"):

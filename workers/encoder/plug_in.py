@@ -60,8 +60,16 @@ def accelerate_module(model: M) -> M:
     raise ConfigurationError(
         f"headrace.accelerate does not know {kind.__module__}.{kind.__qualname__}; it takes transformers' classes "
         f"{names} (MiniLM is a Bert), each with Model or For... behind it, and what is derived from their "
-        "PreTrainedModel and holds one of them"
+        f"PreTrainedModel and holds one of them{_hint(model)}"
     )
+
+
+def _hint(model: object) -> str:
+    """Where in a module there is something to be accelerated, as in a SentenceTransformer."""
+    if not isinstance(model, torch.nn.Module) or type(model).__name__.endswith(_DECODERS):
+        return ""
+    found = next(((name, type(each)) for name, each in model.named_modules() if _is_known(type(each))), None)
+    return "" if found is None else f". It holds a {found[1].__name__} as {found[0]}: accelerate that, in its place"
 
 
 def set_module_allocator(model: torch.nn.Module, allocator: Allocator) -> None:
