@@ -6,9 +6,10 @@ it took the GPU; others gain nothing, and would lose what padding costs. A graph
 as the layout of its results is remembered, and captured anew when that is another one.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from headrace.workers.engine.padded_size import PaddedSize
 MOST_TOKENS = 4096
 # A step that waited for the host takes as long as its launch, and a little for the last kernels.
 _TAIL = 1.25
+# How long launches take at present is the median of so many; a few must be known, or one that was held up would count.
+_MOST_LAUNCHES, _LEAST_LAUNCHES = 15, 3
 
 # A capture takes as long as some launches, and is for nothing where more sizes come by turns than are kept: from then
 # on each wants so many replays of those before it.
@@ -60,7 +63,7 @@ class PromptGraphs:
         self._seen: set[PaddedSize] = set()
         self._waiting: OrderedDict[PaddedSize, None] = OrderedDict()  # sizes whose steps waited for the host
         self._captured: OrderedDict[Key, _Captured] = OrderedDict()  # the one used longest ago first
-        self._launch_ms = float("inf")
+        self._launches_ms: deque[float] = deque(maxlen=_MOST_LAUNCHES)
         self._num_captures = self._num_replays = 0
 
     def serves(self, size: PaddedSize) -> bool:
@@ -75,11 +78,14 @@ class PromptGraphs:
             launch_ms: what launching it took the host.
             step_ms: what it took the GPU, waiting for the host included.
         """
-        # A step that is the first of its size may have compiled. What launching takes without that is the least of all.
-        self._launch_ms = min(self._launch_ms, launch_ms)
-        is_known = size in self._seen
-        self._seen.add(size)
-        if is_known and size.lengths[0] <= MOST_TOKENS and step_ms < _TAIL * self._launch_ms:
+        if size not in self._seen:
+            self._seen.add(size)  # it may have compiled, which says nothing
+            return
+        # Of all sizes: the host launches as many kernels for each, and a busy one takes longer than it once did.
+        self._launches_ms.append(launch_ms)
+        if len(self._launches_ms) < _LEAST_LAUNCHES or size.lengths[0] > MOST_TOKENS:
+            return
+        if step_ms < _TAIL * median(self._launches_ms):
             self._waiting[size] = None
             while len(self._waiting) > self._max_graphs:
                 self._waiting.popitem(last=False)

@@ -88,6 +88,8 @@ def test_only_steps_that_wait_for_the_host_are_served(make: Callable[..., Prompt
     graphs.observe(busy, launch_ms=900.0, step_ms=1000.0)  # it compiled, which says nothing
     for _ in range(2):
         graphs.observe(busy, launch_ms=4.0, step_ms=12.0)
+        graphs.observe(busy, launch_ms=90.0, step_ms=95.0)  # the host was held up, which says nothing either
+        graphs.observe(busy, launch_ms=4.0, step_ms=12.0)
         graphs.observe(long, launch_ms=4.0, step_ms=4.1)
         assert not graphs.serves(SIZE)
         graphs.observe(SIZE, launch_ms=4.0, step_ms=4.1)
@@ -100,10 +102,21 @@ def test_only_steps_that_wait_for_the_host_are_served(make: Callable[..., Prompt
     assert not graphs.serves(SIZE)  # the one asked for longest ago
 
 
+def test_a_host_that_launches_more_slowly_than_it_once_did_is_waited_for_too(make: Callable[..., PromptGraphs]) -> None:
+    graphs = make(lambda lengths: ())
+    other = PaddedSize(16, 512, 8, decodes=True, samples=True)
+    for _ in range(4):
+        graphs.observe(other, launch_ms=4.0, step_ms=8.0)
+    assert not graphs.serves(other)
+    for _ in range(8):
+        graphs.observe(SIZE, launch_ms=9.0, step_ms=10.0)
+    assert graphs.serves(SIZE)
+
+
 def test_a_key_is_captured_once_and_anew_when_its_results_lie_elsewhere(make: Callable[..., PromptGraphs]) -> None:
     layouts: list[tuple[Tensor, ...]] = [(torch.zeros(1),)]
     graphs, launched = make(lambda lengths: layouts[-1]), []
-    for _ in range(2):
+    for _ in range(4):
         graphs.observe(SIZE, launch_ms=4.0, step_ms=4.0)
 
     def launch() -> Tensor:
@@ -128,7 +141,7 @@ def test_sizes_that_come_by_turns_and_are_too_many_are_not_captured_for_ever(
 ) -> None:
     layout = (torch.zeros(1),)
     graphs, launched = make(lambda lengths: layout, max_graphs=2), []
-    for _ in range(2):
+    for _ in range(4):
         graphs.observe(SIZE, launch_ms=4.0, step_ms=4.0)
     for _ in range(10):
         for draws in "abc":
