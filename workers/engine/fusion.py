@@ -181,9 +181,13 @@ class Fusion:
             Tokens, and rows that sample, both at most.
         """
         self._admit()
+        num_rows = len(self._running)
+        num_tokens = sum(sequence.num_tokens_left for sequence in self._running.values())
         # With prompts every step is another one, and then rows end one by one; bounds that change seldom are as good.
-        num_tokens = min(self._step_tokens, _rounded(sum(row.num_tokens_left for row in self._running.values())))
-        return num_tokens, min(num_tokens, self._max_rows, _rounded(len(self._running)))
+        if num_tokens > num_rows:
+            return min(self._step_tokens, _rounded(num_tokens)), min(self._max_rows, _rounded(num_rows))
+        num_rows = min(self._max_rows, 1 << max(0, num_rows - 1).bit_length())
+        return num_rows, num_rows
 
     def preempt(self) -> bool:
         """Let the row that was admitted last give its pages back; False where it is the only one."""
