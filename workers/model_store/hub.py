@@ -35,6 +35,7 @@ _WANTED = (
     "chat_template.jinja",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 )
 # What stands on an encoder: how it is pooled, and dense layers behind that.
 _WANTED_BELOW = (f"{MODULE_FOLDERS}/config.json", f"{MODULE_FOLDERS}/model.safetensors")

@@ -93,11 +93,13 @@ def read_encoder_facts(folder: Path) -> EncoderFacts:
     """Read an encoder's folder.
 
     Raises:
-        ModelError: it is not an encoder's, a file is damaged, or a needed field is missing.
+        ModelError: it is not an encoder's, a file is damaged, a needed field is missing, or the folder wants a text
+            put before every other.
     """
     architecture = architecture_of(folder)
     if architecture not in _ARCHITECTURES:
         raise _unsupported(folder, architecture)
+    _refuse_default_prompt(folder)
     family, head = _ARCHITECTURES[architecture]
     config = read_json(folder / "config.json")
     labels = _labels(folder, config) if head == "ForSequenceClassification" else ()
@@ -118,6 +120,15 @@ def _unsupported(folder: Path, architecture: str) -> ModelError:
         f"{folder}: architecture {architecture!r} is no encoder that is supported; supported are "
         f"{', '.join(_FAMILIES.values())}, each with one of {', '.join(_HEADS)} behind it"
     )
+
+
+def _refuse_default_prompt(folder: Path) -> None:
+    name = read_json_if_there(folder / "config_sentence_transformers.json").get("default_prompt_name")
+    if name is not None:
+        raise ModelError(
+            f"{folder}/config_sentence_transformers.json: default_prompt_name {name!r} would put that prompt before "
+            "every text, which is not supported; set it to null, and send texts with their prompt"
+        )
 
 
 def _max_length(folder: Path, config: dict[str, Any], *, has_offset: bool) -> int:

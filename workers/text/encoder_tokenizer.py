@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import tokenizers
+from tokenizers import normalizers
 
 from headrace.workers.model_store.json_file import read_json_if_there
 from headrace.workers.text.encoder_facts import EncoderFacts, read_encoder_facts
@@ -56,6 +57,10 @@ class EncoderTokenizer:
             ModelError: the folder is no encoder's, or a file is missing or damaged.
         """
         facts, tokenizer = read_encoder_facts(path), read_tokenizer(path)
+        if read_json_if_there(path / "sentence_bert_config.json").get("do_lower_case"):
+            # As sentence-transformers does, whatever the tokenizer itself says of capitals.
+            known = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+            tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *known])
         return cls(tokenizer, facts, read_mask(path, tokenizer))
 
     def encode_batch(self, texts: Sequence[str | tuple[str, str]], *, truncate: bool = False) -> list[TokenisedText]:

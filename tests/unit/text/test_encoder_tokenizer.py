@@ -51,6 +51,21 @@ def test_a_text_may_be_as_long_as_the_model_has_positions_or_as_its_folder_says(
     )
 
 
+def test_a_folder_that_wants_small_letters_gets_them_and_one_that_wants_a_prompt_is_refused(tmp_path: Path) -> None:
+    words = tokenizers.Tokenizer(WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    for wants, token_id in ((False, 1), (True, 0)):
+        files = {
+            "tokenizer.json": json.loads(words.to_str()),
+            "sentence_bert_config.json": {"do_lower_case": wants},
+            "config_sentence_transformers.json": {"prompts": {"query": "query: "}, "default_prompt_name": None},
+        }
+        (text,) = EncoderTokenizer.from_folder(folder(tmp_path, files=files)).encode_batch(["A"])
+        assert list(text.ids) == [token_id]
+    folder(tmp_path, files={"config_sentence_transformers.json": {"default_prompt_name": "query"}})
+    with pytest.raises(ModelError, match="default_prompt_name 'query' would put that prompt before every text"):
+        read_encoder_facts(tmp_path)
+
+
 def test_labels_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     head = "BertForSequenceClassification"
     facts = read_encoder_facts(folder(tmp_path, head, id2label={"1": "b", "0": "a", "2": "c"}))
