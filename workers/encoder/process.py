@@ -37,6 +37,9 @@ logger = logging.getLogger("headrace.workers.encoder")
 _MAX_BATCHES = 2
 #: Rows of the largest batch that is measured, where an engine takes fewer requests: each may bring many texts.
 _MIN_MEASURED_ROWS = 128
+#: Tokens of the longest text where packed tokens are measured: more of them are more texts and not longer ones, or what
+#: attention to long texts costs would seem to be what large batches cost, and windows would be cut for nothing.
+PACKED_LENGTH = 128
 
 
 def serve(settings: EngineSettings) -> None:
@@ -94,6 +97,7 @@ def keep_costs(settings: EngineSettings, loaded: LoadedEncoder, runner: EncoderR
     vocab_size = loaded.encoder.model.config.vocab_size
     extent = Extent(
         max_length=runner.text_tokens,
+        max_packed_length=PACKED_LENGTH,
         max_rows=max(settings.max_rows, _MIN_MEASURED_ROWS),
         max_tokens=settings.kv_tokens,
     )

@@ -30,11 +30,13 @@ class Extent:
         max_length: tokens of the longest prompt.
         max_rows: of the largest batch.
         max_tokens: measured at once at most; what lies beyond is estimated.
+        max_packed_length: tokens of the longest prompt where packed tokens are measured; None: ``max_length``.
     """
 
     max_length: int
     max_rows: int
     max_tokens: int
+    max_packed_length: int | None = None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -50,7 +52,8 @@ class Extent:
     def sizes(self) -> list["Size"]:
         """What to measure: packed sizes first, for they tell most of the others; of either kind the smallest first."""
         cells = [Size((length,) * rows, False) for length in self.lengths for rows in self.batch_sizes]
-        packed = [Size(_mixed(tokens, self.max_rows, self.max_length), True) for tokens in _PACKED_TOKENS]
+        longest = min(self.max_length, self.max_packed_length or self.max_length)
+        packed = [Size(_mixed(tokens, self.max_rows, longest), True) for tokens in _PACKED_TOKENS]
         fitting = [
             size
             for size in cells + packed

@@ -6,7 +6,7 @@ naive      in order, as many as the limits of a batch take
 sorted     in order of length, as many as the limits take
 packed     runs of the order, priced without padding
 dp         runs in order of length, priced with padding: total cost, mean completion or deadline misses
-auto       dp or packed, whichever the measured table says is cheaper for this very window
+auto       packed, or dp where that is cheaper for this very window by more than measured costs err by
 =========  ===========================================================================================
 
 None of them looks past the window. Urgency is the score that a request got at admission, so a request that waits grows
@@ -23,6 +23,9 @@ from headrace.workers.scheduler.cost_grid import CostGrid
 from headrace.workers.scheduler.deadlines import rescue
 from headrace.workers.scheduler.partition import Item, Limits, cut_packed, cut_padded, in_length_order
 from headrace.workers.scheduler.plan import Batch, Plan, packed_batches, padded_batches
+
+#: Measured costs err by as much: of two ways that differ by less, the one that is taken would change by the minute.
+_TABLE_ERROR = 1.1
 
 
 class Strategy:
@@ -59,8 +62,9 @@ class Strategy:
         if self._batching == "dp" or not table.packs or not items:
             return padded
         packed = self._pack(items, grid, limits)
-        taken, other = sorted((packed, padded), key=lambda plan: self._value(plan, items))
-        return replace(taken, alternative_ms=other.total_ms)
+        if self._value(padded, items, _TABLE_ERROR) < self._value(packed, items):
+            return replace(padded, alternative_ms=packed.total_ms)
+        return replace(packed, alternative_ms=padded.total_ms)
 
     def _grid_of(self, table: CostTable, max_rows: int) -> CostGrid:
         if self._grid is None or self._grid.table is not table or max_rows > self._grid.max_rows:
@@ -112,12 +116,14 @@ class Strategy:
 
         return Plan(tuple(sorted(batches, key=key)))
 
-    def _value(self, plan: Plan, items: Sequence[Item]) -> tuple[float, float]:
+    def _value(self, plan: Plan, items: Sequence[Item], doubt: float = 1.0) -> tuple[float, float]:
+        """What to minimise, costs taken for so many times what they are."""
+        total_ms = doubt * plan.total_ms
         if self._objective == "mean":
-            return plan.mean_completion_ms, plan.total_ms
+            return doubt * plan.mean_completion_ms, total_ms
         if self._objective == "misses":
-            return plan.num_missed(items), plan.total_ms
-        return plan.total_ms, 0.0
+            return plan.num_missed(items), total_ms
+        return total_ms, 0.0
 
 
 def _filled(order: Iterable[int], items: Sequence[Item], limits: Limits) -> list[list[int]]:

@@ -16,6 +16,7 @@ from headrace.testing.encoder_worker import EncoderWorker
 from headrace.testing.queue_simulation import Setup, latencies_ms, poisson_arrivals
 from headrace.testing.rate_search import critical_rate, percentile
 from headrace.workers.costs.table import CostTable
+from headrace.workers.encoder.process import PACKED_LENGTH
 from headrace.workers.engine.measurement import Extent
 from headrace.workers.scheduler.partition import Limits
 from headrace.workers.scheduler.process import ENCODER_BATCH_ROWS
@@ -90,7 +91,7 @@ class EncoderRates:
         self._lengths = lengths
         self._goal_ms = goal_ms
         self._trial_s = trial_s
-        extent = Extent(lengths[1], ENCODER_BATCH_ROWS, 2 * PAPER_ROWS * lengths[1])
+        extent = Extent(lengths[1], ENCODER_BATCH_ROWS, 2 * PAPER_ROWS * lengths[1], PACKED_LENGTH)
         self._tables = {pads: worker.costs(extent, measure_ms, pads=pads) for pads in (True, False)}
 
     @property

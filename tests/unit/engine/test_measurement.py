@@ -1,6 +1,6 @@
 """Measuring costs with the engine itself: plausible, in bounds, and without a trace in the engine that serves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import pytest
@@ -13,6 +13,8 @@ from headrace.workers.costs.table import CostTable
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.measurement import Extent, Measurement
 from headrace.workers.engine.text_scratch import TextScratch
+from headrace.workers.scheduler.partition import Item, Limits
+from headrace.workers.scheduler.strategy import Strategy
 
 Params = Callable[..., SamplingParams]
 EXTENT = Extent(max_length=64, max_rows=4, max_tokens=128)
@@ -51,6 +53,45 @@ def test_a_measured_table_holds_what_steps_cost(make_engine: Callable[..., Engin
     assert table.cost(64, 1) == pytest.approx(2 * 5 + 64)
     assert table.packed_cost(128) == pytest.approx(4 * 5 + 128)
     assert table.packed_cost(8) == pytest.approx(5 + 8)
+
+
+class LongRowsCostMore:
+    """A scratch without an engine: 3 ms a step, and each row its tokens and what attention takes, on its own clock."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._lengths: Sequence[int] = ()
+
+    @property
+    def has_rows(self) -> bool:
+        return bool(self._lengths)
+
+    def put(self, lengths: Sequence[int], *, packed: bool) -> None:
+        self._lengths = lengths
+
+    def step(self) -> str:
+        self.now_s += (3 + sum(0.1 * length + 0.0002 * length**2 for length in self._lengths)) / 1000
+        self._lengths = ()
+        return ""
+
+    def clear(self) -> None:
+        self._lengths = ()
+
+
+def test_packed_tokens_are_measured_on_more_prompts_not_on_longer_ones_so_that_no_window_is_cut_in_vain() -> None:
+    def table(max_packed_length: int | None) -> CostTable:
+        scratch = LongRowsCostMore()
+        extent = Extent(512, 128, 65_536, max_packed_length)
+        measurement = Measurement(scratch, extent, 1e9, lambda: scratch.now_s)
+        while measurement.advance():
+            pass
+        return measurement.table()
+
+    items = [Item(50, 51) for _ in range(40)]
+    limits = Limits(max_rows=64, max_kv_tokens=1 << 40, max_tokens=1 << 40)
+    by_short, by_long = (Strategy("packed", "total").plan(items, table(most), limits) for most in (128, None))
+    assert [len(batch.members) for batch in by_short.batches] == [40]
+    assert len(by_long.batches) > 1, "long prompts make it seem that small batches are cheaper"
 
 
 def test_real_steps_give_costs_that_do_not_fall(make_engine: Callable[..., Engine]) -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.scheduler.tables import PADDED, UNBOUNDED, fits, linear, monotone_tables, total
+from tests.unit.scheduler.tables import PADDED, UNBOUNDED, fits, linear, monotone_tables, packed_tables, total
 
 from headrace.config import Batching, Objective
 from headrace.workers.costs.table import CostTable
@@ -145,6 +145,24 @@ def test_packing_is_chosen_where_the_measured_table_says_it_is_cheaper() -> None
     assert not Strategy("auto", "total").plan(items, PADDED, UNBOUNDED).packed, "nobody has measured it"
     assert Strategy("packed", "total").plan(items, dear, UNBOUNDED).packed
     assert not Strategy("dp", "total").plan(items, cheap, UNBOUNDED).packed
+
+
+def test_padding_is_not_chosen_for_less_than_measured_costs_err_by() -> None:
+    items = of_lengths(100, 1, 1, 1)
+    by_8_percent, by_15_percent = (linear(packed_token_ms=token_ms) for token_ms in (1.2, 1.3))
+    assert Strategy("dp", "total").plan(items, by_8_percent, UNBOUNDED).total_ms == pytest.approx(123)
+    for objective in ("total", "misses"):
+        assert Strategy("auto", objective).plan(items, by_8_percent, UNBOUNDED).packed
+        assert not Strategy("auto", objective).plan(items, by_15_percent, UNBOUNDED).packed
+
+
+@given(items_of, packed_tables(), st.sampled_from(("total", "mean")))
+def test_the_default_is_never_dearer_than_packing_nor_by_more_than_costs_err_than_padding(
+    items: list[Item], table: CostTable, objective: Objective
+) -> None:
+    plans = [Strategy(way, objective).plan(items, table, UNBOUNDED) for way in ("auto", "packed", "dp")]
+    auto, packed, padded = (plan.total_ms if objective == "total" else plan.mean_completion_ms for plan in plans)
+    assert auto <= min(packed, 1.1 * padded) + 1e-6
 
 
 def test_a_new_table_is_not_answered_from_the_old_one_s_cells() -> None:
