@@ -46,7 +46,7 @@ class BatchRecord:
         num_rows: in it.
         num_tokens: to prefill, without padding.
         longest: tokens of its longest prompt.
-        predicted_ms: by the table it was cut with.
+        predicted_ms: by the table it was cut with, an encoder's cut, claim and answers included.
         run: what it really cost; None where no worker has said so (yet).
     """
 

@@ -8,7 +8,7 @@ seconds and not minutes; and the cost of tokens that lie back to back, without p
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -102,6 +102,11 @@ class CostTable:
         i, x = _locate(self.packed_tokens, num_tokens)
         low, high = self.packed_ms[i], self.packed_ms[min(i + 1, len(self.packed_ms) - 1)]
         return max(0.0, low + (high - low) * x)
+
+    def raised(self, batch_ms: float) -> Self:
+        """The same with so much more for every batch, whatever is in it."""
+        grid = tuple(tuple(cost + batch_ms for cost in row) for row in self.cost_ms)
+        return replace(self, cost_ms=grid, packed_ms=tuple(cost + batch_ms for cost in self.packed_ms))
 
     def encode(self) -> bytes:
         """Serialise for the key ``cost`` and for files: MessagePack, the version first."""

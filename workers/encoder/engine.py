@@ -82,6 +82,11 @@ class EncoderEngine:
         self._refused: list[tuple[int, bytes, str]] = []
 
     @property
+    def num_batches(self) -> int:
+        """Batches of which something is left to compute."""
+        return len(self._batches)
+
+    @property
     def has_rows(self) -> bool:
         """Whether a step would do or tell anything."""
         return bool(self._rows or self._refused)

@@ -6,6 +6,7 @@ It lives as the engine of a model that writes does (``headrace.workers.engine.pr
 import gc
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from headrace.workers.encoder.loading import LoadedEncoder
 from headrace.workers.encoder.runner import EncoderRunner
 from headrace.workers.encoder.runtimes import DeviceRuntime
 from headrace.workers.encoder.scratch import EncoderScratch
+from headrace.workers.encoder.turns import TurnClock
 from headrace.workers.engine.cost_keeper import CostKeeper
 from headrace.workers.engine.device_name import device_name
 from headrace.workers.engine.link import CourierLink
@@ -60,7 +62,7 @@ def serve(settings: EngineSettings) -> None:
     # What is there now stays: whatever looks for garbage from here on, in the middle of a step, need not look at it.
     gc.collect()
     gc.freeze()
-    turn = partial(_turn, engine=engine, costs=costs)
+    turn = partial(_turn, engine=engine, costs=costs, clock=TurnClock(own_clock(settings)))
     listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear, _MAX_BATCHES))
 
 
@@ -68,6 +70,11 @@ def device_of(settings: EngineSettings) -> torch.device:
     """Where the engine computes; a GPU without a number is the first one."""
     device = torch.device(settings.device)
     return torch.device("cuda", 0) if device.type == "cuda" and device.index is None else device
+
+
+def own_clock(settings: EngineSettings) -> Callable[[], float]:
+    """What goes on while the engine computes: processor time of its thread, but on a GPU, which it has for itself."""
+    return time.thread_time if device_of(settings).type == "cpu" else time.perf_counter
 
 
 def make_runner(settings: EngineSettings, loaded: LoadedEncoder) -> EncoderRunner:
@@ -107,26 +114,38 @@ def keep_costs(settings: EngineSettings, loaded: LoadedEncoder, runner: EncoderR
         worker_class=key.worker_class,
         budget_ms=settings.measure_ms,
         file=CostFile(Path(settings.costs_dir), key) if settings.costs_dir else None,
+        own_clock_s=own_clock(settings),
     )
 
 
-def _turn(link: CourierLink, engine: EncoderEngine, costs: CostKeeper) -> None:
+def _turn(link: CourierLink, engine: EncoderEngine, costs: CostKeeper, clock: TurnClock) -> None:
     """Hear the courier, waiting only if there is nothing to compute; then compute and send one step."""
-    is_idle = not engine.has_rows and not costs.is_measuring
-    for message in link.receive(ORPHAN_CHECK_S if is_idle else 0):
-        _handle(message, engine, costs)
+    _hear(link, 0, engine, costs)
+    if not engine.has_rows:
+        clock.rest()
+        if not costs.is_measuring:
+            _hear(link, ORPHAN_CHECK_S, engine, costs)
     if engine.has_rows:
         costs.give_way()
-        begin_s = time.perf_counter()
+        num_batches = engine.num_batches
+        clock.begin()
         encoded = engine.step()
-        step_ms = (time.perf_counter() - begin_s) * 1000
+        took = clock.end()
         # Also of a step that completes no row: an engine that says nothing for long is taken for hung.
-        link.send(replace(encoded, step_ms=step_ms))
-        costs.observe(engine.work, step_ms)
+        link.send(replace(encoded, step_ms=took.step_ms))
+        # What others take of a step's time, while they see to batches, is no cost of its tokens.
+        costs.observe(engine.work, max(took.own_ms, took.step_ms - costs.batch_ms))
+        if engine.num_batches < num_batches and (turn := clock.end_batch()) is not None:
+            costs.observe_turn(turn.own_ms, turn.turn_ms)
     else:
         costs.use_idle_moment()
     if (table := costs.news()) is not None:
         link.send(Costs(table))
+
+
+def _hear(link: CourierLink, timeout_s: float, engine: EncoderEngine, costs: CostKeeper) -> None:
+    for message in link.receive(timeout_s):
+        _handle(message, engine, costs)
 
 
 def _handle(message: Message, engine: EncoderEngine, costs: CostKeeper) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from headrace.errors import DeviceLostError, HeadraceError
 from headrace.workers.costs.cost_file import CostFile
+from headrace.workers.costs.overhead import Overhead
 from headrace.workers.costs.refinement import Refiner, change
-from headrace.workers.costs.table import GUESSED_FIXED_MS, GUESSED_TOKEN_MS
+from headrace.workers.costs.table import GUESSED_FIXED_MS, GUESSED_TOKEN_MS, CostTable
 from headrace.workers.engine.measurement import Extent, Measurement, Scratch
 from headrace.workers.engine.step_work import StepWork
 
@@ -35,6 +36,12 @@ class CostKeeper:
         budget_ms: computing time of a measurement; 0 never measures, and keeps nothing on file.
         file: where the table is kept; None for nowhere.
         clock_s: for tests.
+        own_clock_s: by which steps are measured; on a busy CPU the thread's processor time says more than everybody's.
+
+    Attributes:
+        worker_class: as above.
+        batch_ms: what a batch costs beside computing it; part of what is told, and not of what is kept on file, for it
+            depends on what else the machine has to do.
     """
 
     def __init__(
@@ -46,13 +53,17 @@ class CostKeeper:
         budget_ms: int,
         file: CostFile | None,
         clock_s: Callable[[], float] = time.monotonic,
+        own_clock_s: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.worker_class = worker_class
+        self.batch_ms = 0.0
+        self._overhead = Overhead()
         self._extent = extent
         self._make_scratch = make_scratch
         self._budget_ms = budget_ms
         self._file = file if budget_ms else None
         self._clock_s = clock_s
+        self._own_clock_s = own_clock_s
         self._measurement: Measurement | None = None
         found = self._file.read() if self._file else None
         self._refiner = Refiner(found or extent.linear(GUESSED_FIXED_MS, GUESSED_TOKEN_MS))
@@ -71,8 +82,8 @@ class CostKeeper:
 
     @property
     def table(self) -> bytes:
-        """The table as it is now, encoded."""
-        return self._refiner.table.encode()
+        """The table as it is now, encoded, what batches cost beside computing included."""
+        return self._whole().encode()
 
     def measure_again(self) -> None:
         """Measure in the idle moments to come, whatever is on file."""
@@ -87,7 +98,7 @@ class CostKeeper:
             return
         try:
             if self._measurement is None:
-                self._measurement = Measurement(self._make_scratch(), self._extent, self._budget_ms)
+                self._measurement = Measurement(self._make_scratch(), self._extent, self._budget_ms, self._own_clock_s)
             if not self._measurement.advance():
                 self._finish(self._measurement)
         except DeviceLostError:
@@ -109,22 +120,27 @@ class CostKeeper:
         if work.shape is not None:
             self._refiner.observe_padded(*work.shape, step_ms)
 
+    def observe_turn(self, own_ms: float, turn_ms: float) -> None:
+        """Take in for how long a batch, of which ``own_ms`` are its steps, has kept an engine that did not rest."""
+        self._overhead.observe(own_ms, turn_ms)
+
     def news(self) -> bytes | None:
         """The table, if it has changed enough since it was told last; saves it to its file now and then."""
         now_s = self._clock_s()
         if now_s < self._next_look_s:
             return None
         self._next_look_s = now_s + _LOOK_INTERVAL_S
+        self.batch_ms = self._overhead.batch_ms
         if now_s - self._saved_s >= _SAVE_INTERVAL_S:
             self.save()
-        if now_s - self._told_s < _NEWS_INTERVAL_S or change(self._told, self._refiner.table) < _MIN_CHANGE:
+        if now_s - self._told_s < _NEWS_INTERVAL_S or change(self._told, self._whole()) < _MIN_CHANGE:
             return None
         return self.tell()
 
     def tell(self) -> bytes:
         """The table, which is no news from here on."""
-        self._told, self._told_s = self._refiner.table, self._clock_s()
-        return self.table
+        self._told, self._told_s = self._whole(), self._clock_s()
+        return self._told.encode()
 
     def save(self) -> None:
         """Write the table to its file, unless it was never measured, or in vain, or has not changed."""
@@ -133,6 +149,9 @@ class CostKeeper:
         if self._file is not None and is_due:
             self._saved = self._refiner.table
             self._file.write(self._saved)
+
+    def _whole(self) -> CostTable:
+        return self._refiner.table.raised(self.batch_ms)
 
     def _finish(self, measurement: Measurement) -> None:
         self._refiner = Refiner(measurement.table())

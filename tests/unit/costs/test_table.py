@@ -88,6 +88,15 @@ def test_costs_below_the_first_point_are_never_negative() -> None:
     assert (steep.cost(1, 1), steep.packed_cost(1)) == (0.0, 0.0)
 
 
+@given(st.integers(1, 40), st.integers(1, 8), st.floats(0, 1e4))
+def test_a_raised_table_prices_every_batch_by_so_much_more(length: int, rows: int, batch_ms: float) -> None:
+    raised = SMALL.raised(batch_ms)
+    assert raised.packed_cost(length) == pytest.approx(SMALL.packed_cost(length) + batch_ms)
+    if SMALL.cost(length, rows) > 0:
+        assert raised.cost(length, rows) == pytest.approx(SMALL.cost(length, rows) + batch_ms)
+    assert not CostTable.linear(1.0, 1.0, 4, 4, packs=False).raised(batch_ms).packs
+
+
 def test_a_table_survives_its_encoding() -> None:
     assert CostTable.decode(SMALL.encode()) == SMALL
 

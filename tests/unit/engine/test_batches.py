@@ -52,6 +52,13 @@ def test_a_planted_table_changes_which_requests_share_a_prefill(fake_broker: Bro
     assert shared_prefills(fake_broker, make_engine, PADS) == [{"a", "c", "e"}, {"b", "d"}]
 
 
+def test_batches_that_cost_much_beside_computing_are_fewer(fake_broker: Broker, make_engine: MakeEngine) -> None:
+    # Together all pad to the longest, for 98 ms more than in two batches.
+    assert shared_prefills(fake_broker, make_engine, PADS.raised(97.0)) == [{"a", "c", "e"}, {"b", "d"}]
+    fake_broker.client.flushdb()
+    assert shared_prefills(fake_broker, make_engine, PADS.raised(99.0)) == [{"a", "b", "c", "d", "e"}]
+
+
 def test_where_tokens_cost_nothing_all_share_one(fake_broker: Broker, make_engine: MakeEngine) -> None:
     assert shared_prefills(fake_broker, make_engine, FREE) == [{"a", "b", "c", "d", "e"}]
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from itertools import accumulate, count
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from headrace.workers.costs.cost_file import CostFile, CostKey
 from headrace.workers.costs.table import CostTable
 from headrace.workers.engine.cost_keeper import CostKeeper
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.measurement import Extent, Measurement
+from headrace.workers.engine.measurement import Extent, Measurement, Scratch
 from headrace.workers.engine.step_work import StepWork
 from headrace.workers.engine.text_scratch import TextScratch
 
@@ -57,7 +56,10 @@ class Bench:
 def pace_measurements(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Let every step of a measurement take so many times as long as the one before, be it of more tokens or not."""
     ends_s = accumulate(factor ** (reads // 2) * (reads % 2) for reads in count())
-    paced = partial(Measurement, clock_s=lambda: next(ends_s))
+
+    def paced(scratch: Scratch, extent: Extent, budget_ms: float, clock_s: Callable[[], float]) -> Measurement:
+        return Measurement(scratch, extent, budget_ms, lambda: next(ends_s))
+
     monkeypatch.setattr("headrace.workers.engine.cost_keeper.Measurement", paced)
 
 
@@ -125,6 +127,24 @@ def test_a_planted_wrong_table_is_corrected_by_steps_told_now_and_then_and_kept(
     assert bench.table().cost(12, 1) == pytest.approx(GUESS.cost(12, 1), rel=0.2)
     bench.keeper.save()
     assert bench.file.read() == bench.table()
+
+
+def test_what_a_batch_costs_beside_computing_is_told_and_not_kept(
+    make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    bench = Bench(make_engine, tmp_path)
+    bench.measure()
+    bench.keeper.tell()
+    measured = bench.table()
+    for index in range(30):
+        bench.keeper.observe_turn(20.0 + index, 20.0 + index + 500.0)
+    bench.clock.now_s += 1_000
+    assert bench.keeper.news() == measured.raised(500.0).encode() == bench.keeper.table
+    assert bench.keeper.batch_ms == pytest.approx(500.0)
+    bench.keeper.save()
+    assert bench.file.read() == measured
+    second = Bench(make_engine, tmp_path)
+    assert second.table() == measured
 
 
 def test_steps_of_decoding_rows_teach_nothing_of_prompts(make_engine: Callable[..., Engine], tmp_path: Path) -> None:

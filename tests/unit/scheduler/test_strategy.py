@@ -165,6 +165,18 @@ def test_the_default_is_never_dearer_than_packing_nor_by_more_than_costs_err_tha
     assert auto <= min(packed, 1.1 * padded) + 1e-6
 
 
+@pytest.mark.parametrize("batching", ["packed", "dp"])
+@given(items=items_of, table=packed_tables(), less_ms=st.integers(0, 40), more_ms=st.integers(1, 40))
+def test_the_more_a_batch_costs_beside_computing_the_fewer_there_are(
+    batching: Batching, items: list[Item], table: CostTable, less_ms: int, more_ms: int
+) -> None:
+    few, many = (
+        Strategy(batching, "total").plan(items, table.raised(batch_ms), UNBOUNDED).batches
+        for batch_ms in (less_ms + more_ms, less_ms)
+    )
+    assert len(few) <= len(many)
+
+
 def test_a_new_table_is_not_answered_from_the_old_one_s_cells() -> None:
     strategy, items = Strategy("dp", "total"), of_lengths(100, 1)
     assert members(strategy.plan(items, linear(token_ms=1.0), UNBOUNDED)) == [(0,), (1,)]
