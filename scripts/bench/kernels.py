@@ -6,6 +6,7 @@ written once. Launches under 10 us are repeated more often; where torch takes ab
 graphs of many launches, which follow each other and find all in the cache.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -17,16 +18,21 @@ from torch.nn import functional
 
 from headrace.kernels import reference_fused as reference
 from headrace.kernels.activation import bias_gelu, geglu, swiglu
+from headrace.kernels.add import add
 from headrace.kernels.embedding import embedding
+from headrace.kernels.encoder_embedding import encoder_embedding
+from headrace.kernels.encoder_reference import EncoderReference
+from headrace.kernels.encoder_table import Embeddings, EncoderBatch, Norm
 from headrace.kernels.layer_norm import layer_norm
 from headrace.kernels.page_copy import copy_pages
+from headrace.kernels.pooling import pool
 from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.rotary_kv import HeadNorm, KVPages, rotary_kv, rotary_table
 from headrace.kernels.softmax import softmax
 from headrace.testing.gpu_timing import Timer
 from headrace.testing.graph_timing import GraphTimer
 from headrace.testing.kernel_cases import SMALL_US, Case, measure
-from headrace.testing.rows import Report, arguments
+from headrace.testing.rows import ONLY, Report, arguments
 
 DEVICE = torch.device("cuda", 0)
 CLOSE = 0.9
@@ -173,6 +179,49 @@ def rotaries() -> Iterator[Case]:
         yield Case(f"rotary_kv/{name}_{n}", moved, ours, theirs, "the same in torch operations")
 
 
+def additions() -> Iterator[Case]:
+    for width, n in product((1024, 4096), NUM_ROWS):
+        x, y = normal(n, width), normal(n, width)
+        yield Case(f"add/{n}x{width}", 3 * x.nbytes, partial(add, x, y), partial(x.add_, y), "torch add_")
+
+
+def encoder_embeddings() -> Iterator[Case]:
+    width = 768
+    words, table = normal(250_002, width), normal(514, width)
+    embeddings = Embeddings(words, table, normal(1, width), Norm(normal(width), normal(width), 1e-5))
+    theirs = EncoderReference(DEVICE)
+    for n in NUM_ROWS:
+        ids, positions = torch.randint(250_002, (n,), device=DEVICE), torch.arange(n, device=DEVICE) % 514
+        out = normal(n, width)
+        batch = EncoderBatch(token_ids=ids, positions=positions, type_ids=None, starts=positions[:1], lengths=())
+        yield Case(
+            f"encoder_embedding/{n}x{width}",
+            2 * out.nbytes,
+            partial(encoder_embedding, ids, positions, None, embeddings, out=out),
+            partial(theirs.embed, batch, embeddings),
+            "torch embedding, embedding, add, add, layer_norm",
+        )
+
+
+def poolings() -> Iterator[Case]:
+    width = 768
+    for num_rows, length in ((1, 512), (8, 64), (64, 512), (128, 512), (512, 128), (2048, 128)):
+        x = normal(num_rows * length, width)
+        starts = torch.arange(num_rows + 1, device=DEVICE, dtype=torch.int32) * length
+        out = normal(num_rows, width, dtype=torch.float32)
+        yield Case(
+            f"pooling/mean_{num_rows}x{length}",
+            x.nbytes + out.nbytes,
+            partial(pool, x, starts, "mean", normalise=True, out=out),
+            partial(_mean, x.view(num_rows, length, width)),
+            "torch mean, normalize",
+        )
+
+
+def _mean(x: Tensor) -> Tensor:
+    return functional.normalize(x.mean(1, dtype=torch.float32))
+
+
 def page_moves() -> Iterator[Case]:
     for count in (1, 16, 256, 2048):
         pages = normal(4, 4096, 2, 8, 16, 128)
@@ -191,8 +240,13 @@ def _move(pages: Tensor, source: Tensor, target: Tensor) -> None:
     pages[:, target] = pages[:, source]
 
 
+def cases() -> Iterator[Case]:
+    for kind in (norms, softmaxes, activations, gathers, rotaries, page_moves, additions, encoder_embeddings, poolings):
+        yield from kind()
+
+
 def main() -> None:
-    wanted = arguments(__doc__ or "")
+    wanted = arguments(__doc__ or "", [ONLY])
     if not torch.cuda.is_available():
         print("torch sees no GPU: nothing is measured", file=sys.stderr)
         print("[]")
@@ -203,8 +257,8 @@ def main() -> None:
     report.add("kernel/copy/1GiB", "bandwidth", limit, "GB/s")
     for mebibytes in (32, 64):
         report.add(f"kernel/copy/{mebibytes}MiB", "bandwidth", timer.copy_gb_per_s(mebibytes << 20), "GB/s")
-    for cases in (norms, softmaxes, activations, gathers, rotaries, page_moves):
-        for case in cases():
+    for case in cases():
+        if re.search(wanted.only, case.name):
             ours, theirs = measure(case, timer, report, limit)
             if ours < SMALL_US and ours > CLOSE * theirs:
                 ours, theirs = graph_timer.medians_us([[case.ours], [case.theirs]])

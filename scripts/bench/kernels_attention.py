@@ -7,6 +7,7 @@ tensors, without pages: its flash attention for rows of one length, its variable
 faster.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape
 from headrace.kernels.rotary_kv import KVPages
 from headrace.testing.graph_timing import GraphTimer, Operation
-from headrace.testing.rows import Report, arguments
+from headrace.testing.rows import ONLY, Report, arguments
 
 DEVICE = torch.device("cuda", 0)
 COPIES_BYTES = 400 << 20
@@ -109,15 +110,15 @@ def _dense(query: Tensor, kv: Tensor) -> object:
 
 
 def main() -> None:
-    wanted = arguments(__doc__ or "")
-    report, timer = Report("scripts/bench/kernels_attention.py"), GraphTimer(DEVICE)
+    wanted = arguments(__doc__ or "", [ONLY])
+    report, timer = Report("scripts/bench/kernels_attention.py", saves=wanted.save), GraphTimer(DEVICE)
     # 4 GiB, read once.
     large = torch.randn(1 << 30, device=DEVICE)
     (read_us,) = timer.medians_us([[large.amax]])
     limit = large.nbytes / read_us / 1e3
     del large
     report.add("kernel/read/4GiB", "bandwidth", limit, "GB/s")
-    for case in cases():
+    for case in (case for case in cases() if re.search(wanted.only, case.name)):
         moved, ours, attention = launches(case)
         operations = [ours, *(peers(case, len(ours)) if case.beside_torch else [])]
         time_us, *peers_us = timer.medians_us(operations)

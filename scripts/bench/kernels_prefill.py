@@ -7,6 +7,7 @@ products of head_dim for each pair of a query and a key that it sees. torch read
 without pages (its variable-length flash attention, causal).
 """
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import Block, PrefillShape
 from headrace.kernels.rotary_kv import KVPages
 from headrace.testing.graph_timing import GraphTimer, Operation
-from headrace.testing.rows import Report, arguments
+from headrace.testing.rows import ONLY, Report, arguments
 
 DEVICE = torch.device("cuda", 0)
 L8B = PrefillShape(num_kv_heads=8, group=4, head_dim=128, dtype=torch.bfloat16, max_rows=1, max_tokens=1)
@@ -134,17 +135,17 @@ def _starts(counts: Iterator[int]) -> Tensor:
 
 
 def main() -> None:
-    wanted = arguments(__doc__ or "")
+    wanted = arguments(__doc__ or "", [ONLY])
     if not torch.cuda.is_available():
         print("torch sees no GPU: nothing is measured", file=sys.stderr)
         print("[]")
         return
-    report, timer = Report("scripts/bench/kernels_prefill.py"), GraphTimer(DEVICE)
+    report, timer = Report("scripts/bench/kernels_prefill.py", saves=wanted.save), GraphTimer(DEVICE)
     a, b = (_normal(8192, 8192, dtype=torch.bfloat16) for _ in range(2))
     (product_us,) = timer.medians_us([[partial(torch.mm, a, b)]])
     limit = 2 * 8192**3 / product_us / 1e6
     report.add("kernel/product/8192", "rate", limit, "TFLOP/s")
-    for case in cases():
+    for case in (case for case in cases() if re.search(wanted.only, case.name)):
         operations = [[launch(case)], *([[peer(case)]] if case.beside_torch else [])]
         time_us, *peers_us = timer.medians_us(operations)
         name, peer_us = f"kernel/prefill_attention/{case.name}", min(peers_us, default=None)

