@@ -122,7 +122,7 @@ class CostKeeper:
 
     def observe_turn(self, own_ms: float, turn_ms: float) -> None:
         """Take in for how long a batch, of which ``own_ms`` are its steps, has kept an engine that did not rest."""
-        self._overhead.observe(own_ms, turn_ms)
+        self._overhead.observe(own_ms, turn_ms, self._clock_s())
 
     def news(self) -> bytes | None:
         """The table, if it has changed enough since it was told last; saves it to its file now and then."""
@@ -130,7 +130,7 @@ class CostKeeper:
         if now_s < self._next_look_s:
             return None
         self._next_look_s = now_s + _LOOK_INTERVAL_S
-        self.batch_ms = self._overhead.batch_ms
+        self.batch_ms = self._overhead.batch_ms(now_s)
         if now_s - self._saved_s >= _SAVE_INTERVAL_S:
             self.save()
         if now_s - self._told_s < _NEWS_INTERVAL_S or change(self._told, self._whole()) < _MIN_CHANGE:
