@@ -18,7 +18,8 @@ _GRAIN_BYTES = 2 << 20
 # Room for somewhat more tokens than those it was made for.
 _SPARE = 1.2
 _WINDOW = 256
-_MAX_VIEWS = 64
+# Lengths whose tensors are kept: every length of one row, a few KiB each.
+_MAX_VIEWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,19 @@ class TokenArena:
         self._results = tuple(results)
         self._device = device
         buffers = [Buffer(result.first_op, result.last_op, result.num_bytes) for result in results]
-        self._layout = _one_chunk(buffers)
-        self._bytes_a_token = self._layout.chunk_bytes[0] if buffers else 0
+        layout = _one_chunk(buffers)
+        self._bytes_a_token = layout.chunk_bytes[0] if buffers else 0
         self._least_a_token = lower_bound_bytes(buffers)
+        # The same layers follow each other: few results differ in place and width, and only those need tensors.
+        keys = [
+            (place.offset // result.dtype.itemsize, result.width, result.dtype)
+            for place, result in zip(layout.places, self._results, strict=True)
+        ]
+        regions = dict.fromkeys(keys)
+        self._regions = tuple(regions)
+        self._region_of = tuple(list(regions).index(key) for key in keys)
         self._memory = torch.empty(0, dtype=torch.uint8, device=device)
+        self._typed: dict[torch.dtype, Tensor] = {}
         self._views: dict[int, tuple[Tensor, ...]] = {}
         self._num_passes, self._most_tokens = 0, 0
 
@@ -97,31 +107,32 @@ class TokenArena:
         if wanted > self._memory.nbytes:
             self._allocate(wanted)
         elif self._num_passes >= _WINDOW:
-            if self.planned_bytes(self._most_tokens) * 2 < self._memory.nbytes:
-                self._allocate(self.planned_bytes(self._most_tokens))
+            needed = self.planned_bytes(self._most_tokens)
+            # Memory that could not be smaller is left alone: with it all tensors would have to be made again.
+            if needed * 2 < self._memory.nbytes and _spacious(needed) < self._memory.nbytes:
+                self._allocate(needed)
             self._num_passes, self._most_tokens = 0, 0
 
     def _allocate(self, num_bytes: int) -> None:
         self._views.clear()
+        self._typed.clear()
         # The old memory first: both together might not fit.
         self._memory = torch.empty(0, dtype=torch.uint8, device=self._device)
-        num_bytes = -(-int(num_bytes * _SPARE) // _GRAIN_BYTES) * _GRAIN_BYTES
         with torch.inference_mode(mode=False):
-            self._memory = torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
+            self._memory = torch.empty(_spacious(num_bytes), dtype=torch.uint8, device=self._device)
+            self._typed = {dtype: self._memory.view(dtype) for _, _, dtype in self._regions}
 
     def _cut(self, num_tokens: int) -> tuple[Tensor, ...]:
-        # The same layers follow each other: few results differ in place and size.
-        known: dict[tuple[int, int, torch.dtype], Tensor] = {}
-        views = []
-        with torch.inference_mode(mode=False):
-            for result, place in zip(self._results, self._layout.places, strict=True):
-                key = place.offset, result.width, result.dtype
-                if key not in known:
-                    begin = place.offset * num_tokens
-                    flat = self._memory[begin : begin + result.num_bytes * num_tokens]
-                    known[key] = flat.view(result.dtype).view(num_tokens, result.width)
-                views.append(known[key])
-        return tuple(views)
+        # One call of torch's for each region: a short pass takes a GPU less than this host needs for a hundred of them.
+        cut = [
+            self._typed[dtype].as_strided((num_tokens, width), (width, 1), offset * num_tokens)
+            for offset, width, dtype in self._regions
+        ]
+        return tuple(map(cut.__getitem__, self._region_of))
+
+
+def _spacious(num_bytes: int) -> int:
+    return -(-int(num_bytes * _SPARE) // _GRAIN_BYTES) * _GRAIN_BYTES
 
 
 def _one_chunk(buffers: Sequence[Buffer]) -> Layout:

@@ -2,10 +2,13 @@
 
 The results of a pass are those that the model's operations write, traced. ``worst``: over every length from 5 to 500,
 the most that a plan takes, over what no plan can do without (the results that live at the same time). ``plan``: time to
-plan, or to look up, a length that has not been seen before, over that of a request of this length on the device named.
+plan, or to look up, a length that has not been seen before, and that over the time of a request of this length on the
+device named, launched operation by operation.
 
 On a GPU 150 lengths (seed 0) are computed twice, by our arena and by torch's caching allocator: what each holds then,
-and what the second round has taken from the device.
+and what the second round has taken from the device. ``planning``: what a round spends in our arena, of all its time,
+each request awaited, its batch packed and sent in that time too: of the first round, when lengths are new; of the
+second, when they are not; and as a model runs by itself, with graphs, when these have been captured.
 
 Greedy-by-size: Pisarchyk, Lee: Efficient memory management for deep neural net inference, 2020 (arXiv:2001.03288); it
 is what ``memory.planner`` does where all lies in one piece. Chunks: ``memory.planner`` with chunks of 2 MiB and more.
@@ -15,6 +18,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -98,20 +102,42 @@ def planned(report: Report, shape: str, results: Sequence[TokenResult], request_
         "chunks": ways["chunks"],
     }
     for name, plan in timed.items():
-        shares = []
+        times_us, shares = [], []
         for length in sampled:
             begin_s = time.perf_counter()
             plan(length)
-            shares.append((time.perf_counter() - begin_s) * 1e6 / request_us(length))
+            times_us.append((time.perf_counter() - begin_s) * 1e6)
+            shares.append(times_us[-1] / request_us(length))
+        report.add(f"allocator/{shape}/{name}", "plan_time", statistics.median(times_us), "us")
         report.add(f"allocator/{shape}/{name}", "plan", 100 * statistics.mean(shares), "% of a request")
 
 
+def planning_share(encoder: Encoder, lengths: Sequence[int]) -> float:
+    """Compute a row of each length, one after the other; time spent in ``TokenArena.place``, of all time."""
+    place, spent_s = TokenArena.place, 0.0
+
+    def timed(arena: TokenArena, num_tokens: int) -> tuple[Tensor, ...]:
+        nonlocal spent_s
+        begin_s = time.perf_counter()
+        views = place(arena, num_tokens)
+        spent_s += time.perf_counter() - begin_s
+        return views
+
+    with mock.patch.object(TokenArena, "place", timed):
+        begin_s = time.perf_counter()
+        for length in lengths:
+            encoder.model.forward(batch(encoder, length)).cpu()
+        return spent_s / (time.perf_counter() - begin_s)
+
+
 def on_gpu(report: Report, shape: str, encoder: Encoder) -> None:
-    """What is held after 150 lengths, and what a second round takes."""
+    """What 150 lengths spend on planning, what is held after them, and what a second round takes."""
     runtime = encoder.model.runtime
     assert isinstance(runtime, DeviceRuntime), "a GPU's encoder has a GPU's runtime"
-    runtime.uses_graphs = False
     lengths = torch.randint(5, 501, (150,), generator=torch.Generator().manual_seed(0)).tolist()
+    for order in ("first", "second"):
+        share = 100 * planning_share(encoder, lengths)
+        report.add(f"allocator/{shape}/cuda_planned", f"planning of the {order} round", share, "% of its time")
     for allocator in ("torch", "planned"):
         runtime.allocator = allocator
         torch.cuda.synchronize()
@@ -132,6 +158,10 @@ def on_gpu(report: Report, shape: str, encoder: Encoder) -> None:
         asked = after["allocation.all.allocated"] - middle["allocation.all.allocated"]
         report.add(name, "tensors of the second round", asked / len(lengths), "a request")
     report.add(f"allocator/{shape}/cuda_planned", "arena", runtime.arena.num_bytes / 2**20, "MiB")
+    runtime.uses_graphs = True
+    planning_share(encoder, lengths)
+    share = 100 * planning_share(encoder, lengths)
+    report.add(f"allocator/{shape}/cuda_graphs", "planning of the second round", share, "% of its time")
 
 
 def main() -> None:
@@ -151,6 +181,8 @@ def main() -> None:
             encoder = load(shape, table, dtype, device)
             computed = load(shape, EncoderReference(), dtype, device) if on_cpu else encoder
             known: dict[int, float] = {}
+            if isinstance(encoder.model.runtime, DeviceRuntime):
+                encoder.model.runtime.uses_graphs = False  # what is replayed has been planned when it was captured
 
             def request_us(length: int, encoder: Encoder = computed, known: dict[int, float] = known) -> float:
                 # In steps of 50: what is measured is a share.

@@ -1,8 +1,13 @@
+from collections.abc import Callable, Sequence
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.memory import token_arena
+from headrace.memory.planner import Buffer, Layout, lay_out, lower_bound_bytes
 from headrace.memory.token_arena import TokenArena, TokenResult
 
 CPU = torch.device("cpu")
@@ -51,11 +56,39 @@ def layer(hidden: int, num_layers: int) -> list[TokenResult]:
     return made
 
 
-@pytest.mark.parametrize("hidden", [384, 768, 1024])
+@pytest.mark.parametrize("hidden", [128, 256, 384, 512, 768, 1024])
 def test_an_encoder_takes_hardly_more_than_no_layout_can_do_without(hidden: int) -> None:
-    arena = TokenArena(layer(hidden, 12), CPU)
+    written = layer(hidden, 12)
+    arena = TokenArena(written, CPU)
     for num_tokens in range(5, 501):
-        assert arena.planned_bytes(num_tokens) <= 1.15 * arena.least_bytes(num_tokens)
+        buffers = [Buffer(each.first_op, each.last_op, each.num_bytes * num_tokens) for each in written]
+        assert arena.planned_bytes(num_tokens) <= 1.15 * lower_bound_bytes(buffers)
+
+
+def test_all_lengths_have_one_layout_and_a_length_of_one_row_that_comes_again_its_tensors() -> None:
+    layouts = []
+    # Long and short ones in turn: after many short ones memory would be given back.
+    lengths = [1 + number * 37 % 512 for number in range(512)]
+
+    def counted(buffers: Sequence[Buffer], size: Callable[[int], int]) -> Layout:
+        layouts.append(lay_out(buffers, size=size))
+        return layouts[-1]
+
+    with mock.patch.object(token_arena, "lay_out", counted):
+        arena = TokenArena(layer(64, 12), CPU)
+        first = {num_tokens: arena.place(num_tokens) for num_tokens in lengths}
+        assert all(arena.place(num_tokens) is tensors for num_tokens, tensors in first.items())
+    assert len(layouts) == 1
+    # Layers follow each other: a length costs a few tensors, however many there are.
+    deeper = TokenArena(layer(64, 48), CPU).place(7)
+    assert len({id(tensor) for tensor in deeper}) <= 12
+    assert len({id(tensor) for tensor in deeper}) == len({id(tensor) for tensor in first[7]})
+
+
+def test_tensors_of_lengths_that_are_too_many_to_be_kept_are_made_again() -> None:
+    arena = TokenArena(layer(64, 1), CPU)
+    for num_tokens in (*range(2000, 0, -1), 1999):
+        assert [tensor.shape[0] for tensor in arena.place(num_tokens)] == [num_tokens] * 6
 
 
 def test_memory_is_the_same_for_lengths_that_fit_and_returns_after_a_long_pass() -> None:
@@ -71,6 +104,12 @@ def test_memory_is_the_same_for_lengths_that_fit_and_returns_after_a_long_pass()
         arena.place(100)
     assert arena.num_bytes < held / 2
     assert arena.place(1000)[0].shape == (1000, 768)
+
+
+def test_many_short_passes_leave_memory_alone_that_could_not_be_smaller() -> None:
+    arena = TokenArena(layer(64, 1), CPU)
+    tensors = arena.place(1)
+    assert all(arena.place(1) is tensors for _ in range(600))
 
 
 def test_a_pass_may_be_written_in_and_outside_of_inference_mode() -> None:
