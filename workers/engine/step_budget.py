@@ -65,8 +65,8 @@ class StepBudget:
         if shortest in times:
             # Whatever is longer takes no less, so a smaller time of it is only a newer one.
             most_ms = max(most_ms, _OVER_SHORTEST * min(times[size] for size in sizes if size in times))
-        elif max(times.values()) > most_ms:
-            return shortest
+        elif most_ms < min(max(times.values()), _OVER_SHORTEST * min(times.values())):
+            return shortest  # it takes no more than any other, and is not tried where that could not raise the bound
         # The size of least cost a token says what longer ones take at most, and what shorter ones take at least.
         token_ms = min(step_ms / size for size, step_ms in times.items())
         fitting = [size for size in sizes if times.get(size, token_ms * size) <= most_ms]

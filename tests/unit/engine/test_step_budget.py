@@ -119,6 +119,33 @@ def prompt_steps(step_ms: Callable[[int, int], float], seed: int) -> list[float]
     return took
 
 
+def test_a_model_of_fast_prompts_gets_its_longest_step_as_soon_as_one_is_known() -> None:
+    device, budget = waiting_for_the_host(10, 0.0019), StepBudget(8192, 15, 200)
+    assert run(budget, device, 6, num_decoding=0) == [2048, 2048, 8192, 8192, 8192, 8192]
+    beside_rows = StepBudget(8192, 15, 200)
+    run(beside_rows, device, 100, num_decoding=200)
+    assert beside_rows.tokens(0) == 8192
+
+
+@given(devices(), st.integers(0, 40), st.floats(5, 300))
+def test_a_size_that_fits_if_its_tokens_cost_as_much_as_those_of_a_shorter_one_is_not_tried_from_below(
+    device: Device, num_steps: int, prompt_step_ms: float
+) -> None:
+    budget = StepBudget(8192, 15, prompt_step_ms)
+    known = set(run(budget, device, num_steps)[:-1])
+    if known and max(map(device, known)) <= prompt_step_ms:
+        cheapest = min(known, key=lambda size: device(size) / size)
+        token_ms = device(cheapest) / cheapest
+        fitting = [size for size in SIZES if size >= cheapest and token_ms * size <= prompt_step_ms]
+        assert budget.tokens(0) >= max(fitting, default=0)
+
+
+def test_the_shortest_step_is_not_tried_where_it_could_not_raise_the_bound() -> None:
+    lengths = run(StepBudget(8192, 15, 200), waiting_for_the_host(10, 0.0019), 400)
+    assert min(lengths) == 2048
+    assert lengths.count(2048) == 2  # until the first one has ended
+
+
 def test_where_nothing_is_bounded_a_step_is_as_long_as_may_be() -> None:
     budget = StepBudget(8192, 0, 0)
     budget.observe(prompt(1000), 1000)
