@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tests.gpu.tolerance import assert_fair, poisoned
+from tests.gpu.tolerance import assert_fair, normal, poisoned
 from torch import Tensor
 from torch.nn import functional
 
@@ -41,13 +41,6 @@ def _hopper(device: torch.device) -> None:
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     found: torch.dtype = request.param
     return found
-
-
-def normal(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Rows of a wider tensor, whose other numbers are none."""
-    wide = torch.full((*shape[:-1], shape[-1] + 16), torch.nan, device=device, dtype=dtype)
-    wide[..., : shape[-1]].normal_()
-    return wide[..., : shape[-1]]
 
 
 def check(num_tokens: int, weight: Tensor, *, full: bool, tiling: Tiling | None = None) -> None:

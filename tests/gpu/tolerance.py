@@ -24,6 +24,13 @@ def assert_fair(actual: Tensor, truth: Tensor, peer: Tensor) -> None:
     assert own <= 2 * fair + 2 * rounding, f"error {own:.3g}, torch's own {fair:.3g}, rounding {rounding:.3g}"
 
 
+def normal(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Rows of a wider tensor, whose other numbers are none."""
+    wide = torch.full((*shape[:-1], shape[-1] + 16), torch.nan, device=device, dtype=dtype)
+    wide[..., : shape[-1]].normal_()
+    return wide[..., : shape[-1]]
+
+
 def poisoned(like: Tensor) -> Tensor:
     """A result tensor full of NaN, in which an element that was not written shows."""
     return torch.full_like(like, torch.nan)
