@@ -10,7 +10,17 @@ from headrace.kernels.checks import element_type, require
 from headrace.kernels.device import open_device
 from headrace.kernels.encoder_table import Embeddings
 from headrace.kernels.launch import Kernel, load
-from headrace.kernels.rows import RowPlan, plan_rows, round_rows
+from headrace.kernels.rows import RowPlan, plan_rows, round_rows, vector
+
+_WARP = 32
+# What a lane holds of three tables' rows and of their sum fits the registers that leave many warps room.
+_LANE_ELEMENTS = 32
+# Of a block of warps with a row each: no warp waits for another, and small blocks fill a multiprocessor best.
+_THREADS = 128
+# Tokens of a multiprocessor from which they are many: a warp each has it at work.
+_MANY = 16
+# Rows that a warp or block takes one after the other, once this many warps of a multiprocessor have one each.
+_TURNS, _WARPS = 4, 32
 
 
 def encoder_embedding(
@@ -46,17 +56,47 @@ def encoder_embedding(
         require(each, name, (words.shape[0] if each is None else each.shape[0], width), words.dtype)
     for name, part in (("weight", norm.weight), ("bias", norm.bias)):
         require(part, name, (width,), words.dtype)
-    plan = plan_rows(width, round_rows(num_tokens), words.element_size(), open_device(words.get_device()).num_sms)
+    num_sms = open_device(words.get_device()).num_sms
+    plan = plan_tokens(width, round_rows(num_tokens), words.element_size(), num_sms)
     if plan.vecs == 0:
         raise KernelError(f"embeddings of {width} numbers do not fit the registers of a block")
     kernel = _kernel(words.device, element_type(words, "words"), plan)
     kernel(
-        (plan.num_blocks(num_tokens),),
+        (num_blocks(plan, num_tokens, num_sms),),
         (plan.threads,),
         *(out, token_ids, positions, type_ids, words, table, types, norm.weight, norm.bias),
         *(num_tokens, words.shape[0], table.shape[0], 0 if types is None else types.shape[0], width, norm.eps),
     )
     return out
+
+
+@functools.cache
+def plan_tokens(width: int, num_tokens: int, element_bytes: int, num_sms: int) -> RowPlan:
+    """Choose how a token's row is spread over threads: over a warp's alone, if there are many and it is not too wide.
+
+    Args:
+        width: elements of a row.
+        num_tokens: how many there are, rounded as the caller likes.
+        element_bytes: size of an element.
+        num_sms: of the device.
+    """
+    vec = vector(width, element_bytes)
+    vecs = -(-width // (vec * _WARP))
+    if num_tokens < _MANY * num_sms or width // vec <= _WARP or vecs * vec > _LANE_ELEMENTS:
+        return plan_rows(width, num_tokens, element_bytes, num_sms)
+    return RowPlan(vec, vecs, 1, True, _THREADS, width == vecs * vec * _WARP)
+
+
+def num_blocks(plan: RowPlan, num_tokens: int, num_sms: int) -> int:
+    """Blocks of a launch: as many as the plan's, until each had better go on to further rows.
+
+    Args:
+        plan: how a row is spread.
+        num_tokens: how many rows there are.
+        num_sms: of the device.
+    """
+    blocks, at_once = plan.num_blocks(num_tokens), num_sms * _WARPS * _WARP // plan.threads
+    return min(blocks, max(at_once, -(-blocks // _TURNS)))
 
 
 @functools.cache

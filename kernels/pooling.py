@@ -13,8 +13,10 @@ from headrace.kernels.launch import Kernel, load
 from headrace.kernels.rows import vector
 
 _POOLINGS: dict[Pooling, int] = {"cls": 0, "last": 1, "mean": 2, "max": 3}
-# Few rows leave multiprocessors to themselves.
-_THREADS, _MOST_THREADS = 512, 1024
+_WARP = 32
+# Threads of a block and tokens that each reads together. Several blocks share a multiprocessor, so that one reads while
+# another adds up what it has read; few rows leave multiprocessors to themselves.
+_MANY, _FEW = (384, 4), (1024, 8)
 
 
 def pool(x: Tensor, starts: Tensor, pooling: Pooling, *, normalise: bool, out: Tensor | None = None) -> Tensor:
@@ -40,15 +42,29 @@ def pool(x: Tensor, starts: Tensor, pooling: Pooling, *, normalise: bool, out: T
     require(x, "x", x.shape, x.dtype)
     require(starts, "starts", (num_rows + 1,), torch.int32, alignment=4)
     require(out, "out", (num_rows, width), torch.float32)
-    threads = _MOST_THREADS if num_rows <= open_device(x.get_device()).num_sms else _THREADS
+    most_threads, ahead = _FEW if num_rows <= open_device(x.get_device()).num_sms else _MANY
     vec = vector(width, x.element_size())
-    kernel = _kernel(x.device, element_type(x, "x"), vec, threads, _POOLINGS[pooling], int(normalise))
+    threads = block_threads(width // vec, most_threads)
+    kernel = _kernel(x.device, element_type(x, "x"), vec, threads, ahead, _POOLINGS[pooling], int(normalise))
     kernel((num_rows,), (threads,), out, x, starts, width)
     return out
 
 
+def block_threads(num_vecs: int, most_threads: int) -> int:
+    """Threads of a block, whole warps: as many tokens side by side as fit, with as few threads left over.
+
+    Args:
+        num_vecs: vectors of a token, each a thread's.
+        most_threads: of a block, a multiple of 32.
+    """
+    tokens = max(1, most_threads // max(1, num_vecs))
+    return min(most_threads, -(-max(1, tokens * num_vecs) // _WARP) * _WARP)
+
+
 @functools.cache
-def _kernel(device: torch.device, element: str, vec: int, threads: int, pooling: int, normalise: int) -> Kernel:
+def _kernel(
+    device: torch.device, element: str, vec: int, threads: int, ahead: int, pooling: int, normalise: int
+) -> Kernel:
     return load(
         "pooling",
         "pooling",
@@ -57,6 +73,7 @@ def _kernel(device: torch.device, element: str, vec: int, threads: int, pooling:
         DTYPE=element,
         VEC=vec,
         THREADS=threads,
+        AHEAD=ahead,
         POOLING=pooling,
         NORMALISE=normalise,
     )

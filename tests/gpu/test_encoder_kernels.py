@@ -72,8 +72,8 @@ def test_heads_of_other_sizes_are_refused(device: torch.device) -> None:
         encoder_attention(torch.randn(5, 9 * 26, device=device), None, items, 3)
 
 
-@pytest.mark.parametrize("width", [384, 768, 129])
-@pytest.mark.parametrize("num_tokens", [1, 3000])
+@pytest.mark.parametrize("width", [384, 768, 129, 2304])
+@pytest.mark.parametrize("num_tokens", [1, 3000, 9001])
 @pytest.mark.parametrize("types", ["none", "first", "any"])
 def test_embeddings_err_as_little_as_torch(
     device: torch.device, dtype: torch.dtype, width: int, num_tokens: int, types: str

@@ -2,6 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.kernels.encoder_embedding import num_blocks, plan_tokens
+from headrace.kernels.pooling import block_threads
 from headrace.kernels.rows import divisor, plan_rows, round_rows, vector
 from headrace.kernels.stretches import layers, stretch
 
@@ -28,6 +30,33 @@ def test_a_plan_covers_every_element_of_every_row(
         assert plan.even == (team * plan.vecs * plan.vec == width and team & (team - 1) == 0)
     teams = plan.num_blocks(num_rows) * (plan.threads // 32 if plan.warp_a_row else 1)
     assert teams * plan.rows >= num_rows
+
+
+@given(width=st.integers(1, 40_000), num_tokens=st.integers(1, 100_000), element_bytes=st.sampled_from([2, 4]))
+def test_a_token_s_row_has_a_thread_for_every_element_and_every_token_a_turn(
+    width: int, num_tokens: int, element_bytes: int
+) -> None:
+    plan = plan_tokens(width, round_rows(num_tokens), element_bytes, 132)
+    team = 32 if plan.warp_a_row else plan.threads
+    if plan.vecs:
+        assert width % plan.vec == 0
+        assert team * plan.vecs * plan.vec >= width
+        assert plan.even == (team * plan.vecs * plan.vec == width and team & (team - 1) == 0)
+    blocks = num_blocks(plan, num_tokens, 132)
+    assert 1 <= blocks <= plan.num_blocks(num_tokens)
+    # No multiprocessor idles for another's further turns.
+    assert blocks == plan.num_blocks(num_tokens) or blocks * plan.threads >= 132 * 32 * 32 - plan.threads
+
+
+@given(num_vecs=st.integers(1, 20_000), most_threads=st.sampled_from([384, 1024]))
+def test_a_pooling_block_is_whole_warps_of_whole_tokens(num_vecs: int, most_threads: int) -> None:
+    threads = block_threads(num_vecs, most_threads)
+    assert threads % 32 == 0
+    assert threads <= most_threads
+    if num_vecs <= most_threads:
+        assert threads // num_vecs == most_threads // num_vecs
+    else:
+        assert threads == most_threads
 
 
 @given(num_vecs=st.integers(1, 100_000), num_rows=st.integers(1, 100_000))

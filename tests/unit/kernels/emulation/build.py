@@ -40,6 +40,16 @@ def build_encoder(block: Block, dtype: torch.dtype, head_size: int, head_dim: in
     return _build("encoder", ("encoder_attention.cu", "encoder_*.cuh", *_TILES), macros, folder)
 
 
+def build_encoder_embedding(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    """Compile what makes an encoder's first layer's input in an empty folder."""
+    return _build("encoder_embedding", ("encoder_embedding.cu", "rows.cuh"), macros, folder)
+
+
+def build_pooling(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    """Compile pooling in an empty folder."""
+    return _build("pooling", ("pooling.cu",), macros, folder)
+
+
 def build_sampling(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
     """Compile sampling in an empty folder."""
     names = ("sampling.cu", "search.cu", "sampling", "ranking", "shortlist", "threshold", "choice", "drawn")

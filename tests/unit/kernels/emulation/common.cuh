@@ -1,4 +1,4 @@
-// kernels/cuda/common.cuh for fibers: what attention and sampling use of it.
+// kernels/cuda/common.cuh for fibers: what attention, sampling and encoders' other kernels use of it.
 #pragma once
 
 #include "emulated.h"
@@ -65,9 +65,11 @@ Vec<T, N> load(const T* address) {
 }
 
 struct Sum {
+    static constexpr float NEUTRAL = 0;
     static float of(float a, float b) { return a + b; }
 };
 struct Max {
+    static constexpr float NEUTRAL = -INFINITY;
     static float of(float a, float b) { return fmaxf(a, b); }
 };
 template <typename Op, int X, int SPAN = WARP>
@@ -86,6 +88,7 @@ void block_reduce(float (&value)[X], float (*scratch)[WARP]) {
     }
 }
 
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 inline float exp2_roughly(float x) { return exp2f(x); }
 inline float reciprocal_roughly(float x) { return 1 / x; }
 inline void wait_for_earlier_kernels() {}

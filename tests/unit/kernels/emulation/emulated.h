@@ -17,6 +17,7 @@
 #define __global__
 #define __forceinline__ inline
 #define __shared__ static
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __noinline__
 #define __grid_constant__
 #define __launch_bounds__(...)
