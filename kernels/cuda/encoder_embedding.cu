@@ -54,6 +54,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     wait_for_earlier_kernels();
     const Place place(width);
     const int64_t step = int64_t(gridDim.x) * (WARP_A_ROW ? THREADS / WARP : 1) * ROWS;
+    const float share = 1.f / width;
     Ids ids[ROWS];
     read_ids(ids, place.row, num_tokens, token_ids, positions, type_ids);
     for (int64_t first = place.row; first < num_tokens; first += step) {
@@ -78,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         reduce<ROWS>(mean, scratch[0]);
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            mean[r] /= width;
+            mean[r] *= share;
 #pragma unroll
             for (int i = 0; i < VECS; i++)
                 if (place.holds(i))
@@ -97,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 if (first + r >= num_tokens) continue;
-                const float factor = rsqrtf(squares[r] / width + eps);
+                const float factor = rsqrtf(squares[r] * share + eps);
                 float result[VEC];
 #pragma unroll
                 for (int e = 0; e < VEC; e++) result[e] = x[r][i][e] * factor * scale.get(e) + shift.get(e);
