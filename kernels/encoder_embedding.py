@@ -18,9 +18,10 @@ _LANE_ELEMENTS = 32
 # Of a block of warps with a row each: no warp waits for another, and small blocks fill a multiprocessor best.
 _THREADS = 128
 # Tokens of a multiprocessor from which they are many: a warp each has it at work.
-_MANY = 16
-# Rows that a warp or block takes one after the other, once this many warps of a multiprocessor have one each.
-_TURNS, _WARPS = 4, 32
+_MANY = 15
+# Rows that a warp or block takes one after the other, once this many warps of a multiprocessor have one each: the
+# second's ids come while the first is on its way. More rows keep the last blocks waiting.
+_TURNS, _WARPS = 2, 32
 
 
 def encoder_embedding(
