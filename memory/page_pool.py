@@ -144,6 +144,27 @@ class PagePool:
         self._refer(page)
         return page
 
+    def take_any(self, num_pages: int) -> list[int]:
+        """Take pages that nobody refers to, wherever they lie: low ones first, then kept ones, oldest first.
+
+        A kept page changes hands without being open in between: where the memory is full of kept pages, chunks would be
+        given back only to be taken again.
+
+        Args:
+            num_pages: how many.
+
+        Returns:
+            The pages, with one reference each and no content that anybody could ask for; fewer where there are no more.
+        """
+        pages = self._take_open(min(num_pages, self.max_pages - self._num_used - len(self._kept)))
+        while len(pages) < num_pages and self._kept:
+            pages.append(self._forget_oldest())
+        while len(pages) < num_pages and self._held and self._num_used + len(pages) < self.max_pages:
+            pages.append(self._held.popitem()[0])
+        for page in pages:
+            self._refer(page)
+        return pages
+
     def share(self, page: int) -> None:
         """Refer to a page that is used or kept."""
         if self._num_references[page] == 0:
@@ -243,10 +264,14 @@ class PagePool:
         self._num_used += self._num_references[page] == 0
         self._num_references[page] += 1
 
-    def _evict(self) -> None:
+    def _forget_oldest(self) -> int:
+        """Give up the content of the page that was released longest ago; the page is neither kept nor open then."""
         page, _ = self._kept.popitem(last=False)
         self._forget(page)
-        self._offer(page)
+        return page
+
+    def _evict(self) -> None:
+        self._offer(self._forget_oldest())
 
     def _may_open(self) -> bool:
         """Make sure that a page is open, at the cost of a free chunk or of kept pages; False if there is none."""
@@ -271,6 +296,19 @@ class PagePool:
         if at < 0 and self._grow():
             at = self._map.find(bytes(num_pages))
         return at if at < 0 else at - at // (self.chunk_pages + 1)
+
+    def _take_open(self, num_pages: int) -> list[int]:
+        """Close the lowest open pages, in chunks taken for it if need be; fewer where there are no more."""
+        pages: list[int] = []
+        at = -1
+        while len(pages) < num_pages:
+            at = self._map.find(0, at + 1)
+            if at >= 0:
+                pages.append(at - at // (self.chunk_pages + 1))
+                self._close(pages[-1])
+            elif not self._grow():
+                break
+        return pages
 
     def _grow(self) -> bool:
         if self._chunks.count("kv") * self.chunk_pages >= self.max_pages:

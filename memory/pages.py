@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from headrace.memory.chunks import Chunks
 from headrace.memory.page_pool import PagePool, Stretch
-from headrace.memory.prefix_index import ROOT, PrefixIndex, key_of
+from headrace.memory.prefix_index import ROOT, Head, PrefixIndex, key_of
 from headrace.memory.shuffle import PageMove
 
 # Long runs make a page border cheap to cross; a stretch that will not be used is memory that others scatter around.
@@ -76,7 +76,7 @@ class Pages:
         # A copy of fewer tokens saves less than the step that waited for it.
         self._index = PrefixIndex(page_size, min_shared=max(1, page_size // 4))
         self._pool = PagePool(chunks or Chunks(1), chunk_pages or num_pages, self._index.forget, num_pages)
-        self._max_stretch_pages = _MAX_STRETCH_PAGES if read_as_runs else 1
+        self._read_as_runs = read_as_runs
         self._rows: set[RowPages] = set()  # those that have pages
 
     @property
@@ -134,17 +134,24 @@ class Pages:
             How many tokens the row has room for, at most ``num_tokens``.
         """
         self._rows.add(row)
+        if self._read_as_runs:
+            self._extend_run(row, num_tokens)
+        else:
+            row.page_ids += self._pool.take_any(self.pages_for(num_tokens) - len(row.page_ids))
+        return min(num_tokens, len(row.page_ids) * self.page_size)
+
+    def _extend_run(self, row: RowPages, num_tokens: int) -> None:
+        """Take pages as ``reserve`` does, behind each other as far as may be."""
         while len(row.page_ids) * self.page_size < num_tokens:
             if not self._pool.has(row.stretch):
                 self._pool.let_go(row.stretch)
                 num_missing = self.pages_for(max(row.max_tokens, num_tokens)) - len(row.page_ids)
                 behind = row.page_ids[-1] if row.page_ids else None
-                row.stretch = self._pool.hold(min(num_missing, self._max_stretch_pages), behind=behind)
+                row.stretch = self._pool.hold(min(num_missing, _MAX_STRETCH_PAGES), behind=behind)
             page = self._pool.take(row.stretch)
             if page is None:
-                break
+                return
             row.page_ids.append(page)
-        return min(num_tokens, len(row.page_ids) * self.page_size)
 
     def adopt(self, row: RowPages, token_ids: Sequence[int], num_computed: int) -> tuple[int, PageCopy | None]:
         """Use what other rows have computed, as far as it is what this row would compute next.
@@ -182,7 +189,7 @@ class Pages:
             return num_computed, None
         return num_computed + num_shared, PageCopy(source, row.page_ids[-1], num_shared)
 
-    def head(self, row: RowPages, token_ids: Sequence[int], page: int) -> tuple[bytes, tuple[int, ...]] | None:
+    def head(self, row: RowPages, token_ids: Sequence[int], page: int) -> Head | None:
         """Name the beginning of a row's page number ``page`` (see ``PrefixIndex.head``); None if it is too short.
 
         The row's last token is left out, as it is where rows adopt pages.

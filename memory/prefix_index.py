@@ -8,7 +8,7 @@ able to make two of them meet that differ.
 import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _KEY_BYTES = 16
 #: The key of nothing: what stands before a row's first page.
@@ -23,9 +23,12 @@ def key_of(parent: bytes, token_ids: Sequence[int]) -> bytes:
     return hashlib.blake2b(array("q", token_ids).tobytes(), digest_size=_KEY_BYTES, key=parent).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    parent: bytes
+#: The key of what stands before a page, and its first tokens.
+Head = tuple[bytes, tuple[int, ...]]
+
+
+class _Entry(NamedTuple):
+    head: Head
     token_ids: tuple[int, ...]
     key: bytes | None  # of a full page
 
@@ -44,12 +47,12 @@ class PrefixIndex:
         self._entries: dict[int, _Entry] = {}
         self._full: dict[bytes, int] = {}
         # By parent and first tokens: pages that one may be a copy of, the newest last.
-        self._heads: dict[tuple[bytes, tuple[int, ...]], dict[int, None]] = {}
+        self._heads: dict[Head, dict[int, None]] = {}
 
     def __contains__(self, page: int) -> bool:
         return page in self._entries
 
-    def head(self, parent: bytes, token_ids: Sequence[int]) -> tuple[bytes, tuple[int, ...]] | None:
+    def head(self, parent: bytes, token_ids: Sequence[int]) -> Head | None:
         """Name the beginning of a page, by which rows that are about to compute the same find each other.
 
         Args:
@@ -99,7 +102,7 @@ class PrefixIndex:
             return
         if key is not None:
             self._full[key] = page
-        self._entries[page] = _Entry(parent, tuple(token_ids), key)
+        self._entries[page] = _Entry(head, tuple(token_ids), key)
         self._heads.setdefault(head, {})[page] = None
 
     def forget(self, page: int) -> None:
@@ -109,11 +112,10 @@ class PrefixIndex:
             return
         if entry.key is not None:
             del self._full[entry.key]
-        head = entry.parent, entry.token_ids[: self._min_shared]
-        pages = self._heads[head]
+        pages = self._heads[entry.head]
         del pages[page]
         if not pages:
-            del self._heads[head]
+            del self._heads[entry.head]
 
     def renumber(self, new: Mapping[int, int]) -> None:
         """Note that the content of pages has moved.
@@ -126,7 +128,7 @@ class PrefixIndex:
             self._entries[new[source]] = entry
             if entry.key is not None:
                 self._full[entry.key] = new[source]
-        for head in {(entry.parent, entry.token_ids[: self._min_shared]) for entry in moved.values()}:
+        for head in {entry.head for entry in moved.values()}:
             self._heads[head] = {new.get(page, page): None for page in self._heads[head]}
 
 

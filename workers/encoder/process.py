@@ -3,7 +3,6 @@
 It lives as the engine of a model that writes does (``headrace.workers.engine.process``).
 """
 
-import gc
 import logging
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from headrace.workers.engine.link import CourierLink
 from headrace.workers.engine.listening import ORPHAN_CHECK_S, Served, listen, run_process
 from headrace.workers.engine.measurement import Extent
 from headrace.workers.engine.settings import EngineSettings
+from headrace.workers.garbage import look_seldom
 
 # By its own name, which as a program is "__main__".
 logger = logging.getLogger("headrace.workers.encoder")
@@ -59,9 +59,7 @@ def serve(settings: EngineSettings) -> None:
     engine = make_engine(loaded, runner, settings.step_tokens)
     costs = keep_costs(settings, loaded, runner)
     logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
-    # What is there now stays: whatever looks for garbage from here on, in the middle of a step, need not look at it.
-    gc.collect()
-    gc.freeze()
+    look_seldom()
     turn = partial(_turn, engine=engine, costs=costs, clock=TurnClock(own_clock(settings)))
     listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear, _MAX_BATCHES))
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from headrace.errors import ConfigurationError
 from headrace.memory.pages import PageCopy, Pages
+from headrace.memory.prefix_index import Head
 from headrace.workers.engine.sequence import Sequence
 
 
@@ -214,7 +215,7 @@ class Fusion:
         decoding: list[Chunk] = []
         prefilling: list[Chunk] = []
         copies: list[PageCopy] = []
-        heads: set[object] = set()  # beginnings of pages that this plan computes
+        heads: set[Head] = set()  # of the pages where this plan's chunks of prompts begin
         for sequence in tuple(self._running.values()):
             if sequence.row not in self._running:
                 continue  # preempted by an older one
@@ -226,7 +227,8 @@ class Fusion:
                 continue
             num_tokens = self._make_room(sequence, min(sequence.num_tokens_left, budget))
             if num_tokens:
-                heads |= self._heads(sequence, num_tokens)
+                if (head := self._head(sequence)) is not None:
+                    heads.add(head)
                 chunk = Chunk.next_of(sequence, num_tokens)
                 (decoding if chunk.decodes else prefilling).append(chunk)
                 budget -= num_tokens
@@ -274,20 +276,22 @@ class Fusion:
         lengths = [sequence.num_to_draw for sequence in islice(self._waiting, self._overtaking_rows + 1)]
         return lengths.index(max(lengths))
 
-    def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[object]) -> bool:
+    def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[Head]) -> bool:
         """Take over what others have computed; True if the row should wait for what this very plan computes."""
         pages, token_ids = sequence.pages, sequence.token_ids
         sequence.num_computed_tokens, copy = self._pages.adopt(pages, token_ids, sequence.num_computed_tokens)
         if copy is not None:
             copies.append(copy)
-        page, offset = divmod(sequence.num_computed_tokens, self._pages.page_size)
-        return offset == 0 and self._pages.head(pages, token_ids, page) in heads
+        return sequence.num_computed_tokens % self._pages.page_size == 0 and self._head(sequence) in heads
 
-    def _heads(self, sequence: Sequence, num_tokens: int) -> set[object]:
-        size, start = self._pages.page_size, sequence.num_computed_tokens
-        touched = range(start // size, (start + num_tokens - 1) // size + 1)
-        heads = (self._pages.head(sequence.pages, sequence.token_ids, page) for page in touched)
-        return {head for head in heads if head is not None}
+    def _head(self, sequence: Sequence) -> Head | None:
+        """Name the page in which a row's next token lies.
+
+        Who begins alike has got as far when its turn comes, for it has taken over what others computed: comparing the
+        pages where chunks begin is enough.
+        """
+        page = sequence.num_computed_tokens // self._pages.page_size
+        return self._pages.head(sequence.pages, sequence.token_ids, page)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> int:
         """Give a row pages for its next tokens, at the cost of younger ones if need be.

@@ -8,7 +8,6 @@ for milliseconds before it sleeps, and with ``OMP_WAIT_POLICY=PASSIVE`` it sleep
 doubles the time of a step. The runtime reads both when torch is imported, before any code of this file.
 """
 
-import gc
 import logging
 import time
 from dataclasses import replace
@@ -29,6 +28,7 @@ from headrace.workers.engine.link import CourierLink
 from headrace.workers.engine.listening import ORPHAN_CHECK_S, Served, listen, run_process
 from headrace.workers.engine.loading import load
 from headrace.workers.engine.settings import EngineSettings
+from headrace.workers.garbage import look_seldom
 
 # By its own name, which as a program is "__main__".
 logger = logging.getLogger("headrace.workers.engine")
@@ -47,9 +47,7 @@ def serve(settings: EngineSettings) -> None:
     torch.set_num_threads(settings.num_threads)
     start_s = time.monotonic()
     engine, costs = _load(settings)
-    # What is there now stays: whatever looks for garbage from here on, in the middle of a step, need not look at it.
-    gc.collect()
-    gc.freeze()
+    look_seldom()
     logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
     listen(settings, Served(engine.kv_tokens, costs, partial(_turn, engine=engine, costs=costs), engine.clear))
 

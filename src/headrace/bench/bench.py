@@ -1,6 +1,5 @@
 """What cases share: the machine, the engine that is made once for several of them, and how long they may take."""
 
-import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from headrace.bench.machine import Limits, Machine
 from headrace.bench.model_folder import write_model
 from headrace.errors import ConfigurationError
 from headrace.workers.engine.engine import Engine
+from headrace.workers.garbage import look_at_all, look_seldom
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +96,7 @@ class Bench:
         if self._engine is None or self._engine[:2] != (shape, limits):
             self.release()
             self._engine = (shape, limits, self.machine.engine(self.shapes[shape], limits))
-            # As an engine's process does: nothing of this is looked through for garbage in the middle of a step.
-            gc.collect()
-            gc.freeze()
+            look_seldom()  # as an engine's process does
         engine = self._engine[2]
         engine.clear()
         return engine
@@ -106,8 +104,7 @@ class Bench:
     def release(self) -> None:
         """Give the engine's memory back, for processes that bring engines of their own."""
         self._engine = None
-        gc.unfreeze()
-        gc.collect()
+        look_at_all()
         self.machine.release()
 
     @contextmanager

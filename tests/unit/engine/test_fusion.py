@@ -75,14 +75,18 @@ class FusionAgainstSlots(RuleBasedStateMachine):
     """The model is the rows in the order of arrival, and the tokens that stand in the memory's slots."""
 
     @initialize(
-        max_rows=st.integers(1, 5), spare=st.integers(0, 12), num_ahead=st.integers(0, 1), overtaking=st.integers(0, 3)
+        max_rows=st.integers(1, 5),
+        spare=st.integers(0, 12),
+        num_ahead=st.integers(0, 1),
+        overtaking=st.integers(0, 3),
+        runs=st.booleans(),
     )
-    def start(self, max_rows: int, spare: int, num_ahead: int, overtaking: int) -> None:
+    def start(self, max_rows: int, spare: int, num_ahead: int, overtaking: int, runs: bool) -> None:
         self.num_ahead = num_ahead
         self.overtaking = overtaking
         self.num_admitted: dict[int, int] = {}  # before a row, the first time
         self.at_work: deque[Plan] = deque()
-        self.pages = Pages(NUM_PAGES, PAGE_SIZE)
+        self.pages = Pages(NUM_PAGES, PAGE_SIZE, read_as_runs=runs)
         self.max_rows, self.step_tokens = max_rows, max_rows + spare
         self.fusion = Fusion(self.pages, max_rows=max_rows, step_tokens=self.step_tokens, overtaking_rows=overtaking)
         self.slots = Slots()

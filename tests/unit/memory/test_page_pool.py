@@ -59,6 +59,21 @@ class PoolAgainstCounts(RuleBasedStateMachine):
         assert next_page in (None, page)
         self.references[page] = 1
 
+    @rule(num_pages=st.integers(0, 10))
+    def take_any(self, num_pages: int) -> None:
+        num_available, num_full = self.pool.num_available, sum(map(bool, self.references)) + len(self.kept)
+        kept = set(self.kept)
+        num_empty = min(self.pool.free_pages(), self.max_pages - num_full)
+        pages = self.pool.take_any(num_pages)
+        self.forget()
+        assert len(set(pages)) == len(pages) == min(num_pages, num_available)
+        assert not any(self.references[page] for page in pages)
+        assert all(self.chunks.owner(page // CHUNK_PAGES) == "kv" for page in pages)
+        if not any(self.pool.has(stretch) for stretch in self.stretches):
+            assert len(kept.intersection(pages)) == max(0, len(pages) - num_empty), "nothing is forgotten without need"
+        for page in pages:
+            self.references[page] = 1
+
     @precondition(lambda self: any(self.references))
     @rule(data=st.data(), keep=st.booleans())
     def release(self, data: st.DataObject, keep: bool) -> None:
