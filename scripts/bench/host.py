@@ -19,6 +19,7 @@ from headrace.testing.rows import Report
 from headrace.workers.channel import Add, encode
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.places import Places
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Draw, Drawn, Runner
 from headrace.workers.engine.sequence import Sequence
@@ -53,6 +54,10 @@ class NoSteps:
     def reads_tokens(self, sequence: Sequence) -> bool:
         """No row's are read."""
         return False
+
+    def places(self) -> Places:
+        """Which rows have places."""
+        return self._rows.places()
 
     def copy(self, copies: Rows[PageCopy]) -> None:
         """Copy nothing."""

@@ -170,10 +170,12 @@ class Settings(BaseSettings):
         0, description="tokens of one step, decoding rows and prefill together; 0: 512 on a CPU, 8,192 on a GPU"
     )
     overtaking_rows: Annotated[int, Field(ge=0)] = Field(
-        32, description="rows that an engine may begin before one that came earlier, because they ask for more output"
+        255,
+        description="rows that an engine may begin before one that came earlier, because they ask for more output: of "
+        "one more that wait together the longest begin first, and who comes later waits until these have begun",
     )
     stall_ms: Annotated[float, Field(ge=0)] = Field(
-        15.0,
+        30.0,
         description="on a GPU, what a step may take that computes prompts beside rows that decode, if not even the "
         "shortest takes longer; 0: no bound but step_tokens",
     )

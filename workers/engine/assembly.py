@@ -41,7 +41,7 @@ def host_engine(
         step_tokens: tokens computed in one step at most, >= ``max_rows``.
         page_size: tokens of a page.
         chunk_bytes: of a chunk of the memory, about.
-        overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
+        overtaking_rows: rows that may begin before one that came earlier, because they ask for more; see ``Waiting``.
     """
     model = loaded.model
     shape = kv_shape(model, page_size)

@@ -61,7 +61,7 @@ class DeviceLimits:
         deterministic: a row's tokens do not depend on the rows beside it; not in fp32.
         stall_ms: what a step may take in which rows decode; 0: as long as ``step_tokens`` take.
         prompt_step_ms: what a step may take in which none does; 0: likewise.
-        overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
+        overtaking_rows: rows that may begin before one that came earlier, because they ask for more; see ``Waiting``.
     """
 
     max_rows: int

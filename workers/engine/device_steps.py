@@ -22,6 +22,7 @@ from headrace.workers.engine.forbidden import Forbidden
 from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.models.model import Model
 from headrace.workers.engine.padded_size import PaddedSize
+from headrace.workers.engine.places import Places
 from headrace.workers.engine.prompt_graphs import PromptGraphs
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Draw, Drawn
@@ -87,6 +88,10 @@ class DeviceSteps:
     def reads_tokens(self, sequence: Sequence) -> bool:
         """Whether what a row may not draw follows from its tokens, which the host looks up; the GPU knows the rest."""
         return Forbidden.reads_tokens(sequence)
+
+    def places(self) -> Places:
+        """Which rows have places; see ``Steps``."""
+        return self.rows.places()
 
     def copy(self, copies: Rows[PageCopy]) -> None:
         """Copy pages; see ``Steps``."""

@@ -36,7 +36,7 @@ class Engine:
         room: makes room for what steps write; None where they have memory of their own.
         stall_ms: what a step may take in which rows decode; 0: as long as ``step_tokens`` take.
         prompt_step_ms: what a step may take in which none does; 0: likewise.
-        overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
+        overtaking_rows: rows that may begin before one that came earlier, because they ask for more; see ``Waiting``.
 
     Attributes:
         kv_tokens: as given.
@@ -72,6 +72,7 @@ class Engine:
             step_tokens=step_tokens,
             overtaking_rows=overtaking_rows,
             budget=self._budget.tokens,
+            places=runner.steps.places,
         )
         self._runner = runner
         self._in_flight: deque[_InFlight] = deque()

@@ -9,16 +9,16 @@ Pure Python: no torch, no Redis, no clock.
 [2] Agrawal et al., Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve, OSDI 2024.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 from headrace.errors import ConfigurationError
 from headrace.memory.pages import PageCopy, Pages
 from headrace.memory.prefix_index import Head
+from headrace.workers.engine.places import Places
 from headrace.workers.engine.sequence import Sequence
+from headrace.workers.engine.waiting import Waiting
 
 
 class Chunk(NamedTuple):
@@ -63,18 +63,19 @@ class Plan:
     Attributes:
         chunks: those that decode come first.
         copies: of pages.
+        num_idle_tokens: tokens that the device may compute beside those of the chunks, at most; see ``places``.
     """
 
     chunks: tuple[Chunk, ...]
     copies: tuple[PageCopy, ...] = ()
+    num_idle_tokens: int = 0
 
 
 class Fusion:
     """The rows of one courier, waiting and running.
 
-    Rows are admitted in the order of arrival, but for a few that run longer and may overtake, each row so many times at
-    most. A row for which there is no room holds back those behind it: it would starve if shorter ones could overtake it
-    for ever. (The scheduler, not the engine, orders requests.)
+    Rows are admitted in the order that ``Waiting`` gives them. A row for which there is no room holds back those behind
+    it: it would starve if shorter ones could overtake it for ever. (The scheduler, not the engine, orders requests.)
 
     A plan is made while the one before it is still being computed. Of a token that is being drawn it must know only
     that there will be one: a row that ends with it, and that is planned once more, computes a token that nobody wants.
@@ -97,8 +98,9 @@ class Fusion:
         step_tokens: tokens of a step at most. At least ``max_rows``: every decoding row takes part in every step,
             and a row that still prefills finds at least one token left, for it is not among the decoding ones.
         overtaking_rows: rows that may be admitted before one that came earlier, since they ask for more tokens.
-        budget: gives the tokens of the next step at most, by the number of rows that decode in it; None:
-            ``step_tokens``.
+        budget: gives the tokens that the next step should compute at most, by the number of those that are not
+            of prompts; None: ``step_tokens``. One token of a prompt is always computed.
+        places: tells, on a device where they have them, which places rows have.
 
     Attributes:
         num_prefilled_tokens: tokens computed so far in chunks of prompts, those computed again among them.
@@ -113,23 +115,24 @@ class Fusion:
         step_tokens: int,
         overtaking_rows: int = 0,
         budget: Callable[[int], int] | None = None,
+        places: Callable[[], Places | None] = lambda: None,
     ) -> None:
         if not 1 <= max_rows <= step_tokens:
             raise ConfigurationError(f"max_rows {max_rows} must be at least 1 and at most step_tokens {step_tokens}")
-        self._budget = budget or (lambda num_decoding: step_tokens)
+        self._budget = budget or (lambda num_others: step_tokens)
+        self._places = places
         self.num_prefilled_tokens = 0
         self.num_preemptions = 0
         self._pages = pages
         self._max_rows = max_rows
         self._step_tokens = step_tokens
-        self._overtaking_rows = overtaking_rows
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = Waiting(overtaking_rows)
         self._running: dict[int, Sequence] = {}  # by row, in the order of admission
 
     @property
     def has_rows(self) -> bool:
         """Whether any row waits or runs."""
-        return bool(self._waiting or self._running)
+        return len(self._waiting) > 0 or bool(self._running)
 
     @property
     def awaits_tokens(self) -> bool:
@@ -152,7 +155,7 @@ class Fusion:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a row whose ``num_slots`` the memory can hold at all."""
-        self._waiting.append(sequence)
+        self._waiting.add(sequence)
 
     def remove(self, rows: Iterable[int], *, spoilt: bool = False) -> None:
         """Forget rows, running or waiting; their memory is free for the next plan. Unknown ones are no error.
@@ -166,10 +169,7 @@ class Fusion:
             sequence = self._running.pop(row)
             sequence.has_ended = True
             self._give_back(sequence, spoilt=spoilt)
-        if any(sequence.row in gone for sequence in self._waiting):
-            for sequence in self._waiting:
-                sequence.has_ended |= sequence.row in gone
-            self._waiting = deque(sequence for sequence in self._waiting if not sequence.has_ended)
+        self._waiting.remove(gone)
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -210,8 +210,10 @@ class Fusion:
             self._admit()
         # Rows that only wait for their last token have none in this step: nobody waits for its end but prompts.
         num_decoding = sum(sequence.num_tokens_left == 1 and not sequence.must_wait for sequence in self.running)
-        most_tokens = min(self._step_tokens, self._budget(num_decoding))
-        budget = max(0, min(most_tokens, max_tokens or most_tokens) - num_decoding)
+        places = self._places() if 0 < num_decoding < len(self._running) else None
+        num_others = num_decoding if places is None else max(num_decoding, places.end)
+        budget = max(1, self._budget(num_others) - num_others)
+        budget = max(0, min(budget, min(self._step_tokens, max_tokens or self._step_tokens) - num_decoding))
         decoding: list[Chunk] = []
         prefilling: list[Chunk] = []
         copies: list[PageCopy] = []
@@ -223,16 +225,22 @@ class Fusion:
                 if not sequence.must_wait and self._make_room(sequence, 1):
                     decoding.append(Chunk.next_of(sequence, 1))
                 continue
-            if not budget or self._adopt(sequence, copies, heads):
+            num_new = 0 if places is None else places.num_new(sequence.row)
+            # The first one goes on in any case.
+            if budget <= (num_new if prefilling else 0) or self._adopt(sequence, copies, heads):
                 continue
-            num_tokens = self._make_room(sequence, min(sequence.num_tokens_left, budget))
+            most_tokens = max(1, budget - num_new)
+            num_tokens = self._make_room(sequence, min(sequence.num_tokens_left, most_tokens))
             if num_tokens:
                 if (head := self._head(sequence)) is not None:
                     heads.add(head)
                 chunk = Chunk.next_of(sequence, num_tokens)
                 (decoding if chunk.decodes else prefilling).append(chunk)
-                budget -= num_tokens
-        return Plan((*decoding, *prefilling), tuple(copies))
+                if places is not None:
+                    places.enter(sequence.row)
+                budget -= num_tokens + num_new
+        num_idle = 0 if places is None else max(0, places.end - len(decoding))
+        return Plan((*decoding, *prefilling), tuple(copies), num_idle)
 
     def advance(self, plan: Plan) -> None:
         """Note that a plan has been started, so that rows to come may share what it computes."""
@@ -247,34 +255,21 @@ class Fusion:
                 self._pages.record(sequence.pages, sequence.token_ids, num_known, with_last=with_last)
 
     def _admit(self) -> None:
-        if not self._waiting or len(self._running) >= self._max_rows:
+        if not len(self._waiting) or len(self._running) >= self._max_rows:
             return
         # What running rows still lack for their prompts is spoken for.
         num_free = self._pages.num_available - sum(
             self._pages.num_missing(sequence.pages, sequence.token_ids) for sequence in self._running.values()
         )
-        while self._waiting and len(self._running) < self._max_rows:
-            index = self._next_waiting()
-            sequence = self._waiting[index]
+        while len(self._waiting) and len(self._running) < self._max_rows:
+            sequence = self._waiting.first()
             if sequence.num_pending:
                 return  # it gave way while a token was being drawn
             num_free -= self._pages.num_missing(sequence.pages, sequence.token_ids)
             if num_free < 0 and self._running:
                 return
-            for overtaken in islice(self._waiting, index):
-                overtaken.num_overtaken += 1
-            del self._waiting[index]
+            self._waiting.begin()
             self._running[sequence.row] = sequence
-
-    def _next_waiting(self) -> int:
-        """Which row comes next: of the first that wait the one that runs longest, unless too many overtook the first.
-
-        Rows that run long and begin late run on when all others have ended, in steps that are hardly cheaper.
-        """
-        if self._waiting[0].num_overtaken >= self._overtaking_rows:
-            return 0
-        lengths = [sequence.num_to_draw for sequence in islice(self._waiting, self._overtaking_rows + 1)]
-        return lengths.index(max(lengths))
 
     def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[Head]) -> bool:
         """Take over what others have computed; True if the row should wait for what this very plan computes."""
@@ -313,8 +308,7 @@ class Fusion:
         youngest = next(reversed(self._running.values()))
         del self._running[youngest.row]
         self._give_back(youngest)
-        youngest.num_overtaken = self._overtaking_rows  # once begun, it is not overtaken again
-        self._waiting.appendleft(youngest)
+        self._waiting.put_first(youngest)
         self.num_preemptions += 1
         return youngest
 

@@ -67,6 +67,10 @@ class HostSteps:
         """Whether a row has rules that follow from its tokens."""
         return Forbidden.reads_tokens(sequence) or Penalties.needed_by(sequence)
 
+    def places(self) -> None:
+        """None: only what is planned is computed."""
+        return
+
     def copy(self, copies: Rows[PageCopy]) -> None:
         """Copy pages; see ``Steps``."""
         self._kv_cache.begin(copies)

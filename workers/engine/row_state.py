@@ -15,6 +15,7 @@ from headrace.kernels import reference_state, row_state
 from headrace.kernels.row_state import NextTokens
 from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.penalties import Penalties
+from headrace.workers.engine.places import Places
 from headrace.workers.engine.sampling_state import SamplingState
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.state_memory import StateMemory
@@ -138,6 +139,16 @@ class RowState:
     def next_tokens(self, out: NextTokens) -> None:
         """Tell what the rows that decode compute, and count it as computed; once a step in which any does."""
         self._next_tokens(out, self.position, self.last_token, self.source, self.decodes)
+
+    def places(self) -> Places:
+        """Tell which rows have places, those that gave their pages back and may come again among them."""
+        rows, end, left = set(), 0, set(self._moved.values())
+        for place, known in enumerate(self._known):
+            row = None if known is None or place in left else known.row()
+            if row is not None and not row.has_ended:
+                rows.add(row.row)
+                end = place + 1
+        return Places(rows, end)
 
     def place_of(self, sequence: Sequence) -> int:
         """Tell the place of a row that entered last."""

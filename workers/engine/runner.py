@@ -11,6 +11,7 @@ from headrace.errors import DeviceLostError
 from headrace.memory.pages import PageCopy
 from headrace.workers.engine.fusion import Chunk, Plan
 from headrace.workers.engine.logprobs import Logprobs
+from headrace.workers.engine.places import Places
 from headrace.workers.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,9 @@ class Steps(Protocol):
 
     def reads_tokens(self, sequence: Sequence) -> bool:
         """Whether a row's next token cannot be drawn before the host knows all of those before it."""
+
+    def places(self) -> Places | None:
+        """Which rows have places; None where nothing is computed but what is planned."""
 
     def copy(self, copies: Rows[PageCopy]) -> None:
         """Copy pages; no page is a target twice, or both source and target."""

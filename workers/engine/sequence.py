@@ -31,7 +31,6 @@ class Sequence:
         num_computed_tokens: how many are in the key-value memory, or will be when the steps at work are done.
         stop_ids: token ids that end the row.
         pages: its key-value memory; empty while it waits.
-        num_overtaken: rows that came later and were admitted before it.
         has_ended: nobody wants its tokens any more.
     """
 
@@ -39,7 +38,6 @@ class Sequence:
         "__weakref__",
         "has_ended",
         "num_computed_tokens",
-        "num_overtaken",
         "num_pending",
         "num_prompt_tokens",
         "pages",
@@ -67,7 +65,6 @@ class Sequence:
         self.num_computed_tokens = 0
         self.params = params
         self.reads_tokens = reads_tokens
-        self.num_overtaken = 0
         self.has_ended = False
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_ids)
         self.pages = RowPages(self.num_slots)

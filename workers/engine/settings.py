@@ -38,7 +38,7 @@ class EngineSettings:
         encoder_graphs: captured sizes of batches that an encoder keeps, >= 1.
         stall_ms: on a GPU, what a step may take in which rows decode; 0: as long as ``step_tokens`` take.
         prompt_step_ms: on a GPU, what a step may take in which none does; 0: likewise.
-        overtaking_rows: rows that may begin before one that came earlier, because they ask for more tokens.
+        overtaking_rows: rows that may begin before one that came earlier, because they ask for more; see ``Waiting``.
         deterministic: on a GPU, in a dtype of 16 bits: a row's tokens do not depend on the rows beside it.
     """
 

@@ -48,14 +48,14 @@ class StepBudget:
         self._num_steps: Counter[int] = Counter()  # of those, by size
         self._times: dict[int, float] = {}  # what they take, in ms
 
-    def tokens(self, num_decoding: int) -> int:
-        """Tokens that the next step may have, at most.
+    def tokens(self, num_others: int) -> int:
+        """Tokens that the next step should compute at most: a token more than a size may cost as much as 128 more.
 
         Args:
-            num_decoding: rows that decode in it, whose tokens are among them.
+            num_others: those among them that are not of prompts: of rows that decode, and of empty places beside them.
         """
-        most_ms = self._stall_ms if num_decoding else self._prompt_step_ms
-        sizes = [size for size in self._sizes if size >= num_decoding + _LEAST_PROMPT] or self._sizes[-1:]
+        most_ms = self._stall_ms if num_others else self._prompt_step_ms
+        sizes = [size for size in self._sizes if size >= num_others + _LEAST_PROMPT] or self._sizes[-1:]
         if not most_ms:
             return sizes[-1]
         times = self._times
@@ -83,7 +83,7 @@ class StepBudget:
             step_ms: what it took the device.
         """
         num_prompt_tokens = sum(num_tokens for _, num_tokens in work.prompts)
-        index = bisect_right(self._sizes, work.num_tokens) - 1
+        index = bisect_right(self._sizes, work.num_tokens + work.num_idle_tokens) - 1
         if step_ms > 0 and index >= 0 and num_prompt_tokens >= min(_LEAST_PROMPT, self._sizes[0]):
             self._steps.append((self._sizes[index], step_ms))
             newest: dict[int, list[float]] = {}

@@ -21,12 +21,14 @@ class StepWork:
         num_fresh_tokens: of chunks that are the beginning of their row.
         prompts: (row, tokens) a row of which a part of the prompt was computed.
         shape: (length, rows) where it computed whole prompts of nearly one length and nothing else; else None.
+        num_idle_tokens: tokens that the device computed beside these, at most, because its places were empty.
     """
 
     num_tokens: int = 0
     num_fresh_tokens: int = 0
     prompts: tuple[tuple[int, int], ...] = ()
     shape: tuple[int, int] | None = None
+    num_idle_tokens: int = 0
 
     @property
     def teaches(self) -> bool:
@@ -43,7 +45,7 @@ class StepWork:
         shape = None
         if len(fresh) == len(chunks) and all(chunk.samples for chunk in chunks):
             shape = shape_of([chunk.num_tokens for chunk in chunks])
-        return cls(num_tokens, sum(chunk.num_tokens for chunk in fresh), prompts, shape)
+        return cls(num_tokens, sum(chunk.num_tokens for chunk in fresh), prompts, shape, plan.num_idle_tokens)
 
 
 def shape_of(lengths: Sequence[int]) -> tuple[int, int] | None:

@@ -53,6 +53,10 @@ class StepsAhead:
         """Whether a row's rules follow from its tokens."""
         return self._steps.reads_tokens(sequence)
 
+    def places(self) -> None:
+        """None: only what is planned is computed."""
+        return
+
     def copy(self, copies: Rows[PageCopy]) -> None:
         """Copy pages."""
         self._steps.copy(copies)
