@@ -1,0 +1,61 @@
+"""compute-sanitizer over kernels that run alone in a process: exit status 1 where a tool finds anything.
+
+    python scripts/sanitize.py [--tool memcheck --tool racecheck ...] [--timeout-s N] [NAME ...]
+
+Default: memcheck and racecheck over all that should be clean. ``headrace.testing.sanitized`` has the programs, and says
+why they are not tests under pytest: those may multiply by cuBLAS.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+
+from headrace.testing.sanitized import PROGRAMS, run
+
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+#: Finds a race within cuBLAS's own kernel: a control.
+NOT_CLEAN = "cublas"
+
+
+def sanitize(tool: str, name: str, timeout_s: float) -> bool:
+    """Run a program under a tool; says whether nothing was found and all results were right."""
+    began_s = time.monotonic()
+    # The tool's own status tells of hazards, if it is asked for.
+    command = ["compute-sanitizer", "--tool", tool, "--print-limit", "20", "--error-exitcode", "9"]
+    command += [sys.executable, __file__, "--inside", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired:
+        print(f"{tool} {name}: not done within {timeout_s:.0f} s", flush=True)
+        return False
+    lines = (done.stdout + done.stderr).splitlines()
+    summary = next((line.strip("= ") for line in reversed(lines) if "SUMMARY" in line), "no summary")
+    right = sum(line.endswith(": right") for line in lines)
+    print(f"{tool} {name}: {right} results right; {summary} ({time.monotonic() - began_s:.0f} s)", flush=True)
+    if done.returncode:
+        print("\n".join(line for line in lines if not line.endswith(": right")), flush=True)
+    return done.returncode == 0 and right > 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PROGRAMS)}")
+    parser.add_argument("--tool", action="append", choices=TOOLS)
+    parser.add_argument("--timeout-s", type=float, default=120.0, help="of each program")
+    parser.add_argument("--inside", choices=tuple(PROGRAMS), help=argparse.SUPPRESS)
+    wanted = parser.parse_args()
+    if wanted.inside:
+        return int(run(wanted.inside) > 0)
+    if unknown := [name for name in wanted.names if name not in PROGRAMS]:
+        parser.error(f"no program {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
+    if shutil.which("compute-sanitizer") is None:
+        parser.error("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
+    names = wanted.names or [name for name in PROGRAMS if name != NOT_CLEAN]
+    clean = [sanitize(tool, name, wanted.timeout_s) for tool in wanted.tool or TOOLS[:2] for name in names]
+    return int(not all(clean))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
