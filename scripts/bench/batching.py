@@ -16,18 +16,18 @@ embeddings, where whatever is cut is computed packed; ``auto`` is its default.
 shape in fp16 with random weights. Arrivals and the clock are simulated; every batch that the scheduler's own strategy
 cuts is really computed, and the clock moves on by what that took (on one thread of a CPU: what the process computed,
 corrected for the machine's pace; ``headrace.testing.encoder_worker``). A batch is cut when the encoder is free, of 20
-requests at most. ``packed`` and ``packed-dp`` compute rows behind each other by the worker's own engine, in the order
-of arrival as far as they go, and cut by the dynamic program over the measured costs of packed tokens; all others
-compute what they pad. ``fleet`` is what a fleet does by default, 64 requests and three batches ahead. Latencies are
-told at shares of the rate at which ``naive`` is critical, for all ways the same.
+requests at most, or of 64 where a way's name ends with that. ``packed`` and ``packed-dp`` compute rows behind each
+other by the worker's own engine, in the order of arrival as far as they go, and cut by the dynamic program over the
+measured costs of packed tokens; all others compute what they pad. ``fleet`` is what a fleet does by default: 64
+requests, and batches that are cut ahead. Latencies are told at shares of the rate at which the first way is critical,
+``naive`` where it is among them. Seeds may run side by side: each run gets its ``--first-seed`` and ``--seeds`` and all
+the same ``--folder``, of which ``--join`` makes the rows.
 
 A critical rate is the largest at which 99 of 100 requests end within ``--goal-ms``; found by bisection, to one percent
 where costs are simulated (there 99 of 100 of the last fifth must, too, so that the queue does not grow), to five and
 ten where they are not. The last line is all rows as one JSON document.
 """
 
-import functools
-import gc
 import json
 import multiprocessing
 import sys
@@ -35,22 +35,23 @@ import tempfile
 import time
 from argparse import Namespace
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from headrace.config import Batching, Objective, Settings
 from headrace.errors import ConfigurationError
 from headrace.testing.arrival_trial import Prompts
-from headrace.testing.encoder_rates import EncoderRates, EncoderWay, chosen_ways
-from headrace.testing.encoder_worker import BERT_BASE, EncoderWorker
+from headrace.testing.encoder_rates import EncoderRates, chosen_ways
+from headrace.testing.encoder_trials import ENCODER_LOADS, MINILM, encoder_worker, try_seeds
 from headrace.testing.fleet_rates import FleetRates
 from headrace.testing.queue_simulation import Setup, latencies_ms, poisson_arrivals
 from headrace.testing.rate_outcome import Outcome, report_all
 from headrace.testing.rate_search import critical_rate, percentile
-from headrace.testing.rows import Report, arguments
+from headrace.testing.rows import Report, arguments, origin
+from headrace.testing.seed_file import SeedFound, join
 from headrace.testing.servers import Server
 from headrace.workers.costs.table import CostTable
 from headrace.workers.model_store.store import default_cache_dir, pull
@@ -62,12 +63,9 @@ SCRIPT = "scripts/bench/batching.py"
 MODEL = "smollm2-135m"
 FIXED_MS, TOKEN_MS = 3.18, 0.0204
 MAX_ROWS = 20
-ENCODER = "all-minilm-l6-v2"
 SIMULATED_LOADS, FLEET_LOADS = (0.5, 0.8, 0.95), (0.5, 0.8)
 GRAPHS = Settings.model_fields["encoder_graphs"].default
 BACKLOG = Settings.model_fields["max_backlog_batches"].default
-#: Of the rate at which naive batches are critical.
-ENCODER_LOADS = (0.5, 0.8, 1.0)
 #: How far an objective may let others overtake a request.
 OVERTAKING_TOKENS = 16_384
 
@@ -148,7 +146,7 @@ def try_fleet(rates: FleetRates, seed: int, guess: float | None) -> Outcome:
 def try_fleets(all_cases: list[Case], options: Namespace, goal_ms: float, num_seeds: int) -> dict[str, list[Outcome]]:
     """Every case with every seed, one fleet after the other."""
     embeds = options.runtime == "minilm-fleet"
-    model = pull(ENCODER if embeds else MODEL, default_cache_dir(), Console(stderr=True))
+    model = pull(MINILM if embeds else MODEL, default_cache_dir(), Console(stderr=True))
     vocab_size = json.loads((model.path / "config.json").read_text())["vocab_size"]
     prompts = Prompts(vocab_size, seed=0)
     outcomes: dict[str, list[Outcome]] = defaultdict(list)
@@ -172,40 +170,6 @@ def try_fleets(all_cases: list[Case], options: Namespace, goal_ms: float, num_se
     return outcomes
 
 
-@functools.cache
-def encoder_worker(runtime: str, num_threads: int, max_graphs: int) -> EncoderWorker:
-    """The encoder that ``--runtime`` names, one for all lengths."""
-    if runtime == "minilm":
-        folder = pull(ENCODER, default_cache_dir(), Console(stderr=True))
-        worker = EncoderWorker.on_cpu(folder.path, num_threads)
-    else:
-        worker = EncoderWorker.on_gpu(BERT_BASE, torch.device("cuda", 0), torch.float16, max_graphs)
-    gc.collect()
-    gc.freeze()  # as the engine's own process does
-    return worker
-
-
-def try_encoder(
-    rates: EncoderRates, ways: list[EncoderWay], prefix: str, options: Namespace, outcomes: dict[str, list[Outcome]]
-) -> None:
-    """Every way with every seed; each search begins where the way's last one ended."""
-    begin_s = time.monotonic()
-    for way in ways:
-        rates.warm_up(way, 0.8 * rates.first_guess, options.warm_up_ms / 1000)
-    for seed in range(options.seeds):
-        if seed and options.budget_s and time.monotonic() - begin_s > options.budget_s * seed / (seed + 1):
-            break  # another one would take longer than that
-        base = 0.0
-        for way in ways:
-            earlier = outcomes[f"{prefix}/{way.name}"]
-            guess = earlier[-1].critical if earlier else rates.first_guess
-            critical = rates.critical_rate(way, seed, guess, stride=1.1, precision=1.05)
-            base = base or critical
-            runs = [rates.latencies_ms(way, load * base, seed) for load in ENCODER_LOADS]
-            earlier.append(Outcome(critical, tuple((percentile(run, 0.5), percentile(run, 0.99)) for run in runs)))
-            print(f"{prefix}/{way.name}, seed {seed}: {earlier[-1]}", file=sys.stderr, flush=True)
-
-
 def main() -> None:
     options = arguments(
         __doc__.partition("\n")[0],
@@ -214,7 +178,10 @@ def main() -> None:
             ("ways", "", "which, with commas; default: all of the runtime's"),
             ("lengths", "2-100,5-500", "of prompts, in tokens, with commas"),
             ("seeds", 0, "of arrivals and lengths; 0: 1 on a fleet, else 5"),
-            ("goal-ms", 0, "what 99 of 100 requests must keep to; 0: 3,000 on a fleet, else 1,000"),
+            ("first-seed", 0, "encoder: the first of them"),
+            ("folder", "", "encoder: where each seed's outcomes are kept, for --join; no rows then"),
+            ("join", "", "encoder: measure nothing, make the rows of all seeds in this folder"),
+            ("goal-ms", 0, "what 99 of 100 requests must keep to; 0: 3,000 on a fleet, bert-base 25, else 1,000"),
             ("window", 256, "requests that are cut at once"),
             ("requests", 10_000, "simulated: of one run"),
             ("processes", 2, "simulated: at once"),
@@ -234,15 +201,23 @@ def main() -> None:
     }  # fmt: skip
     if options.runtime not in runtimes:
         sys.exit(f"--runtime: {options.runtime} is none of {', '.join(runtimes)}")
-    options.goal_ms = float(options.goal_ms or (3_000 if options.runtime == "smollm2" else 1_000))
+    options.goal_ms = float(options.goal_ms or default_goal_ms(options.runtime))
     options.seeds = options.seeds or (1 if options.runtime == "smollm2" else 5)
     report = Report(SCRIPT, card="simulated: one worker that pads" if options.runtime == "simulated" else "")
     try:
+        if options.join:
+            join_folder(report, options)
+            return
         for text in options.lengths.split(","):
             shortest, _, longest = text.partition("-")
             runtimes[options.runtime](report, options, (int(shortest), int(longest)))
     finally:
         report.finish(save=options.save)
+
+
+def default_goal_ms(runtime: str) -> float:
+    """Of p99, where nothing is said; rows of other goals say so."""
+    return {"smollm2": 3_000.0, "bert-base": 25.0}.get(runtime, 1_000.0)
 
 
 def run_simulated(report: Report, options: Namespace, lengths: tuple[int, int]) -> None:
@@ -270,14 +245,43 @@ def run_encoder(report: Report, options: Namespace, lengths: tuple[int, int]) ->
     worker = encoder_worker(options.runtime, options.threads, options.graphs)
     rates = EncoderRates(worker, lengths, options.goal_ms, options.trial_ms / 1000, options.measure_ms)
     print(f"costs: {rates.tables}", file=sys.stderr, flush=True)
-    prefix = f"batching/{options.runtime}" + (f"/graphs-{options.graphs}" if options.graphs != GRAPHS else "")
-    outcomes: dict[str, list[Outcome]] = defaultdict(list)
+    case = f"batching/{options.runtime}" + (f"/graphs-{options.graphs}" if options.graphs != GRAPHS else "")
+    case += f"/goal-{options.goal_ms:g}" if options.goal_ms != default_goal_ms(options.runtime) else ""
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    found: dict[int, SeedFound] = {}
+    begin_s = time.monotonic()
     try:
-        try_encoder(rates, ways, f"{lengths[0]}-{lengths[1]}", options, outcomes)
+        for seed, name, outcome in try_seeds(rates, ways, seeds, options.warm_up_ms / 1000, options.budget_s):
+            earlier = found[seed].outcomes if seed in found else {}
+            found[seed] = SeedFound(case, lengths, seed, origin(), {**earlier, name: outcome})
+            after_s = time.monotonic() - begin_s
+            print(f"{lengths}, {name}, seed {seed}: {outcome}, after {after_s:.0f} s", file=sys.stderr, flush=True)
+            if options.folder:
+                names = (*case.split("/"), f"{lengths[0]}-{lengths[1]}", str(seed), *(way.name for way in ways))
+                found[seed].save(Path(options.folder) / f"{'_'.join(names)}.json")
     finally:
         # Whatever ends a long run, what it has found is kept.
-        found = {label: results for label, results in outcomes.items() if results}
-        report_all(report, prefix, found, ENCODER_LOADS, lengths, "_of_naive")
+        if not options.folder:
+            report_joined(report, found.values())
+
+
+def join_folder(report: Report, options: Namespace) -> None:
+    """The rows of all that runs with ``--folder`` have left there."""
+    paths = sorted(Path(options.join).glob("*.json"))
+    if not paths:
+        sys.exit(f"--join: there is no .json file in {options.join}")
+    try:
+        report_joined(report, [SeedFound.read(path) for path in paths])
+    except ConfigurationError as error:
+        sys.exit(f"--join: {error}")
+
+
+def report_joined(report: Report, found: Iterable[SeedFound]) -> None:
+    for joined in join(found):
+        shortest, longest = joined.lengths
+        outcomes = {f"{shortest}-{longest}/{way}": results for way, results in joined.outcomes.items()}
+        report.origin = joined.origin
+        report_all(report, joined.case, outcomes, ENCODER_LOADS, joined.lengths, "_of_naive")
 
 
 if __name__ == "__main__":

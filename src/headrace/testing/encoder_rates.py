@@ -23,7 +23,7 @@ from headrace.workers.scheduler.process import ENCODER_BATCH_ROWS
 from headrace.workers.scheduler.strategy import Strategy
 from headrace.workers.scheduler.trigger import Patience
 
-#: Of the paper's experiment, and of every way here but the fleet's own.
+#: Of the paper's experiment, and of every way here whose name does not say otherwise, but the fleet's own.
 PAPER_ROWS: Final = 20
 #: Of a trial, however short: of fewer a p99 says little.
 _MIN_REQUESTS: Final = 100
@@ -56,19 +56,22 @@ class EncoderWay:
 def encoder_ways() -> Mapping[str, EncoderWay]:
     """All there are, by name.
 
-    ``fleet`` is what a fleet does where nothing is set. One more batch than may wait in Redis is cut ahead: it waits in
-    the worker.
+    A name that ends with a number of rows may put as many into a batch as a fleet's encoders take. ``fleet`` is what a
+    fleet does where nothing is set. One more batch than may wait in Redis is cut ahead: it waits in the worker.
     """
-    s = Settings()
+    s, most = Settings(), ENCODER_BATCH_ROWS
     ways = (
         EncoderWay("naive", "naive", "total", True, PAPER_ROWS, PAPER_ROWS, 0),
+        EncoderWay(f"naive-{most}", "naive", "total", True, most, most, 0),
         EncoderWay("none", "none", "total", True, 1, 1, 0),
         EncoderWay("sorted", "sorted", "total", True, PAPER_ROWS, s.window, 0),
         EncoderWay("dp-total", "dp", "total", True, PAPER_ROWS, s.window, 0),
+        EncoderWay(f"dp-total-{most}", "dp", "total", True, most, s.window, 0),
         EncoderWay("dp-mean", "dp", "mean", True, PAPER_ROWS, s.window, 0),
         EncoderWay("packed", "naive", "total", False, PAPER_ROWS, PAPER_ROWS, 0),
         EncoderWay("packed-dp", "packed", "total", False, PAPER_ROWS, s.window, 0),
-        EncoderWay("fleet", s.batching, s.objective, False, ENCODER_BATCH_ROWS, s.window, s.max_backlog_batches + 1),
+        EncoderWay(f"packed-dp-{most}", "packed", "total", False, most, s.window, 0),
+        EncoderWay("fleet", s.batching, s.objective, False, most, s.window, s.max_backlog_batches + 1),
     )
     return {way.name: way for way in ways}
 

@@ -1,6 +1,7 @@
 """What a search for critical rates has found, and the rows that tell of it."""
 
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.testing.rows import Report
@@ -20,22 +21,22 @@ class Outcome:
 
 
 def report_all(
-    report: Report, prefix: str, outcomes: dict[str, list[Outcome]], loads: tuple[float, ...],
+    report: Report, prefix: str, outcomes: Mapping[str, Sequence[Outcome]], loads: tuple[float, ...],
     lengths: tuple[int, int], of: str = "",
 ) -> None:  # fmt: skip
-    """The rows of one range of lengths."""
+    """The rows of one range of lengths. Ways of the dynamic program are compared with naive as the paper does it."""
     means = {label: statistics.mean(outcome.critical for outcome in found) for label, found in outcomes.items()}
     naive = next((rate for label, rate in means.items() if label.endswith("/naive")), 0.0)
     for label, found in outcomes.items():
         is_naive = label.endswith("/naive")
         report_case(report, f"{prefix}/{label}", found, loads, 0.0 if is_naive else naive, of)
-        if label.endswith("/dp-total") and naive and (margin := PAPER_RATIOS.get(lengths)):
+        if "/dp-total" in label and naive and (margin := PAPER_RATIOS.get(lengths)):
             over_naive = means[label] / naive
             report.add(f"{prefix}/{label}", "over_naive", over_naive, "", peer="the paper's margin", peer_value=margin)
 
 
 def report_case(
-    report: Report, label: str, outcomes: list[Outcome], loads: tuple[float, ...], naive: float, of: str = ""
+    report: Report, label: str, outcomes: Sequence[Outcome], loads: tuple[float, ...], naive: float, of: str = ""
 ) -> None:
     """The rows of one case; ``naive`` is the rate to compare with, 0 for none; ``of`` is what the loads are of."""
     rates = [outcome.critical for outcome in outcomes]

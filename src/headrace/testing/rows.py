@@ -11,7 +11,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,11 +33,13 @@ class Report:
         script: its path in the project, for whoever wants to repeat it.
         card: what computed; empty: the GPU that torch sees, else this machine's processor.
         saves: each row is kept as soon as it is there: whatever ends a long script, what it has measured is not lost.
+        origin: date, commit, card and versions of what was measured elsewhere or earlier; None: those of this moment.
     """
 
     script: str
     card: str = ""
     saves: bool = False
+    origin: Mapping[str, object] | None = None
     rows: list[dict[str, object]] = field(default_factory=list)
     _num_saved: int = 0
 
@@ -58,10 +60,7 @@ class Report:
         """
         self.rows.append(
             {
-                "date": datetime.now(UTC).date().isoformat(),
-                "commit": _commit(),
-                "card": self.card or _card(),
-                "versions": _versions(),
+                **(self.origin or origin(self.card)),
                 "script": self.script,
                 "case": case,
                 "metric": metric,
@@ -94,6 +93,16 @@ class Report:
         with RESULTS.open("a") as results:
             results.writelines(json.dumps(row) + "\n" for row in self.rows[self._num_saved :])
         self._num_saved = len(self.rows)
+
+
+def origin(card: str = "") -> dict[str, object]:
+    """Where and when something is measured: date, commit, card and versions."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
+        "card": card or _card(),
+        "versions": _versions(),
+    }
 
 
 def arguments(description: str, extra: Sequence[tuple[str, int | str, str]] = ()) -> argparse.Namespace:

@@ -86,7 +86,17 @@ def test_every_size_that_a_gpu_captures_up_to_64_rows_is_met_once() -> None:
     assert {padded_size(sum(lengths), len(lengths)) for lengths in windows} <= set(sizes)
 
 
+def test_a_way_may_put_as_many_rows_into_a_batch_as_its_name_says() -> None:
+    rows = {way.name: way.max_rows for way in chosen_ways([])}
+    assert {name: rows[name] for name in ("naive", "dp-total", "packed-dp")} == dict.fromkeys(
+        ("naive", "dp-total", "packed-dp"), 20
+    )
+    assert {name: count for name, count in rows.items() if name.endswith("-64")} == dict.fromkeys(
+        ("naive-64", "dp-total-64", "packed-dp-64"), 64
+    )
+
+
 def test_a_way_that_there_is_not_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="no way fastest: there are naive, none"):
+    with pytest.raises(ConfigurationError, match="no way fastest: there are naive, naive-64, none"):
         chosen_ways(["none", "fastest"])
     assert [way.name for way in chosen_ways([])] == list(encoder_ways())
