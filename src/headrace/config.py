@@ -161,7 +161,9 @@ class Settings(BaseSettings):
     prompt_graphs: Annotated[int, Field(ge=0)] = Field(
         48, description="captured sizes of steps with prompts that an engine on a GPU keeps; 0: none"
     )
-    encoder_graphs: Positive = Field(64, description="captured sizes of batches that an encoder on a GPU keeps")
+    encoder_graphs: Positive = Field(
+        336, description="captured sizes of batches that an encoder on a GPU keeps; there are 336"
+    )
     deterministic: bool = Field(
         False, description="on a GPU, in 16 bits: the same tokens alone, beside others and resumed; slower"
     )

@@ -14,6 +14,7 @@ from headrace.workers.encoder.device_runner import DeviceRunner
 from headrace.workers.encoder.items import Classes, Embedding, EncoderItem, Fills, Relevance, Result
 from headrace.workers.encoder.loading import load_encoder
 from headrace.workers.encoder.runner import EncoderRunner
+from headrace.workers.encoder.runtimes import DeviceRuntime
 from headrace.workers.encoder.tables import table_for
 
 SHAPE: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 4}
@@ -68,3 +69,18 @@ def test_an_error_that_is_no_loss_of_the_gpu_is_told_as_it_is(device: torch.devi
         on_gpu.run([EncoderItem("embed", ())])
     assert not isinstance(caught.value, DeviceLostError)
     assert len(on_gpu.run([EncoderItem("embed", (6, 7))])) == 1
+
+
+def test_sizes_that_are_captured_ahead_answer_texts_that_come_later(device: torch.device, tmp_path: Path) -> None:
+    make_encoder("bert", folder=tmp_path, **SHAPE)
+    on_gpu, on_cpu = runners(tmp_path, device)
+    graphs = on_gpu._loaded.encoder.model.runtime
+    assert isinstance(graphs, DeviceRuntime)
+    while on_gpu.prepare():
+        pass
+    captured = graphs.costs
+    rows = [texts(5), texts(100, 90), texts(*[7] * 20), texts(*[14] * 64)]
+    for row in rows:
+        items = [EncoderItem("embed", text) for text in row]
+        torch.testing.assert_close(numbers(on_gpu.run(items)), numbers(on_cpu.run(items)), atol=2e-4, rtol=2e-4)
+    assert graphs.costs == captured, "a text was the first of its size"

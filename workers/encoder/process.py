@@ -60,7 +60,7 @@ def serve(settings: EngineSettings) -> None:
     costs = keep_costs(settings, loaded, runner)
     logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
     look_seldom()
-    turn = partial(_turn, engine=engine, costs=costs, clock=TurnClock(own_clock(settings)))
+    turn = partial(_turn, engine=engine, costs=costs, prepare=runner.prepare, clock=TurnClock(own_clock(settings)))
     listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear, _MAX_BATCHES))
 
 
@@ -116,12 +116,14 @@ def keep_costs(settings: EngineSettings, loaded: LoadedEncoder, runner: EncoderR
     )
 
 
-def _turn(link: CourierLink, engine: EncoderEngine, costs: CostKeeper, clock: TurnClock) -> None:
+def _turn(
+    link: CourierLink, engine: EncoderEngine, costs: CostKeeper, prepare: Callable[[], bool], clock: TurnClock
+) -> None:
     """Hear the courier, waiting only if there is nothing to compute; then compute and send one step."""
     _hear(link, 0, engine, costs)
     if not engine.has_rows:
         clock.rest()
-        if not costs.is_measuring:
+        if not costs.is_measuring and not prepare():
             _hear(link, ORPHAN_CHECK_S, engine, costs)
     if engine.has_rows:
         costs.give_way()

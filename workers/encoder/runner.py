@@ -71,6 +71,10 @@ class EncoderRunner:
             results |= zip(numbers, Answers(self._loaded, batch_items, hidden, batch).all(), strict=True)
         return [results[number] for number in range(len(items))]
 
+    def prepare(self) -> bool:
+        """Use an idle moment for what would hold up items to come; whether there was any of that."""
+        return False
+
     def _cut(self, items: Sequence[EncoderItem]) -> Iterator[list[int]]:
         """Cut items into batches, in the order of their lengths: rows of one length lie behind each other."""
         numbers: list[int] = []

@@ -22,8 +22,8 @@ Forward = Callable[[EncoderBatch], Tensor]
 Allocator = Literal["planned", "torch"]
 """Who says where a pass's results lie: a layout by lifetimes, or torch's own allocator, one by one."""
 
-#: Graphs that a model keeps where nothing else is said.
-MAX_GRAPHS: Final = 64
+#: Graphs that a model keeps where nothing else is said: one of every size there is.
+MAX_GRAPHS: Final = 336
 
 
 class PlainRuntime:

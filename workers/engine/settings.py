@@ -60,7 +60,7 @@ class EngineSettings:
     memory_fraction: float = 0.9
     cuda_graphs: bool = True
     prompt_graphs: int = 48
-    encoder_graphs: int = 64
+    encoder_graphs: int = 336
     stall_ms: float = 0.0
     prompt_step_ms: float = 0.0
     overtaking_rows: int = 0

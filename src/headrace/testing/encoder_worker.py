@@ -21,7 +21,6 @@ import torch
 
 from headrace.encoder_job import EncoderJob, EncoderParams, pack_ids
 from headrace.errors import MeasurementError
-from headrace.kernels.cuda_encoder_batch import MOST_PADDED_TOKENS, PaddedSize, padded_size
 from headrace.testing.paced_clock import PacedClock
 from headrace.testing.padded_encoder import PaddedReference
 from headrace.testing.state_dict import RandomWeights
@@ -119,7 +118,7 @@ class EncoderWorker:
     def on_gpu(cls, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, max_graphs: int) -> Self:
         """Random weights. Where rows are padded, padding is computed as if it were text: masks would come on top.
 
-        Sizes that may be captured have been, as far as there is room for them.
+        Sizes that may be captured are, as in the idle moments of a worker.
 
         Args:
             config: as config.json has it.
@@ -135,10 +134,8 @@ class EncoderWorker:
         if isinstance(runtime, DeviceRuntime):
             runtime.max_graphs = max_graphs
             packed: EncoderRunner = DeviceRunner(loaded, device, batch_tokens=step_tokens)
-            for lengths in captured_sizes(packed.max_tokens)[:max_graphs]:
-                items = [EncoderItem("embed", (0,) * length) for length in lengths]
-                for _ in range(_PADDED_RUNS["cuda"]):
-                    packed.run(items)
+            while packed.prepare():
+                pass
         else:
             packed = EncoderRunner(loaded, batch_tokens=step_tokens)
         padded = EncoderRunner(loaded, batch_tokens=_NO_LIMIT)
@@ -205,17 +202,6 @@ class EncoderWorker:
     def _make_job(self, length: int) -> bytes:
         ids = random.Random(length).choices(range(self._vocab_size), k=length)
         return EncoderJob("embed", (length,), (length,), pack_ids([ids]), EncoderParams(), "r").encode()
-
-
-def captured_sizes(max_tokens: int) -> list[list[int]]:
-    """Lengths of the rows of a batch of every size that a GPU may capture, up to 64 rows; the smallest first."""
-    found: dict[PaddedSize, list[int]] = {}
-    for num_rows in (1, 8, 9, 64):
-        for num_tokens in range(16, MOST_PADDED_TOKENS + 1, 16):
-            size = padded_size(num_tokens, num_rows)
-            if size is not None and num_rows <= num_tokens <= num_rows * max_tokens:
-                found[size] = [(num_tokens + row) // num_rows for row in range(num_rows)]
-    return sorted(found.values(), key=sum)
 
 
 class BothScratches:

@@ -8,9 +8,8 @@ import torch
 from tests.unit.encoder.tiny import TINY_BERT
 
 from headrace.errors import ConfigurationError, MeasurementError
-from headrace.kernels.cuda_encoder_batch import padded_size
 from headrace.testing.encoder_rates import EncoderRates, chosen_ways, encoder_ways
-from headrace.testing.encoder_worker import EncoderWorker, captured_sizes
+from headrace.testing.encoder_worker import EncoderWorker
 from headrace.testing.stub_encoder import WIDTH, StubEncoder
 from headrace.workers.encoder.engine import EncoderEngine
 from headrace.workers.encoder.findings import Findings
@@ -74,16 +73,6 @@ def test_a_search_finds_the_rate_that_a_real_model_keeps_up_with() -> None:
         taken = rates.latencies_ms(way, found / 8, 0)
         assert len(taken) >= 100
         assert all(0 < latency_ms < math.inf for latency_ms in taken)
-
-
-def test_every_size_that_a_gpu_captures_up_to_64_rows_is_met_once() -> None:
-    batches = captured_sizes(512)
-    sizes = [padded_size(sum(lengths), len(lengths)) for lengths in batches]
-    assert all(0 < length <= 512 for lengths in batches for length in lengths)
-    assert None not in sizes
-    assert len(set(sizes)) == len(sizes)
-    windows = [[5], [500] * 8, [3] * 9, [100] * 20, [480] * 20, [256] * 64]
-    assert {padded_size(sum(lengths), len(lengths)) for lengths in windows} <= set(sizes)
 
 
 def test_a_way_may_put_as_many_rows_into_a_batch_as_its_name_says() -> None:

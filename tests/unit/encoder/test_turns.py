@@ -121,7 +121,36 @@ def test_an_engine_that_never_rests_learns_what_batches_cost_beside_it_and_what_
     for _ in range(1_000):
         if not link._batches:
             break
-        process._turn(cast(CourierLink, link), engine, costs, machine.clock)
+        process._turn(cast(CourierLink, link), engine, costs, lambda: False, machine.clock)
     assert costs.batch_ms == pytest.approx(7.0, abs=1.0)
     told = CostTable.decode(costs.table)
     assert told.packed_cost(80) == pytest.approx(3 + 8 + costs.batch_ms, rel=0.1)
+
+
+class IdleLink:
+    """Stands for a ``CourierLink`` over which nothing comes."""
+
+    def __init__(self) -> None:
+        self.waits_s: list[float] = []
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        self.waits_s.append(timeout_s)
+        return []
+
+    def send(self, message: Message) -> None:
+        raise AssertionError(f"nothing has happened that {message} could tell of")
+
+
+def test_an_engine_without_texts_prepares_for_them_and_waits_when_nothing_is_left_to_prepare() -> None:
+    machine = Machine()
+    runner = SlowEncoder(machine)
+    engine = EncoderEngine(runner, Findings(WIDTH, normalises=False), step_tokens=100)
+    costs = CostKeeper(
+        Extent(64, 128, 4096), lambda: EncoderScratch(runner, 97, 100), worker_class="c", budget_ms=0, file=None,
+        clock_s=lambda: machine.now_ms / 1000,
+    )  # fmt: skip
+    costs.news()
+    link, left = IdleLink(), [True, True, False]
+    for _ in range(3):
+        process._turn(cast(CourierLink, link), engine, costs, lambda: left.pop(0), machine.clock)
+    assert (left, [wait_s > 0 for wait_s in link.waits_s]) == ([], [False, False, False, True])
