@@ -122,7 +122,9 @@ class Settings(BaseSettings):
     max_batch_rows: Annotated[int, Field(ge=0)] = Field(0, description="requests of one batch; 0: 16, of an encoder 64")
     max_batch_tokens: Positive = Field(16_384, description="prompt and output tokens of one batch")
     max_prefill_tokens: Positive = Field(16_384, description="prompt tokens of one batch, padding included")
-    max_backlog_batches: Positive = Field(2, description="batches that may wait for a worker")
+    max_backlog_batches: Positive = Field(
+        2, description="batches that may wait for a worker; of an encoder's the last one only if full, or for an idle one"
+    )
     class_patience_ms: Annotated[int, Field(ge=0)] = Field(
         5_000,
         description="how long a batch waits for the kind of worker that it was cut for, before any takes it",

@@ -54,11 +54,18 @@ class Cut:
 
 
 class Dispatcher:
-    """Cuts the front of the ready requests into batches and hands them over."""
+    """Cuts the front of the ready requests into batches and hands them over.
 
-    def __init__(self, broker: Broker, settings: Settings) -> None:
+    Args:
+        broker: of the queue.
+        settings: of batches and backlogs.
+        for_encoders: a worker computes a batch as it was cut, whatever comes meanwhile; others let rows join.
+    """
+
+    def __init__(self, broker: Broker, settings: Settings, *, for_encoders: bool = False) -> None:
         self._broker = broker
         self._settings = settings
+        self._for_encoders = for_encoders
         self._book = ClassBook(settings)
         self._patience = Patience.of(settings)
         self._strategies: dict[str, Strategy] = {}
@@ -100,7 +107,7 @@ class Dispatcher:
                 self.wait_ms, self._waited = wait_ms, window.requests
                 break
             cut = self._as_promised(window, cut, worker_class)
-            gone = self._feed(worker_class, cut, longest - waiting[worker_class.name])
+            gone = self._feed(worker_class, cut, waiting[worker_class.name])
             fault_point("dispatch.done")
             num_sent += len(gone) - len(cut.hopeless)
             left = tuple(request for request in window.requests if request.request_id not in gone)
@@ -145,13 +152,13 @@ class Dispatcher:
         self.wait_ms = 0.0
         return alone
 
-    def _feed(self, worker_class: WorkerClass, cut: Cut, room: int) -> set[str]:
-        """Dispatch batches to one class that has room for so many; return the ids that have left.
+    def _feed(self, worker_class: WorkerClass, cut: Cut, num_waiting: int) -> set[str]:
+        """Dispatch batches to one class for which so many wait; return the ids that have left.
 
         Suspects go to whoever comes first, and count for nobody's backlog but their own.
         """
         hopeless = [request.request_id for request in cut.hopeless]
-        batches = list(_first(cut.batches, room)) or [((), 0.0)] * bool(hopeless)
+        batches = list(self._leaving(worker_class, cut.batches, num_waiting)) or [((), 0.0)] * bool(hopeless)
         calls: list[DispatchCall] = []
         for requests, cost_ms in batches:
             lengths = [request.length for request in requests]
@@ -163,6 +170,22 @@ class Dispatcher:
         for call, outcome in zip(calls, self._broker.run_all(calls), strict=True):
             gone |= set(call.request_ids) - set(outcome.left)
         return gone
+
+    def _leaving(self, worker_class: WorkerClass, batches: Sequence[Portion], num_waiting: int) -> Iterator[Portion]:
+        """The batches up to the last one that there is room for; suspects take none of it.
+
+        Where rows cannot join a batch later, the last one stays while it has room for more of them and as many others
+        wait as there are workers: who comes until one is claimed shares what a batch costs, and nobody has to wait.
+        """
+        last = next((requests for requests, _ in reversed(batches) if not requests[0].strikes), ())
+        stays = self._for_encoders and len(last) < worker_class.limits.max_rows
+        for requests, cost_ms in batches:
+            if num_waiting >= self._settings.max_backlog_batches:
+                return
+            if stays and requests is last and num_waiting >= max(1, worker_class.num_workers):
+                continue
+            yield requests, cost_ms
+            num_waiting += not requests[0].strikes
 
     def cut(self, window: Window, worker_class: WorkerClass | None = None) -> Cut:
         """Partition a window for a class of workers, by default the first there is.
@@ -223,12 +246,3 @@ def _slack_ms(request: ReadyRequest, now_ms: int, step_ms: float) -> float:
     if not request.deadline_ms:
         return math.inf
     return request.deadline_ms - now_ms - max(0, request.cost_tokens - request.length - 1) * step_ms
-
-
-def _first(batches: Sequence[Portion], room: int) -> Iterator[Portion]:
-    """The batches up to the last one that there is room for; suspects take none of it."""
-    for requests, cost_ms in batches:
-        if not room:
-            return
-        yield requests, cost_ms
-        room -= not requests[0].strikes

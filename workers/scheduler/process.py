@@ -51,13 +51,13 @@ _WORKER_LIFE_LEASES = 1
 
 
 class Scheduler:
-    """The loop over one queue's streams."""
+    """The loop over one queue's streams; ``for_encoders`` as of ``Dispatcher``."""
 
-    def __init__(self, broker: Broker, admitter: Admits, settings: Settings) -> None:
+    def __init__(self, broker: Broker, admitter: Admits, settings: Settings, *, for_encoders: bool = False) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._broker = broker
         self._admitter = admitter
-        self._dispatcher = Dispatcher(broker, settings)
+        self._dispatcher = Dispatcher(broker, settings, for_encoders=for_encoders)
         self._settings = settings
         self._streams = [RequestStream(lane, tenant) for lane in LANES for tenant in ("", *settings.tenants)]
         self._tick_ms = max(20, min(_MAX_TICK_MS, settings.lease_ms // 10))
@@ -217,12 +217,13 @@ def run(settings: Settings) -> None:
     """
     arm(os.environ)
     folder = resolve(settings.model, settings.cache_dir or default_cache_dir())
-    if is_encoder(folder.path) and not settings.max_batch_rows:
+    for_encoders = is_encoder(folder.path)
+    if for_encoders and not settings.max_batch_rows:
         settings = settings.model_copy(update={"max_batch_rows": ENCODER_BATCH_ROWS})
     admitter = admitter_of(folder, settings)
     broker = Broker.connect(settings)
     broker.adopt_contract()
-    scheduler = Scheduler(broker, admitter, settings)
+    scheduler = Scheduler(broker, admitter, settings, for_encoders=for_encoders)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: scheduler.stop())
     log.info("scheduler %s, model %s, revision %s", scheduler.name, folder.name, folder.revision)

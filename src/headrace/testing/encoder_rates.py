@@ -42,6 +42,7 @@ class EncoderWay:
         max_rows: of a batch.
         window: requests that are cut at once.
         max_backlog_batches: that are cut ahead of the worker; 0: a batch is cut when the worker is free.
+        held_from: as of ``queue_simulation.Setup``.
     """
 
     name: str
@@ -51,13 +52,15 @@ class EncoderWay:
     max_rows: int
     window: int
     max_backlog_batches: int
+    held_from: float = math.inf
 
 
 def encoder_ways() -> Mapping[str, EncoderWay]:
     """All there are, by name.
 
     A name that ends with a number of rows may put as many into a batch as a fleet's encoders take. ``fleet`` is what a
-    fleet does where nothing is set. One more batch than may wait in Redis is cut ahead: it waits in the worker.
+    fleet does where nothing is set. One more batch than may wait in Redis is cut ahead, which waits in the worker; with
+    one in Redis, too, the last one of a window stays while it is not full.
     """
     s, most = Settings(), ENCODER_BATCH_ROWS
     ways = (
@@ -71,7 +74,7 @@ def encoder_ways() -> Mapping[str, EncoderWay]:
         EncoderWay("packed", "naive", "total", False, PAPER_ROWS, PAPER_ROWS, 0),
         EncoderWay("packed-dp", "packed", "total", False, PAPER_ROWS, s.window, 0),
         EncoderWay(f"packed-dp-{most}", "packed", "total", False, most, s.window, 0),
-        EncoderWay("fleet", s.batching, s.objective, False, most, s.window, s.max_backlog_batches + 1),
+        EncoderWay("fleet", s.batching, s.objective, False, most, s.window, s.max_backlog_batches + 1, held_from=2),
     )
     return {way.name: way for way in ways}
 
@@ -148,6 +151,7 @@ class EncoderRates:
             Limits(way.max_rows, s.max_batch_tokens, s.max_prefill_tokens),
             way.max_backlog_batches,
             self._worker.run_padded if way.pads else self._worker.run_packed,
+            way.held_from,
         )
 
 

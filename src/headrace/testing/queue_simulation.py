@@ -52,6 +52,7 @@ class Setup:
         limits: of a batch.
         max_backlog_batches: handed over while another batch runs; 0: a window is cut when the worker is free.
         run: what batches take.
+        held_from: batches handed over from which on the last one of a window stays while rows may join it.
     """
 
     strategy: Strategy
@@ -60,6 +61,7 @@ class Setup:
     limits: Limits
     max_backlog_batches: int
     run: Run = as_priced
+    held_from: float = math.inf
 
 
 def poisson_arrivals(count: int, rate_per_s: float, shortest: int, longest: int, seed: int) -> list[Arrival]:
@@ -109,7 +111,8 @@ def latencies_ms(
                 break
             wait_ms = _hand_over(setup, arrivals, ready, backlog, room, now_ms)
             if wait_ms > 0:
-                heapq.heappush(wake_ms, now_ms + wait_ms)
+                if wait_ms < math.inf:
+                    heapq.heappush(wake_ms, now_ms + wait_ms)
                 break
         if num_come < len(arrivals):
             heapq.heappush(wake_ms, arrivals[num_come].at_ms)
@@ -128,7 +131,10 @@ def _hand_over(
     room: int,
     now_ms: float,
 ) -> float:
-    """Cut the front of what is ready and hand over as many batches as there is room for, or say how long to wait."""
+    """Cut the front of what is ready and hand over as many batches as there is room for, or say how long to wait.
+
+    Infinite: until a batch is run.
+    """
     front = ready[: setup.patience.window]
     plan = setup.strategy.plan([arrivals[index].item for index in front], setup.table, setup.limits)
     waiting = Waiting(len(ready), arrivals[front[0]].at_ms, plan.batches[0].cost_ms)
@@ -137,8 +143,11 @@ def _hand_over(
         return wait_ms
     gone: set[int] = set()
     for batch in plan.batches[:room]:
+        may_grow = batch is plan.batches[-1] and len(batch.members) < setup.limits.max_rows
+        if may_grow and len(backlog) >= setup.held_from:
+            break
         members = [front[index] for index in batch.members]
         backlog.append((members, batch.cost_ms))
         gone.update(members)
     ready[: len(front)] = [index for index in front if index not in gone]
-    return 0.0
+    return 0.0 if gone else math.inf

@@ -76,6 +76,50 @@ def test_a_full_backlog_stops_dispatching(fake_broker: Broker) -> None:
     assert Dispatcher(fake_broker, fake_broker.settings).dispatch() == 0
 
 
+def test_an_encoder_s_last_batch_stays_while_another_waits_and_rows_may_join_it(fake_broker: Broker) -> None:
+    actors = Actors(fake_broker)
+    dispatcher = Dispatcher(fake_broker, fake_broker.settings, for_encoders=True)
+    actors.queued("a")
+    assert dispatcher.dispatch() == 1
+    actors.queued("b")
+    assert (dispatcher.dispatch(), actors.state("b")) == (0, "queued")
+    actors.queued("c")
+    actors.claim("w")
+    assert dispatcher.dispatch() == 2, "together, now that nothing waits"
+
+
+def test_batches_that_rows_may_join_at_the_worker_leave_as_long_as_there_is_room(fake_broker: Broker) -> None:
+    actors = Actors(fake_broker)
+    dispatcher = Dispatcher(fake_broker, fake_broker.settings)
+    for name in "ab":
+        actors.queued(name)
+        assert dispatcher.dispatch() == 1
+
+
+def test_an_encoder_s_full_batches_leave_ahead_of_the_last_one_and_suspects_pass_it(fake_broker: Broker) -> None:
+    actors = Actors(fake_broker)
+    for held in actors.running("suspect", "other", worker="killed"):
+        actors.emit(held.emit("lost"))
+    settings = fake_broker.settings.model_copy(update={"max_batch_rows": 2})
+    dispatcher = Dispatcher(fake_broker, settings, for_encoders=True)
+    dispatcher.fit([WorkerInfo("w", 0, 32, 9999, 0, {"class": "gpu"})], {})
+    actors.queued("a", "b", "c")
+    assert dispatcher.dispatch() == 4
+    assert {actors.state(name) for name in ("suspect", "other", "a", "b")} == {"batched"}
+    assert actors.state("c") == "queued"
+    actors.queued("d")
+    assert dispatcher.dispatch() == 2, "c and d are as many as a batch takes"
+
+
+def test_an_encoder_s_last_batch_leaves_where_a_worker_has_none_to_go_to(fake_broker: Broker) -> None:
+    actors = Actors(fake_broker)
+    dispatcher = Dispatcher(fake_broker, fake_broker.settings, for_encoders=True)
+    dispatcher.fit([WorkerInfo(name, 0, 32, 9999, 0, {}) for name in "vw"], {})
+    for name in "ab":
+        actors.queued(name)
+        assert dispatcher.dispatch() == 1
+
+
 def test_batches_fit_into_the_memory_that_is_free_but_never_shrink_below_a_quarter(fake_broker: Broker) -> None:
     dispatcher = padded(fake_broker)
     dispatcher.fit([WorkerInfo("w", 0, 32, 400, 0, {}), WorkerInfo("v", 0, 32, 400, 0, {})], {})

@@ -56,6 +56,18 @@ def test_without_a_backlog_a_window_is_cut_when_the_worker_is_free() -> None:
     assert latencies_ms(replace(NAIVE, max_backlog_batches=0), arrivals) == [20.0, 20.0 + 16 - 5, 20.0 + 16 - 6]
 
 
+def test_the_last_batch_of_a_window_stays_while_others_wait_and_rows_may_join_it() -> None:
+    arrivals = [Arrival(at_ms, Item(1, 1)) for at_ms in (0.0, 1.0, 2.0, 3.0)]
+    # By default the second, third and fourth run alone, as each comes: 11 ms a batch.
+    ahead = replace(NAIVE, max_backlog_batches=3)
+    assert latencies_ms(ahead, arrivals) == [11.0, 22.0 - 1, 33.0 - 2, 44.0 - 3]
+    # Held back, the last two share one: 12 ms.
+    assert latencies_ms(replace(ahead, held_from=1), arrivals) == [11.0, 22.0 - 1, 34.0 - 2, 34.0 - 3]
+    # A full batch gains nothing by staying.
+    full = replace(ahead, held_from=1, limits=replace(UNBOUNDED, max_rows=1))
+    assert latencies_ms(full, arrivals) == [11.0, 22.0 - 1, 33.0 - 2, 44.0 - 3]
+
+
 def test_a_run_ends_early_when_too_many_are_late() -> None:
     arrivals = [Arrival(0.0, Item(10, 10))] * 9
     # Four rows take 50 ms, so that the second batch ends after 100; one late request is forgiven.

@@ -83,10 +83,12 @@ class Queue:
                 self.ends_ms[request.request_id] = self.free_ms + num_steps * STEP_MS
 
 
-def ends_of(asks: Sequence[Ask], given: Settings, slow: float = 1.0, late_ms: int = 0) -> tuple[Queue, list[str]]:
+def ends_of(
+    asks: Sequence[Ask], given: Settings, slow: float = 1.0, late_ms: int = 0, *, for_encoders: bool = False
+) -> tuple[Queue, list[str]]:
     """When each request ends (inf: never), and who came when nothing else waited or ran and could be served in time."""
     queue, promised = Queue(given, slow), []
-    dispatcher = Dispatcher(queue, given)  # type: ignore[arg-type]
+    dispatcher = Dispatcher(queue, given, for_encoders=for_encoders)  # type: ignore[arg-type]
     dispatcher.fit([WorkerInfo("w", 0, 16, 100_000, 0, {})], {"": TABLE.encode()})
     wake_ms = math.inf
 
@@ -145,17 +147,18 @@ asks_of = st.lists(
     st.sampled_from([1.0, 1.5, 2.0]),
     st.integers(0, 90),
     st.integers(2, 6),
+    st.booleans(),
 )
-@example([Ask(0, 10, 500)], "half_goal", True, 1.0, 0, 6)
-@example([Ask(0, 10, 500)], "lazy", False, 2.0, 0, 6)
-@example([Ask(0, 10, 1_500), Ask(500, 300, lead=100_000), Ask(1, 300, lead=100_000)], "lazy", False, 2.0, 0, 6)
-@example([Ask(0, 10, 1_500), Ask(500, 300, lead=100_000), Ask(1, 300, lead=100_000)], "lazy", False, 2.0, 0, 2)
+@example([Ask(0, 10, 500)], "half_goal", True, 1.0, 0, 6, True)
+@example([Ask(0, 10, 500)], "lazy", False, 2.0, 0, 6, True)
+@example([Ask(0, 10, 1_500), Ask(500, 300, lead=100_000), Ask(1, 300, lead=100_000)], "lazy", False, 2.0, 0, 6, True)
+@example([Ask(0, 10, 1_500), Ask(500, 300, lead=100_000), Ask(1, 300, lead=100_000)], "lazy", False, 2.0, 0, 2, True)
 def test_who_could_be_served_in_time_when_it_came_to_an_idle_worker_is_not_made_late_by_waiting(
-    asks: list[Ask], trigger: Trigger, drop_hopeless: bool, slow: float, late_ms: int, window: int
+    asks: list[Ask], trigger: Trigger, drop_hopeless: bool, slow: float, late_ms: int, window: int, for_encoders: bool
 ) -> None:
     given = fast_settings(trigger=trigger, drop_hopeless=drop_hopeless, lazy_timeout_ms=2_000, latency_goal_ms=4_000,
                           window=window, max_backlog_batches=64)  # fmt: skip
-    queue, promised = ends_of(asks, given, slow, late_ms)
+    queue, promised = ends_of(asks, given, slow, late_ms, for_encoders=for_encoders)
     for name in promised:
         assert queue.ends_ms[name] <= queue.deadlines_ms[name]
 
