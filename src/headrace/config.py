@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     max_batch_tokens: Positive = Field(16_384, description="prompt and output tokens of one batch")
     max_prefill_tokens: Positive = Field(16_384, description="prompt tokens of one batch, padding included")
     max_backlog_batches: Positive = Field(
-        2, description="batches that may wait for a worker; of an encoder's the last one only if full, or for an idle one"
+        2, description="batches that may wait for a worker; an encoder's last one only if full or nothing waits"
     )
     class_patience_ms: Annotated[int, Field(ge=0)] = Field(
         5_000,
