@@ -1,6 +1,5 @@
 """The serving experiment on one encoder: every way with every seed, and the latencies below what naive batches bear."""
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -13,6 +12,7 @@ from headrace.testing.encoder_rates import EncoderRates, EncoderWay
 from headrace.testing.encoder_worker import BERT_BASE, EncoderWorker
 from headrace.testing.rate_outcome import Outcome
 from headrace.testing.rate_search import percentile
+from headrace.workers.garbage import look_seldom
 from headrace.workers.model_store.store import default_cache_dir, pull
 
 MINILM: Final = "all-minilm-l6-v2"
@@ -30,8 +30,7 @@ def encoder_worker(runtime: str, num_threads: int, max_graphs: int) -> EncoderWo
         worker = EncoderWorker.on_cpu(folder.path, num_threads)
     else:
         worker = EncoderWorker.on_gpu(BERT_BASE, torch.device("cuda", 0), torch.float16, max_graphs)
-    gc.collect()
-    gc.freeze()  # as the engine's own process does
+    look_seldom()  # as the engine's own process does
     return worker
 
 
