@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -38,11 +39,14 @@ class Timer:
                 taken.append(begin.elapsed_time(end) * 1e3)
         return [statistics.median(taken) for taken in times]
 
+    def copying(self, num_bytes: int) -> Callable[[], object]:
+        """The card's own copy of so many bytes, read and written once each."""
+        source = torch.empty(num_bytes, dtype=torch.int8, device=self._flushed.device).random_(-128, 127)
+        return partial(torch.empty_like(source).copy_, source)
+
     def copy_gb_per_s(self, num_bytes: int = 1 << 30) -> float:
         """What the card copies, bytes read and bytes written counted: the limit of all that moves memory."""
-        source = torch.empty(num_bytes, dtype=torch.int8, device=self._flushed.device).random_(-128, 127)
-        target = torch.empty_like(source)
-        (time_us,) = self.medians_us([lambda: target.copy_(source)], 20)
+        (time_us,) = self.medians_us([self.copying(num_bytes)], 20)
         return 2 * num_bytes / time_us / 1e3
 
 
