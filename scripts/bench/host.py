@@ -19,6 +19,7 @@ from headrace.testing.rows import Report
 from headrace.workers.channel import Add, encode
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.places import Places
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Draw, Drawn, Runner
@@ -47,6 +48,7 @@ class NoSteps:
     """
 
     num_ahead = 1
+    launches = Launches()
 
     def __init__(self, rows: RowState) -> None:
         self._rows = rows

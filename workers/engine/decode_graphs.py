@@ -29,6 +29,10 @@ class DecodeGraphs:
     Args:
         stream: what everything is launched on.
         keep: lays a step's results out for good, by numbers of tokens and of sampled ones.
+
+    Attributes:
+        num_captures: so far.
+        num_replays: so far.
     """
 
     def __init__(self, stream: torch.cuda.Stream, keep: Callable[[tuple[int, int]], None]) -> None:
@@ -37,6 +41,7 @@ class DecodeGraphs:
         # Kernels for older GPUs have no instruction to wait by.
         self._starts_early = torch.cuda.get_device_capability(stream.device) >= (9, 0)
         self._graphs: dict[tuple[int, Hashable], torch.cuda.CUDAGraph] = {}
+        self.num_captures = self.num_replays = 0
 
     def run(self, key: tuple[int, Hashable], launch: Callable[[], None]) -> None:
         """Launch a step's work, as a graph from the second time on.
@@ -48,11 +53,13 @@ class DecodeGraphs:
         """
         graph = self._graphs.get(key)
         if graph is not None:
+            self.num_replays += 1
             graph.replay()
             return
         self._keep((key[0], key[0]))
         # Launched one by one first: this compiles, and is the step wanted.
         launch()
+        self.num_captures += 1
         self._graphs[key] = self._capture(launch)
 
     def _capture(self, launch: Callable[[], None]) -> torch.cuda.CUDAGraph:

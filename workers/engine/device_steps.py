@@ -20,6 +20,7 @@ from headrace.workers.engine.device_results import Sent
 from headrace.workers.engine.device_sampling import DeviceSampler, Group, Kind
 from headrace.workers.engine.forbidden import Forbidden
 from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.models.model import Model
 from headrace.workers.engine.padded_size import PaddedSize
 from headrace.workers.engine.places import Places
@@ -76,6 +77,7 @@ class DeviceSteps:
         self._graphs = None if keep is None else DecodeGraphs(stream, keep)
         self._logits: dict[tuple[int, Kind | None], Tensor] = {}
         self._max_tokens = max_tokens
+        self._num_steps = 0
         self._prompt_graphs: PromptGraphs | None = None
         if keep is not None and prompt_graphs:
             self._prompt_graphs = PromptGraphs(stream, operations.lay_out, prompt_graphs)
@@ -84,6 +86,13 @@ class DeviceSteps:
     def num_ahead(self) -> int:
         """Steps that may be started before an earlier one is finished."""
         return NUM_AHEAD
+
+    @property
+    def launches(self) -> Launches:
+        """How the steps so far were launched."""
+        kept = [graphs for graphs in (self._graphs, self._prompt_graphs) if graphs is not None]
+        num_replayed, num_captured = sum(g.num_replays for g in kept), sum(g.num_captures for g in kept)
+        return Launches(num_replayed, num_captured, self._num_steps - num_replayed - num_captured)
 
     def reads_tokens(self, sequence: Sequence) -> bool:
         """Whether what a row may not draw follows from its tokens, which the host looks up; the GPU knows the rest."""
@@ -139,8 +148,8 @@ class DeviceSteps:
             raise
 
     def _start(self, chunks: Rows[Chunk]) -> "StartedDeviceStep":
-        sampler = self._sampler
-        sampler.results.begin()
+        self._num_steps += 1
+        self._sampler.results.begin()
         if chunks[-1].decodes:  # hence all do
             return self._decode(chunks)
         return self._mixed(chunks)

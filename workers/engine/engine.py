@@ -7,6 +7,7 @@ from headrace.errors import InvalidRequestError
 from headrace.memory.pages import Pages
 from headrace.workers.channel import Add, Drop, Tokens
 from headrace.workers.engine.fusion import Fusion, Plan
+from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.loading import LoadedModel
 from headrace.workers.engine.room import Room
 from headrace.workers.engine.runner import Drawn, Runner, StartedStep
@@ -93,6 +94,11 @@ class Engine:
     def num_prefilled_tokens(self) -> int:
         """Tokens computed so far in chunks of prompts, those computed again after a preemption among them."""
         return self._fusion.num_prefilled_tokens
+
+    @property
+    def launches(self) -> Launches:
+        """How steps were launched so far."""
+        return self._runner.steps.launches
 
     @property
     def num_preemptions(self) -> int:

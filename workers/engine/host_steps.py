@@ -15,6 +15,7 @@ from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import PageCopy
 from headrace.workers.engine.forbidden import Forbidden
 from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.models.model import Model
 from headrace.workers.engine.penalties import Penalties
 from headrace.workers.engine.row_state import RowState
@@ -48,6 +49,9 @@ class HostSteps:
         kv_cache: where the rows' pages lie.
         operations: the table that the model is written over.
         rows: what is known of the rows from step to step.
+
+    Attributes:
+        launches: none.
     """
 
     def __init__(self, model: Model, kv_cache: KVCache, operations: Table[Ragged], rows: RowState) -> None:
@@ -57,6 +61,7 @@ class HostSteps:
         self._operations = operations
         self._sampler = Sampler(rows)
         self._next = NextTokens.empty(len(rows.position))
+        self.launches = Launches()
 
     @property
     def num_ahead(self) -> int:

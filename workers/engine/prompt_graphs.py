@@ -48,6 +48,10 @@ class PromptGraphs:
         lay_out: gives the memory of a step's results, by numbers of tokens and of logits: what a step of such lengths
             is computed in, the same tensors as long as the layout is remembered.
         max_graphs: graphs that are kept, the ones used last.
+
+    Attributes:
+        num_captures: so far.
+        num_replays: so far.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class PromptGraphs:
         self._waiting: OrderedDict[PaddedSize, None] = OrderedDict()  # sizes whose steps waited for the host
         self._captured: OrderedDict[Key, _Captured] = OrderedDict()  # the one used longest ago first
         self._launches_ms: deque[float] = deque(maxlen=_MOST_LAUNCHES)
-        self._num_captures = self._num_replays = 0
+        self.num_captures = self.num_replays = 0
 
     def serves(self, size: PaddedSize) -> bool:
         """Whether a step of this size is to be padded and ``run``."""
@@ -104,14 +108,14 @@ class PromptGraphs:
         if captured is not None and captured.results is results:
             self._captured.move_to_end(key)
             self._waiting.move_to_end(key[0])
-            self._num_replays += 1
+            self.num_replays += 1
             captured.graph.replay()
             return captured.logits
         # Launched one by one first: this compiles, and is the step wanted.
         logits = launch()
-        if self._num_captures >= self._max_graphs and self._num_replays < _LEAST_REPLAYS * self._num_captures:
+        if self.num_captures >= self._max_graphs and self.num_replays < _LEAST_REPLAYS * self.num_captures:
             return logits
-        self._num_captures += 1
+        self.num_captures += 1
         self._captured[key] = self._capture(launch, results)
         self._captured.move_to_end(key)
         while len(self._captured) > self._max_graphs:

@@ -10,6 +10,7 @@ import torch
 from headrace.errors import DeviceLostError
 from headrace.memory.pages import PageCopy
 from headrace.workers.engine.fusion import Chunk, Plan
+from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.logprobs import Logprobs
 from headrace.workers.engine.places import Places
 from headrace.workers.engine.sequence import Sequence
@@ -62,10 +63,14 @@ class Steps(Protocol):
 
     Attributes:
         num_ahead: steps that may be started before an earlier one is finished.
+        launches: how steps were launched so far; none on a CPU.
     """
 
     @property
     def num_ahead(self) -> int: ...  # noqa: D102
+
+    @property
+    def launches(self) -> Launches: ...  # noqa: D102
 
     def reads_tokens(self, sequence: Sequence) -> bool:
         """Whether a row's next token cannot be drawn before the host knows all of those before it."""

@@ -2,16 +2,17 @@
 
 throughput: 256 requests, lengths in and out uniform from 100 to 1,024, temperature 0.6; output tokens/s from the first
 arrival to the last token on the host. idle: the share of time in which the GPU runs nothing, in a stretch of steps
-of the same workload. prefill: 64 prompts of 1,024 tokens, one token each; prompt tokens/s.
+of the same workload, whose sizes the engine has met before, and how these were launched. prefill: 64 prompts of 1,024
+tokens, one token each; prompt tokens/s.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from headrace.bench.bench import Bench
 from headrace.bench.case import Case, Figure, beside_vllm
 from headrace.bench.driving import drive, warm_up
-from headrace.bench.idle import idle_shares
+from headrace.bench.idle import Idle, idle_shares, meet_sizes
 from headrace.bench.workload import Lengths, Requests, ragged
 from headrace.workers.engine.engine import Engine
 
@@ -53,12 +54,22 @@ def _throughput(bench: Bench, *, shape: str) -> Iterator[Figure]:
 def _idle(bench: Bench, *, shape: str) -> Iterator[Figure]:
     engine, requests = bench.engine(shape), Requests(bench.vocab_size(shape))
     warm_up(engine, requests, bench.effort.num_requests)
+    meet_sizes(engine, requests.adds(ragged(bench.effort.num_requests), TEMPERATURE))
     shares = []
     for _ in bench.rounds():
         shares.append(idle_shares(engine, requests.adds(ragged(bench.effort.num_requests), TEMPERATURE), bench.machine))
         engine.clear()
-    yield Figure.median("share_of_decoding_steps", [share.decoding for share in shares], "1")
-    yield Figure.median("share_of_steps_with_prompts", [share.with_prompts for share in shares], "1")
+    yield from _idle_figures("decoding_steps", [share.decoding for share in shares])
+    yield from _idle_figures("steps_with_prompts", [share.with_prompts for share in shares])
+
+
+def _idle_figures(what: str, stretches: Sequence[Idle]) -> Iterator[Figure]:
+    yield Figure.median(f"share_of_{what}", [each.share for each in stretches], "1")
+    yield Figure.median(f"share_of_{what}_in_gaps_below_10_us", [each.brief_share for each in stretches], "1")
+    launches = [each.launches for each in stretches]
+    yield Figure.median(f"{what}_replayed", [each.num_replayed for each in launches], "steps")
+    yield Figure.median(f"{what}_captured", [each.num_captured for each in launches], "steps")
+    yield Figure.median(f"{what}_launched_by_kernel", [each.num_by_kernel for each in launches], "steps")
 
 
 def prompt_rates(bench: Bench, engine: Engine, requests: Requests) -> list[float]:

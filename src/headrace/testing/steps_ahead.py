@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from headrace.memory.pages import PageCopy
 from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.host_steps import HostSteps
+from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.runner import Drawn, StartedStep
 from headrace.workers.engine.sequence import Sequence
 
@@ -39,10 +40,12 @@ class StepsAhead:
     Attributes:
         unfinished: steps at work, the oldest first.
         num_ahead: 1.
+        launches: none.
         most_unfinished: most steps that were at work at a time.
     """
 
     num_ahead = 1
+    launches = Launches()
 
     def __init__(self, steps: HostSteps) -> None:
         self._steps = steps

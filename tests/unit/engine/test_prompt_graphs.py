@@ -147,5 +147,5 @@ def test_sizes_that_come_by_turns_and_are_too_many_are_not_captured_for_ever(
         for draws in "abc":
             graphs.run((SIZE, draws), lambda: launched.append(1))
     # A launch a step that is not replayed, and one a capture.
-    assert len(launched) == 30 - graphs._num_replays + graphs._num_captures
-    assert 0 < graphs._num_captures <= 2 + graphs._num_replays / 4
+    assert len(launched) == 30 - graphs.num_replays + graphs.num_captures
+    assert 0 < graphs.num_captures <= 2 + graphs.num_replays / 4
