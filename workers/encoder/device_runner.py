@@ -40,20 +40,20 @@ class DeviceRunner(EncoderRunner):
         for num_tokens in (*_WARM_UP_TOKENS, batch_tokens):
             self.run([EncoderItem("embed", (0,) * length) for length in self._rows(num_tokens)])
 
-    def run(self, items: Sequence[EncoderItem]) -> list[Result]:
+    def compute(self, items: Sequence[EncoderItem]) -> list[Result]:
         """See ``EncoderRunner``.
 
         Raises:
             DeviceLostError: the GPU cannot go on, with these items or any others.
         """
         with self._watched():
-            return super().run(items)
+            return super().compute(items)
 
     def prepare(self) -> bool:
         """Capture a size that no text has asked for yet, so that none waits while it is.
 
         Raises:
-            DeviceLostError: as ``run``.
+            DeviceLostError: as ``compute``.
         """
         lengths = next(self._ahead, None)
         if lengths is None:

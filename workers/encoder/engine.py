@@ -24,8 +24,8 @@ class Runs(Protocol):
         """Refuse an item that cannot be computed; raises InvalidRequestError."""
         ...
 
-    def run(self, items: Sequence[EncoderItem]) -> list[Result]:
-        """Compute items; results come in their order."""
+    def compute(self, items: Sequence[EncoderItem]) -> list[Result]:
+        """Compute items that have been checked; results come in their order."""
         ...
 
 
@@ -155,7 +155,7 @@ class EncoderEngine:
 
     def _compute(self, texts: Sequence[_Text]) -> list[tuple[int, bytes, str]]:
         try:
-            results = self._runner.run([text.item for text in texts])
+            results = self._runner.compute([text.item for text in texts])
             return self._settle(texts, results)
         except DeviceLostError:
             raise

@@ -54,7 +54,6 @@ class EncoderRunner:
         """
         check_item(item, self._config, self.kinds, self.mask_id)
 
-    @torch.inference_mode()
     def run(self, items: Sequence[EncoderItem]) -> list[Result]:
         """Compute items; results come in the order of the items.
 
@@ -63,6 +62,11 @@ class EncoderRunner:
         """
         for item in items:
             self.check(item)
+        return self.compute(items)
+
+    @torch.inference_mode()
+    def compute(self, items: Sequence[EncoderItem]) -> list[Result]:
+        """``run`` without checks, of items that have been checked one by one."""
         results: dict[int, Result] = {}
         for numbers in self._cut(items):
             batch_items = [items[number] for number in numbers]

@@ -46,7 +46,7 @@ class EncoderScratch:
             count += not count or num_tokens <= self._step_tokens
         items, self._items = self._items[:count], self._items[count:]
         try:
-            self._runner.run(items)
+            self._runner.compute(items)
         except DeviceLostError:
             raise
         except HeadraceError as error:

@@ -176,7 +176,7 @@ class EncoderWorker:
             for length in ([longest] * len(lengths) if self._makes_equal else lengths)
         ]
         begin_s = self._clock_s()
-        self._padded.run(items)
+        self._padded.compute(items)
         taken_ms = (self._clock_s() - begin_s) * 1000
         known.append(taken_ms)
         return [taken_ms] * len(lengths)

@@ -38,7 +38,7 @@ class StubEncoder:
         if item.kind not in self._kinds:
             raise InvalidRequestError(f"this model cannot {item.kind}", field=item.kind)
 
-    def run(self, items: Sequence[EncoderItem]) -> list[Result]:
+    def compute(self, items: Sequence[EncoderItem]) -> list[Result]:
         """A result each."""
         self.batches.append([len(item.token_ids) for item in items])
         if self.error is not None:

@@ -124,10 +124,10 @@ class Damaged(StubEncoder):
 
     number = float("nan")
 
-    def run(self, items: Sequence[EncoderItem]) -> list[Result]:
+    def compute(self, items: Sequence[EncoderItem]) -> list[Result]:
         return [
             self._damage(result) if item.token_ids[0] == 13 else result
-            for item, result in zip(items, super().run(items), strict=True)
+            for item, result in zip(items, super().compute(items), strict=True)
         ]
 
     def _damage(self, result: Result) -> Result:

@@ -83,11 +83,11 @@ class SlowEncoder(StubEncoder):
         super().__init__()
         self._machine = machine
 
-    def run(self, items: Sequence[EncoderItem]) -> list[Result]:
+    def compute(self, items: Sequence[EncoderItem]) -> list[Result]:
         taken_ms = 3 + 0.1 * sum(len(item.token_ids) for item in items)
         self._machine.now_ms += taken_ms
         self._machine.own_ms += taken_ms
-        return super().run(items)
+        return super().compute(items)
 
 
 class BusyLink:
