@@ -30,7 +30,14 @@ from headrace.workers.engine.room import Room
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.settings import DEFAULT_PAGE_SIZE
-from headrace.workers.engine.warm_up import WARM_UP_PAGES, WARM_UP_ROWS, WARM_UP_TOKENS, warm_up
+from headrace.workers.engine.warm_up import (
+    WARM_UP_PAGES,
+    WARM_UP_PROMPT_TOKENS,
+    WARM_UP_ROWS,
+    WARM_UP_TOKENS,
+    warm_up,
+    warm_up_prompt,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +149,8 @@ class DeviceEngine:
                 limits.prompt_graphs,
             )
         self.engine = self._engine_of(self.steps, self.pool.pages, budget.kv_tokens)
+        with torch.inference_mode():
+            self._warm_up_prompt()
         logger.info(
             "%s: %.1f GiB of weights, %.1f GiB of pool, room for %d tokens of keys and values",
             torch.cuda.get_device_name(self.device),
@@ -161,6 +170,14 @@ class DeviceEngine:
         pages = Pages(self._shape.pages_for(kv_tokens), self._limits.page_size)
         with torch.cuda.stream(self._stream), torch.inference_mode():
             return self._engine_of(self._steps_on(self._cache(pages.num_pages)), pages, kv_tokens)
+
+    def _warm_up_prompt(self) -> None:
+        """Let no user wait for what the first long prompt sets up, and tell the engine what such a step takes."""
+        num_tokens = min(WARM_UP_PROMPT_TOKENS, self._row_tokens, self._limits.step_tokens)
+        lengths = num_tokens, 1
+        if self.pool.make_room(lengths, partial(self.operations.results, *lengths)):
+            self.engine.learn(num_tokens, warm_up_prompt(self.steps, self.pool.pages, num_tokens))
+            self.pool.workspace.release()
 
     def _keep(self, lengths: tuple[int, int]) -> None:
         """Lay the results of a step of such lengths out for good."""

@@ -129,6 +129,10 @@ class Engine:
         sequence.reads_tokens = self._runner.steps.reads_tokens(sequence)
         self._fusion.add(sequence)
 
+    def learn(self, num_tokens: int, step_ms: float) -> None:
+        """Hear what a step of one prompt took the device that was computed before there were rows."""
+        self._budget.observe(StepWork(num_tokens, num_tokens, ((0, num_tokens),)), step_ms)
+
     def drop(self, drop: Drop) -> None:
         """Forget rows; unknown and ended ones are no error."""
         self._fusion.remove(drop.rows)

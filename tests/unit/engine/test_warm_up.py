@@ -1,0 +1,31 @@
+from collections.abc import Callable
+
+import pytest
+
+from headrace.memory.pages import Pages
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.warm_up import warm_up_prompt
+
+
+def test_a_long_prompt_is_computed_twice_and_leaves_nothing_behind(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    pages, steps = engine._pages, engine._runner.steps
+    seen: list[Chunk] = []
+    start = steps.start
+
+    def noted(chunks: tuple[Chunk, ...]) -> object:
+        seen.extend(chunks)
+        return start(chunks)
+
+    steps.start = noted  # type: ignore[method-assign, assignment]
+    assert warm_up_prompt(steps, pages, 100) > 0
+    assert [(chunk.start, chunk.num_tokens, chunk.samples) for chunk in seen] == [(0, 100, True)] * 2
+    assert (pages.num_used, pages.num_kept) == (0, 0), "who comes later finds no prompt that nobody asked for"
+
+
+@pytest.mark.parametrize("num_tokens", [17, 1000])
+def test_where_there_are_too_few_pages_nothing_is_computed(make_engine: Callable[..., Engine], num_tokens: int) -> None:
+    pages = Pages(1, 16)
+    assert warm_up_prompt(make_engine()._runner.steps, pages, num_tokens) == 0
+    assert pages.num_used == 0
