@@ -61,6 +61,14 @@ def test_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_back(
     assert cancelled
 
 
+def test_what_an_engine_warms_up_with_takes_nothing_from_its_rows(oracle: tuple[PreTrainedModel, Path]) -> None:
+    made = engine_of(oracle[1], torch.float32, max_rows=4, kv_tokens=4096, step_tokens=2048, row_tokens=1024)
+    assert made.engine.launches.num_by_kernel == 2, "a prompt of 1,024, twice"
+    assert (made.pool.pages.num_used, made.pool.pages.num_kept) == (0, 0)
+    assert made.pool.memory_info().activation_bytes == 0
+    assert not made.engine.has_rows
+
+
 def test_replayed_steps_bring_the_tokens_of_launched_ones(oracle: tuple[PreTrainedModel, Path]) -> None:
     found = []
     for cuda_graphs in (True, False):
