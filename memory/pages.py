@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from headrace.memory.chunks import Chunks
 from headrace.memory.page_pool import PagePool, Stretch
-from headrace.memory.prefix_index import ROOT, Head, PrefixIndex, key_of
+from headrace.memory.prefix_index import ROOT, TOKEN_BYTES, PrefixIndex, content_of, key_of
 from headrace.memory.shuffle import PageMove
 
 # Long runs make a page border cheap to cross; a stretch that will not be used is memory that others scatter around.
@@ -74,7 +74,7 @@ class Pages:
     ) -> None:
         self.page_size = page_size
         # A copy of fewer tokens saves less than the step that waited for it.
-        self._index = PrefixIndex(page_size, min_shared=max(1, page_size // 4))
+        self._index = PrefixIndex(min_shared=max(1, page_size // 4))
         self._pool = PagePool(chunks or Chunks(1), chunk_pages or num_pages, self._index.forget, num_pages)
         self._read_as_runs = read_as_runs
         self._rows: set[RowPages] = set()  # those that have pages
@@ -180,7 +180,7 @@ class Pages:
             num_computed += size
             self._rows.add(row)
         parent = self._key(row, token_ids, num_computed // size)
-        found = self._index.longest(parent, token_ids[num_computed : min(num_computed + size, last)])
+        found = self._index.longest(parent, content_of(token_ids[num_computed : min(num_computed + size, last)]))
         if found is None:
             return num_computed, None
         # The page for the copy may be the very one that is copied, if that is the last one left: then it stays put.
@@ -189,14 +189,14 @@ class Pages:
             return num_computed, None
         return num_computed + num_shared, PageCopy(source, row.page_ids[-1], num_shared)
 
-    def head(self, row: RowPages, token_ids: Sequence[int], page: int) -> Head | None:
+    def head(self, row: RowPages, token_ids: Sequence[int], page: int) -> bytes | None:
         """Name the beginning of a row's page number ``page`` (see ``PrefixIndex.head``); None if it is too short.
 
         The row's last token is left out, as it is where rows adopt pages.
         """
         start = page * self.page_size
         end = min(start + self.page_size, len(token_ids) - 1)
-        return self._index.head(self._key(row, token_ids, page), token_ids[start:end])
+        return self._index.head(self._key(row, token_ids, page), content_of(token_ids[start:end]))
 
     def record(self, row: RowPages, token_ids: Sequence[int], num_computed: int, *, with_last: bool) -> None:
         """Let later rows find what a row has computed.
@@ -207,15 +207,17 @@ class Pages:
             num_computed: how many of them are in its pages.
             with_last: also the last page, which is not full.
         """
-        size = self.page_size
-        for page in range(row.num_recorded, num_computed // size):
-            key = self._key(row, token_ids, page + 1)
-            self._index.insert(row.page_ids[page], row.keys[page], token_ids[page * size : (page + 1) * size], key)
-            row.num_recorded = page + 1
-        num_full = num_computed // size
+        size, first, num_full = self.page_size, row.num_recorded, num_computed // self.page_size
+        if first < num_full:
+            keys, width = self._keys(row, token_ids, num_full), size * TOKEN_BYTES
+            content = content_of(token_ids[first * size : num_full * size])
+            for index, page in enumerate(row.page_ids[first:num_full]):
+                held = content[index * width : (index + 1) * width]
+                self._index.insert(page, keys[first + index], held, keys[first + index + 1])
+            row.num_recorded = num_full
         if with_last and num_computed % size:
-            parent = self._key(row, token_ids, num_full)
-            self._index.insert(row.page_ids[num_full], parent, token_ids[num_full * size : num_computed], None)
+            held = content_of(token_ids[num_full * size : num_computed])
+            self._index.insert(row.page_ids[num_full], self._key(row, token_ids, num_full), held, None)
 
     def forget(self, row: RowPages) -> None:
         """Let no later row find what only this one has."""
@@ -246,7 +248,13 @@ class Pages:
 
     def _key(self, row: RowPages, token_ids: Sequence[int], page: int) -> bytes:
         """Key of what stands before page number ``page``; the tokens of all pages before it must be known."""
-        while len(row.keys) <= page:
-            end = len(row.keys) * self.page_size
-            row.keys.append(key_of(row.keys[-1], token_ids[end - self.page_size : end]))
-        return row.keys[page]
+        return self._keys(row, token_ids, page)[page]
+
+    def _keys(self, row: RowPages, token_ids: Sequence[int], page: int) -> list[bytes]:
+        """Keys of what stands before each page of a row, as far as page number ``page`` at least."""
+        keys, width = row.keys, self.page_size * TOKEN_BYTES
+        if len(keys) <= page:
+            content = content_of(token_ids[(len(keys) - 1) * self.page_size : page * self.page_size])
+            for start in range(0, len(content), width):
+                keys.append(key_of(keys[-1], content[start : start + width]))
+        return keys

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from headrace.errors import ConfigurationError
 from headrace.memory.pages import PageCopy, Pages
-from headrace.memory.prefix_index import Head
 from headrace.workers.engine.places import Places
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.waiting import Waiting
@@ -217,7 +216,7 @@ class Fusion:
         decoding: list[Chunk] = []
         prefilling: list[Chunk] = []
         copies: list[PageCopy] = []
-        heads: set[Head] = set()  # of the pages where this plan's chunks of prompts begin
+        heads: set[bytes] = set()  # of the pages where this plan's chunks of prompts begin
         for sequence in tuple(self._running.values()):
             if sequence.row not in self._running:
                 continue  # preempted by an older one
@@ -271,7 +270,7 @@ class Fusion:
             self._waiting.begin()
             self._running[sequence.row] = sequence
 
-    def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[Head]) -> bool:
+    def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[bytes]) -> bool:
         """Take over what others have computed; True if the row should wait for what this very plan computes."""
         pages, token_ids = sequence.pages, sequence.token_ids
         sequence.num_computed_tokens, copy = self._pages.adopt(pages, token_ids, sequence.num_computed_tokens)
@@ -279,7 +278,7 @@ class Fusion:
             copies.append(copy)
         return sequence.num_computed_tokens % self._pages.page_size == 0 and self._head(sequence) in heads
 
-    def _head(self, sequence: Sequence) -> Head | None:
+    def _head(self, sequence: Sequence) -> bytes | None:
         """Name the page in which a row's next token lies.
 
         Who begins alike has got as far when its turn comes, for it has taken over what others computed: comparing the
