@@ -20,6 +20,8 @@ MINILM: Final = "all-minilm-l6-v2"
 ENCODER_LOADS: Final = (0.5, 0.8, 1.0)
 #: Of what a way is warmed up at: of the rate that the worker would bear one by one.
 _WARM_UP_LOAD: Final = 0.8
+#: Of a search, near the answer of another seed and without one.
+_STRIDE, _FIRST_STRIDE = 1.1, 1.3
 
 
 @cache
@@ -37,7 +39,9 @@ def encoder_worker(runtime: str, num_threads: int, max_graphs: int) -> EncoderWo
 def try_seeds(
     rates: EncoderRates, ways: Sequence[EncoderWay], seeds: Sequence[int], warm_up_s: float, budget_s: float
 ) -> Iterator[tuple[int, str, Outcome]]:
-    """Every way with every seed, as (seed, way, outcome). Each search begins where the way's last one ended.
+    """Every way with every seed, as (seed, way, outcome).
+
+    Each search begins where the way's last one ended; its first one where the first way's did, and with longer strides.
 
     Args:
         rates: of the trials.
@@ -49,13 +53,15 @@ def try_seeds(
     begin_s = time.monotonic()
     for way in ways:
         rates.warm_up(way, _WARM_UP_LOAD * rates.first_guess, warm_up_s)
-    guesses = dict.fromkeys((way.name for way in ways), rates.first_guess)
+    guesses: dict[str, float] = {}
     for number, seed in enumerate(seeds):
         if number and budget_s and time.monotonic() - begin_s > budget_s * number / (number + 1):
             return
         base = 0.0
         for way in ways:
-            critical = rates.critical_rate(way, seed, guesses[way.name], stride=1.1, precision=1.05)
+            guess = guesses.get(way.name, base or rates.first_guess)
+            stride = _STRIDE if way.name in guesses else _FIRST_STRIDE
+            critical = rates.critical_rate(way, seed, guess, stride=stride, precision=1.05)
             guesses[way.name], base = critical, base or critical
             runs = [rates.latencies_ms(way, load * base, seed) for load in ENCODER_LOADS]
             yield (
