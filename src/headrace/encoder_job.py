@@ -62,8 +62,8 @@ class EncoderJob:
         """Of all texts."""
         return len(self.token_ids) // _ID_BYTES
 
-    def texts(self) -> Iterator[Sequence[int]]:
-        """The token ids of each text."""
+    def texts(self) -> Iterator["array[int]"]:
+        """The token ids of each text, of 32 bits."""
         ids, begin = array("i", self.token_ids), 0
         for length in self.lengths:
             yield ids[begin : begin + length]

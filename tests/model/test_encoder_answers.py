@@ -1,5 +1,6 @@
 """What a runner answers, against transformers and the definitions of the poolings."""
 
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,16 @@ def test_kinds_may_be_mixed_and_batches_cut_without_a_change_of_any_answer(tmp_p
             assert ours == alone
 
 
+def test_ids_have_the_same_answers_as_an_array_beside_tuples_and_without(tmp_path: Path) -> None:
+    make_encoder("bert", folder=tmp_path)
+    runner = runner_of(tmp_path)
+    arrays = [EncoderItem("embed", array("i", row)) for row in ROWS]
+    mixed = [EncoderItem("embed", ROWS[0]), *arrays[1:]]
+    expected = vectors(answers(runner, "embed"))
+    assert torch.equal(vectors(runner.run(arrays)), expected)
+    assert torch.equal(vectors(runner.run(mixed)), expected)
+
+
 @pytest.mark.parametrize(
     ("item", "told"),
     [
@@ -153,6 +164,9 @@ def test_kinds_may_be_mixed_and_batches_cut_without_a_change_of_any_answer(tmp_p
         (EncoderItem("embed", (5,) * 521), "has 521 tokens, 1 to 520"),
         (EncoderItem("embed", (5, VOCAB)), f"0 to {VOCAB - 1}"),
         (EncoderItem("embed", (5, -1)), f"0 to {VOCAB - 1}"),
+        (EncoderItem("embed", array("i", [5, VOCAB])), f"0 to {VOCAB - 1}"),
+        (EncoderItem("embed", array("i", [5, -1])), f"0 to {VOCAB - 1}"),
+        (EncoderItem("embed", array("i")), "has 0 tokens, 1 to 520"),
         (EncoderItem("embed", (5, 6), (0,)), "one a token"),
         (EncoderItem("embed", (5, 6), (0, 2)), "0 to 1"),
     ],

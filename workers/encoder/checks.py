@@ -1,5 +1,10 @@
 """What an encoder cannot compute, said before it tries."""
 
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
 from headrace.errors import InvalidRequestError
 from headrace.workers.encoder.config import EncoderConfig
 from headrace.workers.encoder.items import EncoderItem, Kind
@@ -42,5 +47,8 @@ def _check_fill(item: EncoderItem, config: EncoderConfig, mask_id: int | None) -
         raise InvalidRequestError("there is no mask in the text, so that nothing can be filled in", field="fill")
 
 
-def _within(numbers: tuple[int, ...], end: int) -> bool:
+def _within(numbers: Sequence[int], end: int) -> bool:
+    if isinstance(numbers, array):
+        # What is below 0 is more than any end without a sign: one look instead of two.
+        return int(np.frombuffer(numbers, np.uint32).max()) < end
     return min(numbers) >= 0 and max(numbers) < end

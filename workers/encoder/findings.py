@@ -100,7 +100,7 @@ def items_of(job: EncoderJob) -> list[EncoderItem]:
     return [
         EncoderItem(
             kind,
-            tuple(ids),
+            ids,
             (0,) * num_first + (1,) * (len(ids) - num_first) if num_first < len(ids) else (),
             pooling=params.pooling,
             normalise=params.normalize,

@@ -4,6 +4,7 @@ An item is one row: one text, or one pair of texts for a cross-encoder, tokenise
 computes any mixture of items in one packed batch, in the order that suits it, and answers in the order of the items.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ class EncoderItem:
 
     Attributes:
         kind: what for; one of the model's ``EncoderRunner.kinds``.
-        token_ids: with special tokens, 1 to ``EncoderRunner.max_tokens`` of them.
+        token_ids: with special tokens, 1 to ``EncoderRunner.max_tokens`` of them; quickest as an ``array("i")``.
         type_ids: as many, or none for all 0; a pair's second text has 1 where the model knows types.
         pooling: embed: how, instead of as the model's folder says.
         normalise: embed: whether, instead of as the model's folder says.
@@ -29,7 +30,7 @@ class EncoderItem:
     """
 
     kind: Kind
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     type_ids: tuple[int, ...] = ()
     pooling: Pooling | None = None
     normalise: bool | None = None

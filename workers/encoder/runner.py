@@ -1,6 +1,7 @@
 """An encoder at work: any mixture of items in packed batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final
 
@@ -96,17 +97,20 @@ class EncoderRunner:
     def pack(self, items: Sequence[EncoderItem]) -> EncoderBatch:
         """Lay items out as one batch, a row each, in their order."""
         lengths = [len(item.token_ids) for item in items]
-        token_ids = _flat((item.token_ids for item in items), sum(lengths))
+        token_ids = _flat([item.token_ids for item in items])
         positions = packed_positions(token_ids, lengths, self._config.first_position, self._config.pad_id)
         type_ids = None
         if self._config.num_types and any(item.type_ids for item in items):
-            type_ids = _flat((item.type_ids or (0,) * len(item.token_ids) for item in items), sum(lengths))
+            type_ids = _flat([item.type_ids or (0,) * len(item.token_ids) for item in items])
         return self._loaded.encoder.operations.pack(token_ids, positions, type_ids, lengths)
 
 
-def _flat(rows: Iterable[Sequence[int]], count: int) -> Tensor:
+def _flat(rows: Sequence[Sequence[int]]) -> Tensor:
     """Put numbers behind each other, at a small part of what ``torch.tensor`` takes for a list."""
-    return torch.from_numpy(np.fromiter(chain.from_iterable(rows), np.int64, count))
+    arrays = [np.frombuffer(row, np.int32) for row in rows if isinstance(row, array)]
+    if len(arrays) == len(rows):
+        return torch.from_numpy(np.concatenate(arrays, dtype=np.int64))
+    return torch.from_numpy(np.fromiter(chain.from_iterable(rows), np.int64, sum(map(len, rows))))
 
 
 def packed_positions(token_ids: Tensor, lengths: Sequence[int], first: int, pad_id: int | None) -> Tensor:

@@ -1,6 +1,7 @@
 """Texts for measuring: random ones, on the runner that serves, which remembers nothing of them."""
 
 import random
+from array import array
 from collections.abc import Sequence
 
 from headrace.errors import DeviceLostError, HeadraceError
@@ -32,7 +33,7 @@ class EncoderScratch:
     def put(self, lengths: Sequence[int], *, packed: bool) -> None:
         """Give it texts of these lengths."""
         ids = range(self._vocab_size)
-        self._items = [EncoderItem("embed", tuple(self._random.choices(ids, k=length))) for length in lengths]
+        self._items = [EncoderItem("embed", array("i", self._random.choices(ids, k=length))) for length in lengths]
 
     def step(self) -> str:
         """Compute one step; return what went wrong, "" if nothing.

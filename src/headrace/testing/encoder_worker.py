@@ -10,6 +10,7 @@ much they slow it down by what they do elsewhere (caches, memory, frequency) is 
 
 import random
 import time
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -172,7 +173,7 @@ class EncoderWorker:
             return [median(known)] * len(lengths)
         drawn = random.Random(len(known))
         items = [
-            EncoderItem("embed", tuple(drawn.choices(range(self._vocab_size), k=length)))
+            EncoderItem("embed", array("i", drawn.choices(range(self._vocab_size), k=length)))
             for length in ([longest] * len(lengths) if self._makes_equal else lengths)
         ]
         begin_s = self._clock_s()
