@@ -20,6 +20,7 @@ from headrace.kernels.launch import Argument, Kernel, load
 from headrace.kernels.rotary_kv import HeadNorm, Heads, KVPages, Rotary, heads_of
 
 _PLAN_THREADS = 512
+_FEW_ROWS = 4096  # as decode_plan.cu has it
 _REGISTERS = 65536  # of a multiprocessor
 
 
@@ -88,11 +89,12 @@ class DecodeAttention:
             KernelError: dtype or shape do not fit.
         """
         num_rows = self._check_lengths(lengths)
+        num_blocks = self._num_blocks(num_rows)
         self._plan_kernel(
-            (1, 1),
+            (-(-num_blocks // _PLAN_THREADS) if num_rows <= _FEW_ROWS else 1, 1),
             (_PLAN_THREADS, 1, 1),
             *(self._plan, self._starts, lengths, num_rows, self.shape.num_kv_heads, self.shape.window or 0),
-            *(self._num_shares, self._num_blocks(num_rows)),
+            *(self._num_shares, num_blocks),
             *(self._ring.least_tiles if self.shape.segment_tokens is None else 1, self._ring.whole_tiles),
             self.shape.segment_tiles,
         )

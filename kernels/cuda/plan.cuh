@@ -5,11 +5,11 @@
 
 namespace headrace {
 
-constexpr int PLAN_THREADS = 512;
+constexpr int PLAN_THREADS = 512, PLAN_WARPS = PLAN_THREADS / WARP;
 
 // Sum over the threads before this one; ``total`` becomes the sum over all.
 __device__ __forceinline__ int sum_before(int value, int& total) {
-    __shared__ int warp_sums[PLAN_THREADS / WARP];
+    __shared__ int warp_sums[PLAN_WARPS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int sum = value;
     for (int distance = 1; distance < WARP; distance *= 2) {
@@ -18,13 +18,9 @@ __device__ __forceinline__ int sum_before(int value, int& total) {
     }
     if (lane == WARP - 1) warp_sums[warp] = sum;
     __syncthreads();
-    int before = 0;
-    total = 0;
-    for (int w = 0; w < PLAN_THREADS / WARP; w++) {
-        before += w < warp ? warp_sums[w] : 0;
-        total += warp_sums[w];
-    }
-    return before + sum - value;
+    const int of_warp = lane < PLAN_WARPS ? warp_sums[lane] : 0;
+    total = __reduce_add_sync(ALL_LANES, of_warp);
+    return __reduce_add_sync(ALL_LANES, lane < warp ? of_warp : 0) + sum - value;
 }
 
 // The last row that starts at or before ``at``: rows without work start where their successor does.

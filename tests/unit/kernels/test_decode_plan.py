@@ -115,6 +115,16 @@ def test_every_unit_is_in_one_share(
         assert len(split) <= num_shares
 
 
+# Several blocks that each write a part; more rows than threads; more than shared memory holds.
+@pytest.mark.parametrize("num_rows", [300, 600, 4100])
+@pytest.mark.parametrize("whole_units", [0, 32])
+def test_every_unit_of_many_rows_is_in_one_share(library: ctypes.CDLL, num_rows: int, whole_units: int) -> None:
+    lengths = [7 * row % 90 for row in range(num_rows)]
+    plan = Plan(library, lengths, 8, 396, 16, whole_units, 0, 0)
+    assert plan.aligned == bool(whole_units)
+    assert plan.covered() == plan.expected()
+
+
 def test_short_items_stay_whole_though_there_are_more_than_shares(library: ctypes.CDLL) -> None:
     plan = Plan(library, [208] * 64, 8, 396, 16, 32, 0, 0)
     assert plan.aligned

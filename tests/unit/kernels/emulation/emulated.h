@@ -221,6 +221,12 @@ inline int __reduce_add_sync(unsigned, int value) {
     for (unsigned lane = 0; lane < emulated::LANES; lane++) sum += emulated::brought<int>(all[lane]);
     return sum;
 }
+inline int __reduce_max_sync(unsigned, int value) {
+    const emulated::Slot* all = emulated::exchange(value);
+    int greatest = emulated::brought<int>(all[0]);
+    for (unsigned lane = 1; lane < emulated::LANES; lane++) greatest = max(greatest, emulated::brought<int>(all[lane]));
+    return greatest;
+}
 // One core: no two threads are ever between a read and a write.
 template <typename T, typename U>
 T atomicAdd(T* address, U value) {
