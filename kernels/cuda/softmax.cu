@@ -35,6 +35,8 @@ struct Mask {
 constexpr bool ROUGH = sizeof(DTYPE) == 2;
 constexpr float UNIT = ROUGH ? 1.4426950408889634f : 1.f;
 __device__ __forceinline__ float power(float x) { return ROUGH ? exp2_roughly(x) : expf(x); }
+// Of a sum that is 1 at least: its greatest power is of 0.
+__device__ __forceinline__ float inverse(float sum) { return ROUGH ? reciprocal_roughly(sum) : 1.f / sum; }
 
 // What is subtracted before the power is taken: of a row that sees nothing, 0, so that its powers are 0.
 __device__ __forceinline__ float shift(float max) { return max == -INFINITY ? 0.f : max; }
@@ -171,7 +173,7 @@ __device__ __forceinline__ void merge_warps(float (&factor)[ROWS], const float (
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         // Not sum == 0: what is not a number shall stay visible.
-        const float share = row_max[r] == -INFINITY ? 0.f : 1.f / row_sum[r];
+        const float share = row_max[r] == -INFINITY ? 0.f : inverse(row_sum[r]);
         factor[r] = num_warps > 1 ? share * power(max[r] - shift(row_max[r])) : share;
     }
 }
@@ -274,7 +276,7 @@ __device__ __forceinline__ void in_passes(T* out, const T* scores, const Mask& m
     const float base = shift(max[0]);
     float sum[1] = {own_sum * power(own_max - base)};
     block_reduce<Sum, 1, THREADS>(sum, scratch + 1);
-    const float share = max[0] == -INFINITY ? 0.f : 1.f / sum[0];
+    const float share = max[0] == -INFINITY ? 0.f : inverse(sum[0]);
     for (int vec = threadIdx.x; vec < num_vecs; vec += THREADS) {
         Part<T> part;
         part.read(scores + row * length, mask_row, vec, scale);
