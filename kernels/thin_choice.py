@@ -22,6 +22,7 @@ _RUN = 256  # numbers of x that a warp norms together
 _MOST_HELD = 16
 _MOST_X_PIECES = 32
 _PROCESSOR_BYTES = 228 << 10  # of shared memory
+_TALL, _MANY_ROWS = 1 << 14, 1 << 16  # rows of the weight
 _WARP = 32
 
 
@@ -127,29 +128,42 @@ def choose_norming(product: Product) -> Tiling | None:
 def _tilings(product: Product, *, normed: bool) -> Iterator[Tiling]:
     """Tilings from the fastest on; the first that fits is taken."""
     num_tokens, out_features, in_features = product.num_tokens, product.out_features, product.in_features
-    very_few, tall = num_tokens <= 4, out_features > 16384
     if in_features <= 2048:
-        # A row is soon read: a kernel is its beginning and its end, and what hides them is a ring for all of its part.
-        if normed:
-            if very_few and not tall:
-                yield Tiling(32, 1024, 2, 8, x_in_shared=True, blocks=1, alone=True)
-            yield Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2)
-        elif out_features <= 2048:
-            if very_few:
-                yield Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1, alone=True)
-            yield Tiling(16, 1024, 2, 8, x_in_shared=False)
-        elif tall:
-            yield Tiling(16, 512, 4, 4, x_in_shared=False)
-        else:
-            yield Tiling(16, 512, 3, 4, x_in_shared=True)
+        yield from _tilings_of_short_rows(num_tokens, out_features, normed=normed)
     elif in_features < 4096:
-        if very_few:
+        if num_tokens <= 4:
             yield Tiling(8, 3072, 1, 8, x_in_shared=True, blocks=2, alone=True)
         yield Tiling(16, 1024, 3, 8, x_in_shared=True)
     elif in_features <= 8192:
+        if num_tokens <= 2 and not normed and _TALL < out_features < _MANY_ROWS:
+            yield Tiling(8, 2048, 2, 8, x_in_shared=False, blocks=1)
         # Copies of 4 KB are the fastest; where x leaves them no room, more than 64 KB in flight slows memory down.
         yield Tiling(16, 2048, 3, 8, x_in_shared=True, blocks=1)
         yield Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1, alone=True)
+
+
+def _tilings_of_short_rows(num_tokens: int, out_features: int, *, normed: bool) -> Iterator[Tiling]:
+    """A row is soon read: a kernel is its beginning and its end, and what hides them is a ring for all of its part."""
+    very_few, tall = num_tokens <= 4, out_features > _TALL
+    if normed:
+        if very_few and not tall:
+            yield Tiling(32, 1024, 2, 8, x_in_shared=True, blocks=1, alone=True)
+        yield Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2)
+    elif out_features <= 2048:
+        if very_few:
+            yield Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1, alone=True)
+        yield Tiling(16, 1024, 2, 8, x_in_shared=False)
+    elif tall:
+        yield Tiling(16, 512, 4, 4, x_in_shared=False)
+    elif num_tokens > FEW_TOKENS:
+        yield Tiling(16, 512, 3, 4, x_in_shared=True)
+    elif out_features <= 4096:
+        # A block for each tile, and its columns on their way at once; a block's own copy of x would come late.
+        yield Tiling(16, 512, 2, 4, x_in_shared=False, alone=True)
+    elif num_tokens <= 2:
+        yield Tiling(16, 256, 4, 4, x_in_shared=False)
+    else:
+        yield Tiling(16, 256, 2, 4, x_in_shared=False, alone=True)
 
 
 def beats_cublas(product: Product) -> bool:

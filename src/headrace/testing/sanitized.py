@@ -21,6 +21,7 @@ from headrace.kernels.middle_choice import Tiling
 from headrace.kernels.middle_product import MiddleProduct
 from headrace.kernels.pooling import pool
 from headrace.kernels.softmax import softmax
+from headrace.kernels.thin_product import ThinProduct
 
 
 class Computed(NamedTuple):
@@ -57,6 +58,18 @@ def fixed_products() -> Iterator[Computed]:
             fixed_product(x.cuda(), weight.cuda(), bias.cuda(), y, tile=tile)
             what = f"tiles of {tile.tokens} x {tile.outputs}: {num_tokens} x {outputs} x {inputs}"
             yield Computed(what, y, x.double() @ weight.double().T + bias.double())
+
+
+def thin_products() -> Iterator[Computed]:
+    """Products of few tokens: every way to cut them up that few rows of a weight reach, ragged edges."""
+    for (outputs, inputs), num_tokens in product(
+        ((300, 1000), (2500, 1024), (6000, 1000), (20000, 264), (100, 3000), (300, 4096), (50, 9000)), (1, 2, 8, 13)
+    ):
+        weight, x, bias = normal(outputs, inputs), normal(num_tokens, inputs), normal(outputs)
+        y = room(x, num_tokens, outputs)
+        ThinProduct(weight.cuda(), bias.cuda())(x.cuda(), y)
+        truth = x.double() @ weight.double().T + bias.double()
+        yield Computed(f"{num_tokens} x {outputs} x {inputs}", y, truth)
 
 
 def middle_products() -> Iterator[Computed]:
@@ -154,6 +167,7 @@ def cublas() -> Iterator[Computed]:
 #: By name; all but the last should be clean.
 PROGRAMS: Mapping[str, Callable[[], Iterator[Computed]]] = {
     "fixed_products": fixed_products,
+    "thin_products": thin_products,
     "middle_products": middle_products,
     "encoder_attentions": encoder_attentions,
     "encoder_rows": encoder_rows,
