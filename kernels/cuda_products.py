@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headrace.kernels import activation, middle_choice
+from headrace.kernels import activation, middle_choice, wide_choice
 from headrace.kernels.add import add
 from headrace.kernels.blas import multiply, multiply_into
 from headrace.kernels.device import open_device
@@ -19,12 +19,14 @@ from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.table import Linear
 from headrace.kernels.thin_choice import FEW_TOKENS, MOST_TOKENS, Product, beats_cublas, choose_norming
 from headrace.kernels.thin_product import Norm, ThinProduct
+from headrace.kernels.wide_product import WideProduct
 
 
 @dataclass(frozen=True, slots=True)
 class _Packed(Linear):
     thin: ThinProduct | None = None
     middle: MiddleProduct | None = None
+    wide: WideProduct | None = None
 
 
 class CudaProducts:
@@ -49,6 +51,7 @@ class CudaProducts:
             bias,
             thin=ThinProduct(weight, bias) if fits else None,
             middle=MiddleProduct(weight, bias) if fits and weight.shape[0] % 8 == 0 else None,
+            wide=WideProduct(weight, bias) if fits and weight.shape[0] % 8 == 0 else None,
         )
 
     def pack_gate_up(
@@ -63,7 +66,7 @@ class CudaProducts:
 
     def linear(self, x: Tensor, linear: Linear, *, out: Tensor | None = None) -> Tensor:
         """Multiply."""
-        if (own := _middle(x, linear) or _thin(x, linear)) is None:
+        if (own := _many(x, linear) or _thin(x, linear)) is None:
             return multiply(x, linear.weight, linear.bias, out)
         out = _room(x, linear.weight.shape[0], out)
         own(x, out)
@@ -80,7 +83,7 @@ class CudaProducts:
         out: Tensor | None = None,
     ) -> Tensor:
         """Normalise and multiply."""
-        thin = None if _middle(x, linear) else _thin(x, linear)
+        thin = None if _many(x, linear) else _thin(x, linear)
         if thin is None or choose_norming(_product(x, linear)) is None:
             return self.linear(rms_norm(x, weight, eps, out=normed), linear, out=out)
         out = _room(x, linear.weight.shape[0], out)
@@ -99,14 +102,14 @@ class CudaProducts:
         out: Tensor | None = None,
     ) -> Tensor:
         """Normalise, multiply and gate."""
-        middle = _middle(x, gate_up, gated=True)
-        thin = None if middle else _thin(x, gate_up)
+        many = _many(x, gate_up, gated=True)
+        thin = None if many else _thin(x, gate_up)
         if thin is not None and choose_norming(_product(x, gate_up)) is not None:
             out = _room(x, gate_up.weight.shape[0] // 2, out)
             thin(x, out, norm=Norm(weight, eps), gated=True)
             return out
         normed = rms_norm(x, weight, eps, out=normed)
-        if (own := middle or thin) is None:
+        if (own := many or thin) is None:
             product = multiply(normed, gate_up.weight, gate_up.bias, product)
             return activation.swiglu(product, layout="alternating", out=out)
         out = _room(x, gate_up.weight.shape[0] // 2, out)
@@ -115,7 +118,7 @@ class CudaProducts:
 
     def linear_add(self, x: Tensor, linear: Linear, residual: Tensor, *, product: Tensor | None = None) -> None:
         """Multiply and add."""
-        if (own := _middle(x, linear) or _thin(x, linear)) is not None:
+        if (own := _many(x, linear) or _thin(x, linear)) is not None:
             own(x, residual, residual=residual)
         elif linear.bias is None:
             multiply_into(residual, x, linear.weight)
@@ -128,14 +131,20 @@ def _product(x: Tensor, linear: Linear) -> Product:
     return Product(x.shape[0], out_features, in_features)
 
 
-def _middle(x: Tensor, linear: Linear, *, gated: bool = False) -> MiddleProduct | None:
-    """Our kernel for some tokens, where it is the fastest; first steps, of few tokens, compile it for later ones."""
-    if x.shape[0] > middle_choice.MOST_TOKENS or not isinstance(linear, _Packed) or linear.middle is None:
+def _many(x: Tensor, linear: Linear, *, gated: bool = False) -> MiddleProduct | WideProduct | None:
+    """Our kernel for so many tokens, where it is the fastest; first steps, of few, compile it for later ones."""
+    if x.shape[0] > wide_choice.MOST_TOKENS or not isinstance(linear, _Packed):
         return None
-    if middle_choice.is_best(_product(x, linear), gated=gated):
+    if linear.middle is None or linear.wide is None:
+        return None
+    product = _product(x, linear)
+    if x.shape[0] > middle_choice.MOST_TOKENS:
+        return None if wide_choice.choose(product) is None else linear.wide
+    if middle_choice.is_best(product, gated=gated):
         return linear.middle
     if x.shape[0] <= FEW_TOKENS:
         linear.middle.load(gated=gated)
+        linear.wide.load(gated=gated)
     return None
 
 

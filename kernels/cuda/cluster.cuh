@@ -21,6 +21,20 @@ __device__ __forceinline__ void tell_cluster() {
 // Until all of the cluster's threads have told so.
 __device__ __forceinline__ void wait_for_cluster() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
 
+// Until all of the cluster's threads have come here, and what they have written is there. Every warp comes as a whole.
+__device__ __forceinline__ void meet_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// An arrival at a barrier of one of the cluster's blocks, this one among them.
+__device__ __forceinline__ void barrier_arrive_at(uint32_t rank, uint32_t barrier) {
+    asm volatile(
+        "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}\n" ::"r"(barrier),
+        "r"(rank)
+        : "memory");
+}
+
 // Writes 16 bytes into another block's shared memory, where this block has ``to`` and ``barrier`` lie at the same
 // addresses; the barrier there expects them.
 __device__ __forceinline__ void send_shared(uint32_t rank, uint32_t to, uint32_t barrier, const float* four) {

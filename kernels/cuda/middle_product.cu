@@ -19,67 +19,21 @@
 // Macros: DTYPE, TILE, SPLITS, GROUPS, GATED.
 #define HEAD_DIM 64  // of panels.cuh: panels of 64 columns
 #define WARPGROUPS 1
-#include "cluster.cuh"
+#include "meeting.cuh"
 #include "middle_result.cuh"
 #include "middle_ring.cuh"
-#include "panel_products.cuh"
+#include "panel_step.cuh"
 
 namespace headrace {
 
 constexpr int GROUP_TOKENS = 64, CONSUMERS = GROUPS * 4 * WARP;
 constexpr int BARRIER_BYTES = 1024, MOST_STAGES = 60;
-constexpr int EIGHTS = TILE / 8;  // of a tile's rows
-constexpr int FOURS = (EIGHTS + 3) / 4;
 static_assert(TILE % 8 == 0 && TILE <= 256 && (GROUPS == 1 || GROUPS == 2) && PANEL_BYTES == 128);
 
-// Where the other blocks of the cluster put their sums of those of the tile's rows that this block ends: every SPLITS-th
-// time 32 rows. Of each block that sends, as many vectors as there are threads with tokens for every eight rows.
-struct Meeting {
-    static constexpr int OWN_EIGHTS = (FOURS + SPLITS - 1) / SPLITS * 4;
-
-    uint32_t arrived, sums;  // shared addresses, the same in all blocks
-    int threads, rank;       // threads with tokens
-
-    // Before anything can come; by one thread.
-    __device__ __forceinline__ void expect() const {
-        int eighths = 0;
-#pragma unroll
-        for (int i = 0; i < EIGHTS; i++) eighths += i / 4 % SPLITS == rank;
-        barrier_arrive_expecting(arrived, eighths * (SPLITS - 1) * threads * 16);
-    }
-    __device__ __forceinline__ uint32_t place(int sender, int receiver, int eighth) const {
-        const int own = eighth / (4 * SPLITS) * 4 + eighth % 4, turn = sender < receiver ? sender : sender - 1;
-        return sums + ((turn * OWN_EIGHTS + own) * threads + thread_index()) * 16;
-    }
-    __device__ __forceinline__ void send(const float (&own)[TILE / 2]) const {
-#pragma unroll
-        for (int i = 0; i < EIGHTS; i++) {
-            const int receiver = i / 4 % SPLITS;
-            if (receiver != rank) send_shared(receiver, place(rank, receiver, i), arrived, own + 4 * i);
-        }
-    }
-    __device__ __forceinline__ void add(float (&total)[4], const float* own, int eighth) const {
-#pragma unroll
-        for (int sender = 0; sender < SPLITS; sender++) {
-            uint4 part = make_uint4(__float_as_uint(own[0]), __float_as_uint(own[1]), __float_as_uint(own[2]),
-                                    __float_as_uint(own[3]));
-            if (sender != rank) part = read_shared(place(sender, rank, eighth));
-            total[0] += __uint_as_float(part.x), total[1] += __uint_as_float(part.y);
-            total[2] += __uint_as_float(part.z), total[3] += __uint_as_float(part.w);
-        }
-    }
-};
-
-// A step's products, on their way; unless ADD, they are the first of a tile.
 template <bool ADD>
 __device__ __forceinline__ void multiply_stage(float (&sums)[TILE / 2], const Ring& ring, int stage, int first_token) {
-    const Matrix x = rows_matrix(ring.x(stage) + first_token * PANEL_BYTES), weight = rows_matrix(ring.weight(stage));
-    begin_products();
-    multiply_panel<DTYPE, ADD, TILE>(sums, x, weight);
-#pragma unroll
-    for (int column = 32; column < PANEL_BYTES; column += 32)
-        multiply_panel<DTYPE, true, TILE>(sums, moved(x, column), moved(weight, column));
-    commit_products();
+    const Matrix x = rows_matrix(ring.x(stage) + first_token * PANEL_BYTES);
+    multiply_step<DTYPE, ADD, TILE>(sums, x, rows_matrix(ring.weight(stage)));
 }
 
 __device__ __forceinline__ void consume(const Ring& ring, const Way& way, const Meeting& meeting, const Result& to) {
@@ -151,7 +105,7 @@ extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 32, 1)
     const uint32_t full = shared_address(memory), empty = full + MOST_STAGES * 8, stages = full + BARRIER_BYTES;
     const Ring ring{full, empty, stages, num_stages, x_bytes, x_bytes + TILE * PANEL_BYTES};
     const Meeting meeting{empty + MOST_STAGES * 8, stages + num_stages * ring.stage_bytes, (m + 15) / 16 * WARP,
-                          SPLITS == 1 ? 0 : static_cast<int>(cluster_rank())};
+                          SPLITS == 1 ? 0 : static_cast<int>(cluster_rank()), 0};
     const Way way(num_steps, num_tiles, meeting.rank);
     // By all warps: an initialisation takes long, and the first copy waits for them all.
     for (int stage = warp; lane == 0 && stage < num_stages; stage += CONSUMERS / WARP + 1) {

@@ -8,7 +8,7 @@ from tempfile import mkdtemp
 import pytest
 import torch
 from tests.gpu.tolerance import assert_fair, poisoned, up
-from tests.unit.kernels.emulation.build import build_middle_product, compiler, pointer
+from tests.unit.kernels.emulation.build import Map, build_middle_product, compiler, pointer
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
@@ -27,20 +27,6 @@ TILINGS = (
     Tiling(32, 8, 2),
 )
 NUM_BLOCKS = 3  # at most, of a product that is not split
-
-
-class _Map(ctypes.Structure):
-    _fields_ = (
-        ("address", ctypes.c_void_p),
-        ("rows", ctypes.c_longlong),
-        ("columns", ctypes.c_longlong),
-        ("pitch_bytes", ctypes.c_longlong),
-        ("box_rows", ctypes.c_longlong),
-    )
-
-    @classmethod
-    def of(cls, x: Tensor, box_rows: int) -> "_Map":
-        return cls(x.data_ptr(), *x.shape, x.stride(0) * 2, box_rows)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +54,7 @@ def product(
     num_tiles = tiling.num_tiles(sizes)
     clusters = min(num_tiles, NUM_BLOCKS) if tiling.splits == 1 else num_tiles
     _library(folder, tiling, x.dtype, num_groups(sizes), gated).emulate_product(
-        *(clusters * tiling.splits, _Map.of(weight, tiling.rows), _Map.of(x, x_rows(sizes)), pointer(out)),
+        *(clusters * tiling.splits, Map.of(weight, tiling.rows), Map.of(x, x_rows(sizes)), pointer(out)),
         *(None if given is None else pointer(given) for given in (bias, residual)),
         *(m, n, tiling.num_steps(sizes), num_tiles, tiling.stages, x_rows(sizes)),
         *(ctypes.c_longlong(0 if rows is None else rows.stride(0)) for rows in (out, residual)),
@@ -86,7 +72,7 @@ def _library(folder: Path, tiling: Tiling, dtype: torch.dtype, groups: int, gate
     }
     library = build_middle_product({**macros, "GROUPS": groups, "GATED": int(gated)}, Path(mkdtemp(dir=folder)))
     library.emulate_product.argtypes = (
-        *(ctypes.c_int, ctypes.POINTER(_Map), ctypes.POINTER(_Map), *(3 * (ctypes.c_void_p,))),
+        *(ctypes.c_int, ctypes.POINTER(Map), ctypes.POINTER(Map), *(3 * (ctypes.c_void_p,))),
         *(6 * (ctypes.c_int,)),
         *(ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint),
     )

@@ -16,7 +16,26 @@ from headrace.kernels.prefill_shape import Block
 HERE = Path(__file__).parent
 #: What all attention to tiles of keys is made of.
 _TILES = ("attention_exact.cuh", "attention_fragments.cuh", "head_rows.cuh", "head_tiles.cuh", "panels.cuh")
+#: What products of rows by the bulk copy engine are made of.
+_PRODUCTS = ("meeting.cuh", "panel_step.cuh", "logistic.cuh", "head_rows.cuh", "panels.cuh")
 _DYNAMIC = re.compile(r"extern __shared__ __align__\([^)]*\) unsigned char memory\[\];")
+
+
+class Map(ctypes.Structure):
+    """A tensor map of ``tensor_copy.cuh`` here."""
+
+    _fields_ = (
+        ("address", ctypes.c_void_p),
+        ("rows", ctypes.c_longlong),
+        ("columns", ctypes.c_longlong),
+        ("pitch_bytes", ctypes.c_longlong),
+        ("box_rows", ctypes.c_longlong),
+    )
+
+    @classmethod
+    def of(cls, x: Tensor, box_rows: int) -> "Map":
+        """The map of ``x [rows, columns]``, 16 bits each, for boxes of so many rows."""
+        return cls(x.data_ptr(), *x.shape, x.stride(0) * 2, box_rows)
 
 
 def compiler() -> str | None:
@@ -63,8 +82,12 @@ def build_fixed_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDL
 
 def build_middle_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
     """Compile the middle product in an empty folder."""
-    sources = ("middle_*.cu*", "logistic.cuh", "head_rows.cuh", "panels.cuh")
-    return _build("middle_product", sources, macros, folder)
+    return _build("middle_product", ("middle_*.cu*", *_PRODUCTS), macros, folder)
+
+
+def build_wide_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    """Compile the wide product in an empty folder."""
+    return _build("wide_product", ("wide_*.cu*", "middle_result.cuh", *_PRODUCTS), macros, folder)
 
 
 def _build(name: str, sources: Iterable[str], macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:

@@ -12,8 +12,15 @@ inline void wait_for_cluster() {
     while (emulated::num_told < emulated::fibers.size()) emulated::let_others_run();
 }
 
+inline void meet_cluster() { emulated::meet(emulated::all_blocks, emulated::fibers.size()); }
+
+// How far behind this block's memory another one's lies.
+inline uint32_t distance_to(uint32_t rank) { return (rank - emulated::rank()) * emulated::MEMORY_BYTES; }
+
+inline void barrier_arrive_at(uint32_t rank, uint32_t barrier) { barrier_arrive(barrier + distance_to(rank)); }
+
 inline void send_shared(uint32_t rank, uint32_t to, uint32_t barrier, const float* four) {
-    const uint32_t distance = (rank - emulated::rank()) * emulated::MEMORY_BYTES;
+    const uint32_t distance = distance_to(rank);
     const uint4 value = *reinterpret_cast<const uint4*>(four);
     emulated::under_way.push_back([=] {
         memcpy(emulated::all_memory + (to + distance), &value, 16);

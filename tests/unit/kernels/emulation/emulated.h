@@ -78,6 +78,7 @@ struct Fiber {
 inline std::vector<Fiber> fibers;
 inline std::vector<Slot> slots[2];
 inline std::vector<Barrier> warps, warpgroups, blocks;
+inline Barrier all_blocks;  // of the cluster
 inline ucontext_t scheduler;
 inline std::function<void()> body;
 // What the copy engine, and other blocks' stores, will do at some later time.
@@ -157,7 +158,7 @@ inline void launch(Index grid, unsigned num_threads, const std::function<void()>
     for (first_block = 0; first_block < grid.x * grid.y; first_block += cluster) {
         memset(all_memory, 255, cluster * MEMORY_BYTES);
         warps.assign(num_fibers / LANES, {}), blocks.assign(cluster, {});
-        warpgroups.assign(cluster * (num_threads / 128 + 1), {}), num_told = 0;
+        warpgroups.assign(cluster * (num_threads / 128 + 1), {}), num_told = 0, all_blocks = {};
         for (auto& side : slots) side.assign(num_fibers, {});
         for (Fiber& fiber : fibers) {
             fiber.done = false, fiber.stack.resize(1 << 17), fiber.copies.clear(), fiber.num_groups = 0;

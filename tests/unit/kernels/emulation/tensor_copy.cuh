@@ -1,7 +1,7 @@
 // kernels/cuda/tensor_copy.cuh for fibers; a map's encoding is the one of ``Map`` here.
 #pragma once
 
-#include "copy_async.cuh"
+#include "cluster.cuh"
 
 namespace headrace {
 
@@ -32,6 +32,14 @@ inline void copy_box(uint32_t to, const TensorMap& map, int row, int column, uin
             }
         barrier_complete(barrier, at.box_rows * 128);
     });
+}
+
+// The blocks get it at different times.
+inline void copy_box_to_all(uint32_t to, const TensorMap& map, int row, int column, uint32_t barrier, uint64_t policy,
+                            int mask) {
+    for (int rank = 0; mask >> rank; rank++)
+        if (mask >> rank & 1)
+            copy_box(to + distance_to(rank), map, row, column, barrier + distance_to(rank), policy);
 }
 
 }  // namespace headrace

@@ -1,0 +1,140 @@
+// y = x W^T for more rows x than the middle product takes and too few for cuBLAS's tiles to come out even: the tensor
+// cores are the limit, or the way from the second-level cache to them.
+//
+//   x [m, k], weight [n, k], both by tensor maps; y [m, n], rows contiguous, n a multiple of 8; sums fp32.
+//
+// A block has TILE rows of the weight, so many that the tiles fill whole rounds of the multiprocessors, and GROUPS
+// times 64 rows of x, one for each group of four warps. The weight's rows are the columns of a product, as in
+// middle_product.cu. Blocks of a cluster share what they read (wide_ring.cuh), and the columns where SPLITS is more
+// than one: then the ring's memory takes each other's sums (meeting.cuh). A result has the same bits whatever tokens
+// are beside it, and whatever the other constants are.
+//
+// GATED: the weight's rows alternate, gate and up, and y [m, n / 2] is silu(gate) * up of the rounded sums.
+// Macros: DTYPE, TILE, GROUPS, TOKEN_BLOCKS, ROW_BLOCKS, SPLITS, GATED.
+#define HEAD_DIM 64  // of panels.cuh: panels of 64 columns
+#define WARPGROUPS 1
+#define WIDEST_PANEL (GROUPS < 3 ? 256 : 128)
+#define SPACING (TOKEN_BLOCKS * ROW_BLOCKS)
+#include "meeting.cuh"
+#include "middle_result.cuh"
+#include "panel_step.cuh"
+#include "registers.cuh"
+#include "wide_ring.cuh"
+
+namespace headrace {
+
+constexpr int BARRIER_BYTES = 1024, MOST_STAGES = 60;
+// Of more than two groups, a launch may ask for too few registers for tall tiles. Then four warps come to fill the ring,
+// one of them does, and all of them leave theirs to the groups.
+constexpr bool TRADES = GROUPS > 2;
+constexpr int FILLING_WARPS = TRADES ? 4 : 1, TAKEN = GROUPS == 3 ? 152 : 120, LEFT = GROUPS == 3 ? 56 : 24;
+static_assert(TILE % 8 == 0 && TILE <= 256);
+
+__device__ __forceinline__ void consume(const Ring& ring, const Place& at, const Way& way, const Meeting& meeting,
+                                        const Result& to) {
+    // The same in all lanes, which the compiler cannot know of a thread's number.
+    const int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0), lane = threadIdx.x % WARP;
+    const int first_token = warp / 4 * GROUP_TOKENS;
+    const int own_token = at.tokens * TOKENS + first_token + warp % 4 * 16;
+    int stage = 0, phase = 0, before = 0;
+    const auto multiply = [&](auto add, float (&sums)[TILE / 2]) {
+        barrier_wait(ring.full + stage * 8, phase);
+        const Matrix x = rows_matrix(ring.x(stage) + first_token * PANEL_BYTES);
+        multiply_step<DTYPE, decltype(add)::value, TILE>(sums, x, rows_matrix(ring.weight(stage)));
+    };
+    const auto next = [&] {
+        before = stage;
+        if (++stage == ring.num_stages) stage = 0, phase ^= 1;
+    };
+    const auto release = [&] {
+        if (FILLERS == 1 && lane == 0) barrier_arrive(ring.empty + before * 8);
+        if (FILLERS > 1 && lane < FILLERS) barrier_arrive_at(at.filler(lane), ring.empty + before * 8);
+    };
+    for (int tile = way.tile; tile - at.rows < way.num_tiles; tile += way.stride) {
+        float sums[TILE / 2];
+        multiply(std::false_type(), sums);
+        next();
+#pragma unroll 1
+        for (int step = way.first_step + 1; step < way.last_step; step++) {
+            multiply(std::true_type(), sums);
+            wait_for_products<1>();
+            release();
+            next();
+        }
+        wait_for_products(sums);
+        release();
+        const int first_row = tile * TILE, end = min(first_row + TILE, to.n);
+#if SPLITS > 1
+        meet_cluster();  // nobody reads the ring any more
+        if (own_token < to.m) meeting.send(sums);
+#endif
+        if (own_token >= to.m) continue;
+#if SPLITS > 1
+        barrier_wait(meeting.arrived, 0);
+#endif
+#pragma unroll
+        for (int four = 0; four < FOURS; four++) {
+            if (SPLITS > 1 && four % SPLITS != meeting.rank) continue;
+            float some[4][4] = {};
+#pragma unroll
+            for (int i = 0; i < 4 && 4 * four + i < EIGHTS; i++) {
+                const float* own = sums + (4 * four + i) * 4;
+#if SPLITS > 1
+                meeting.add(some[i], own, 4 * four + i);
+#else
+                for (int e = 0; e < 4; e++) some[i][e] = own[e];
+#endif
+            }
+            finish(to, some, first_row + 32 * four, end, own_token + lane / 4);
+        }
+    }
+}
+
+}  // namespace headrace
+
+extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FILLING_WARPS * headrace::WARP, 1)
+    __cluster_dims__(TOKEN_BLOCKS * ROW_BLOCKS * SPLITS, 1, 1)
+        wide_product(DTYPE* y, const DTYPE* bias, const DTYPE* residual, long long y_stride, long long residual_stride,
+                     int m, int n, const __grid_constant__ headrace::TensorMap weight,
+                     const __grid_constant__ headrace::TensorMap x, int num_steps, int num_tiles, int num_stages) {
+    using namespace headrace;
+    // full [MOST_STAGES], empty [MOST_STAGES], arrived; the ring, or the other blocks' sums
+    extern __shared__ __align__(1024) unsigned char memory[];
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const uint32_t full = shared_address(memory), empty = full + MOST_STAGES * 8, stages = full + BARRIER_BYTES;
+    const Ring ring{full, empty, stages, num_stages};
+    const Place at(CLUSTER == 1 ? 0 : static_cast<int>(cluster_rank()));
+    const Way way(num_steps, num_tiles, at);
+    const int own_tokens = min(max(m - at.tokens * TOKENS, 0), TOKENS);
+    const Meeting meeting{empty + MOST_STAGES * 8, stages, (own_tokens + 15) / 16 * WARP, at.split,
+                          at.rows * TOKEN_BLOCKS + at.tokens};
+    // By all warps: an initialisation takes long, and the first copy waits for them all.
+    for (int stage = warp; lane == 0 && stage < num_stages; stage += CONSUMERS / WARP + 1) {
+        barrier_init(full + stage * 8, 1);
+        barrier_init(empty + stage * 8, FILLERS * CONSUMERS / WARP);
+    }
+    if (threadIdx.x == CONSUMERS) prefetch_map(weight), prefetch_map(x);
+    if (SPLITS > 1 && threadIdx.x == 0) barrier_init(meeting.arrived, 1);
+    barrier_init_fence();
+    __syncthreads();
+#if SPLITS > 1
+    if (threadIdx.x == 0) meeting.expect();
+    __syncwarp();
+#endif
+    // Others' copies arrive at barriers that are there.
+    if constexpr (CLUSTER > 1) meet_cluster();
+    let_next_kernel_start();
+    if (warp >= CONSUMERS / WARP) {
+        if constexpr (TRADES) leave_registers<LEFT>();
+        if (threadIdx.x == CONSUMERS) produce(ring, weight, x, at, way);
+        __syncwarp();
+        if constexpr (SPLITS > 1) meet_cluster();
+    } else {
+        if constexpr (TRADES) take_registers<TAKEN>();
+        wait_for_earlier_kernels();
+        consume(ring, at, way, meeting, Result{y, bias, residual, m, n, y_stride, residual_stride});
+        __syncwarp();
+    }
+    // A block stays until nobody tells its barriers anything any more.
+    if constexpr (CLUSTER > 1 && SPLITS == 1) meet_cluster();
+}

@@ -1,0 +1,127 @@
+"""How the wide product cuts its work up, and which products are its own: as measured on an H200.
+
+Pure arithmetic; ``wide_product`` launches, ``cuda_products`` asks (docs/bench/wide_product.md has the figures).
+"""
+
+from dataclasses import dataclass
+
+from headrace.kernels.thin_choice import MOST_BYTES, Product
+
+#: Rows of x that the kernel takes.
+MOST_TOKENS = 256
+#: Rows of x that four warps multiply, and columns of a step.
+GROUP_TOKENS = 64
+STEP_COLUMNS = 64
+#: Rows of the weight that a block may have.
+MOST_ROWS = 256
+#: Blocks of a cluster that every Hopper GPU runs.
+MOST_CLUSTER = 8
+
+_BARRIER_BYTES = 1024
+_ROW_BYTES = 2 * STEP_COLUMNS
+_EIGHT = 8  # rows that are swizzled together
+_VECTOR_BYTES = 16
+_WARP, _GROUP_THREADS = 32, 128
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a product is cut up.
+
+    Attributes:
+        rows: of the weight that a block sums up at once: a multiple of 8.
+        groups: of four warps in a block, each of which multiplies 64 rows of x.
+        token_blocks: blocks of a cluster that share the weight's rows and have other rows of x.
+        row_blocks: blocks of a cluster that share rows of x and have others of the weight.
+        splits: blocks of a cluster that share the columns.
+        stages: of the ring.
+    """
+
+    rows: int
+    groups: int
+    token_blocks: int
+    row_blocks: int
+    splits: int
+    stages: int
+
+    @property
+    def cluster(self) -> int:
+        """Blocks of a cluster."""
+        return self.token_blocks * self.row_blocks * self.splits
+
+    @property
+    def tokens(self) -> int:
+        """Rows of x that a block has."""
+        return self.groups * GROUP_TOKENS
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block: those that multiply, and a warp that fills the ring, or four if registers are short."""
+        return self.groups * _GROUP_THREADS + (_GROUP_THREADS if self.groups > 2 else _WARP)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block: the ring, whose memory other blocks' sums take in the end."""
+        own_eighths = -(-self.rows // (32 * self.splits)) * 4
+        sums = (self.splits - 1) * own_eighths * self.groups * _GROUP_THREADS * _VECTOR_BYTES
+        return _BARRIER_BYTES + max(self.stages * _ROW_BYTES * (self.tokens + self.rows), sums)
+
+    def macros(self, *, gated: bool) -> dict[str, int]:
+        """What the source is specialised by, but for the type."""
+        return {
+            "TILE": self.rows,
+            "GROUPS": self.groups,
+            "TOKEN_BLOCKS": self.token_blocks,
+            "ROW_BLOCKS": self.row_blocks,
+            "SPLITS": self.splits,
+            "GATED": int(gated),
+        }
+
+    def num_tiles(self, product: Product) -> int:
+        """Tiles of the weight's rows."""
+        return -(-product.out_features // self.rows)
+
+    def num_steps(self, product: Product) -> int:
+        """Steps over the columns, a stage of the ring each."""
+        return -(-product.in_features // STEP_COLUMNS)
+
+    def num_clusters(self, product: Product, num_sms: int) -> int:
+        """Clusters of a launch: no more than find room at once, if one may have several tiles."""
+        wanted = -(-self.num_tiles(product) // self.row_blocks)
+        return min(wanted, max(num_sms // self.cluster, 1)) if self.splits == 1 else wanted
+
+    def fits(self, product: Product) -> bool:
+        """Whether the kernel can cut the product up so."""
+        return (
+            self.rows % (_EIGHT * self.token_blocks) == 0
+            and self.tokens % (_EIGHT * self.row_blocks) == 0
+            and 0 < self.rows <= MOST_ROWS
+            and product.num_tokens <= self.token_blocks * self.tokens <= MOST_TOKENS
+            and 1 <= self.cluster <= MOST_CLUSTER
+            and self.splits <= self.num_steps(product)
+            and self.stages > 1
+            and self.shared_bytes <= MOST_BYTES
+        )
+
+
+def takes(product: Product, *, gated: bool = False) -> bool:
+    """Say whether the kernel can compute such a product at all."""
+    return (
+        1 <= product.num_tokens <= MOST_TOKENS
+        and product.out_features % (16 if gated else 8) == 0
+        and product.in_features % 8 == 0
+    )
+
+
+def choose(product: Product) -> Tiling | None:
+    """Say how to cut a product up that the kernel was measured to be the fastest for; None: others are faster."""
+    for least, most, tiling in MEASURED.get((product.out_features, product.in_features), ()):
+        if least <= product.num_tokens <= most:
+            return tiling
+    return None
+
+
+#: By the weight's shape ``(out_features, in_features)``: from so many tokens to so many, this tiling.
+MEASURED: dict[tuple[int, int], tuple[tuple[int, int, Tiling], ...]] = {
+    (28672, 4096): ((129, 256, Tiling(224, 2, 2, 1, 1, 5)),),
+}
