@@ -12,8 +12,8 @@ __device__ __forceinline__ uint32_t cluster_rank() {
     return rank;
 }
 
-// Tells the cluster's blocks that this one has begun: its barriers, initialised before and followed by
-// barrier_init_fence, may be used from now on. Every thread calls it once.
+// Tells the cluster's blocks that this one has come so far: when it has begun, its barriers, initialised before and
+// followed by barrier_init_fence, may be used from now on. Every thread calls it, and then waits.
 __device__ __forceinline__ void tell_cluster() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
@@ -30,7 +30,7 @@ __device__ __forceinline__ void meet_cluster() {
 __device__ __forceinline__ void barrier_arrive_at(uint32_t rank, uint32_t barrier) {
     asm volatile(
         "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}\n" ::"r"(barrier),
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(barrier),
         "r"(rank)
         : "memory");
 }

@@ -121,9 +121,10 @@ extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FIL
     if (threadIdx.x == 0) meeting.expect();
     __syncwarp();
 #endif
-    // Others' copies arrive at barriers that are there.
-    if constexpr (CLUSTER > 1) meet_cluster();
+    if constexpr (CLUSTER > 1) tell_cluster();
     let_next_kernel_start();
+    // Others' copies arrive at barriers that are there.
+    if constexpr (CLUSTER > 1) wait_for_cluster();
     if (warp >= CONSUMERS / WARP) {
         if constexpr (TRADES) leave_registers<LEFT>();
         if (threadIdx.x == CONSUMERS) produce(ring, weight, x, at, way);
@@ -136,5 +137,5 @@ extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FIL
         __syncwarp();
     }
     // A block stays until nobody tells its barriers anything any more.
-    if constexpr (CLUSTER > 1 && SPLITS == 1) meet_cluster();
+    if constexpr (CLUSTER > 1 && SPLITS == 1) tell_cluster(), wait_for_cluster();
 }

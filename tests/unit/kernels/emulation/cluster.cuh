@@ -7,9 +7,9 @@ namespace headrace {
 
 inline uint32_t cluster_rank() { return emulated::rank(); }
 
-inline void tell_cluster() { emulated::num_told++; }
+inline void tell_cluster() { emulated::num_told++, emulated::own_fiber().num_told++; }
 inline void wait_for_cluster() {
-    while (emulated::num_told < emulated::fibers.size()) emulated::let_others_run();
+    while (emulated::num_told < emulated::own_fiber().num_told * emulated::fibers.size()) emulated::let_others_run();
 }
 
 inline void meet_cluster() { emulated::meet(emulated::all_blocks, emulated::fibers.size()); }

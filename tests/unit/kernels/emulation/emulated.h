@@ -71,6 +71,7 @@ struct Fiber {
     std::vector<char> stack;
     std::vector<Copy> copies;
     unsigned num_groups;  // of copies, so far
+    unsigned num_told;    // times that it has told its cluster
     std::vector<std::vector<std::function<void()>>> products;  // under way, by commits
     bool done;
 };
@@ -161,7 +162,8 @@ inline void launch(Index grid, unsigned num_threads, const std::function<void()>
         warpgroups.assign(cluster * (num_threads / 128 + 1), {}), num_told = 0, all_blocks = {};
         for (auto& side : slots) side.assign(num_fibers, {});
         for (Fiber& fiber : fibers) {
-            fiber.done = false, fiber.stack.resize(1 << 17), fiber.copies.clear(), fiber.num_groups = 0;
+            fiber.done = false, fiber.stack.resize(1 << 17), fiber.copies.clear();
+            fiber.num_groups = fiber.num_told = 0;
             fiber.products.assign(1, {});
             getcontext(&fiber.context);
             fiber.context.uc_stack.ss_sp = fiber.stack.data(), fiber.context.uc_stack.ss_size = fiber.stack.size();
