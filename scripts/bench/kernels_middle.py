@@ -5,37 +5,15 @@ the engine's kernels around it (of a head and of queries, keys and values: besid
 both as dependent launches. Every number of tokens is measured, those for which the engine takes another kernel too.
 """
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-
 import torch
 
-from headrace.kernels.activation import swiglu
-from headrace.kernels.blas import multiply, multiply_into
 from headrace.kernels.middle_product import MiddleProduct
-from headrace.testing.graph_timing import GraphTimer, Operation
-from headrace.testing.product_cases import SHAPES, adds_to_residual, in_turn, is_gated, report_alone, weights
+from headrace.testing.graph_timing import GraphTimer
+from headrace.testing.product_cases import SHAPES, joined_launches, report_alone, weights
 from headrace.testing.rows import Report, arguments
 
 DEVICE = torch.device("cuda", 0)
 NUM_TOKENS = (16, 32, 64, 128)
-
-
-def joined(name: str, num_tokens: int, products: Sequence[MiddleProduct]) -> Iterator[tuple[Operation, Operation]]:
-    """What a model does behind a product, in one kernel and in several."""
-    out_features, in_features = products[0].weight.shape
-    x = torch.randn(num_tokens, in_features, device=DEVICE, dtype=torch.bfloat16)
-    out = x.new_empty(num_tokens, out_features)
-    half, residual = x.new_empty(num_tokens, out_features // 2), torch.zeros_like(out)
-    for product in products:
-        plain = partial(multiply, x, product.weight, None, out)
-        if adds_to_residual(name):
-            yield partial(product, x, residual, residual=residual), partial(multiply_into, residual, x, product.weight)
-        elif is_gated(name):
-            gate = partial(swiglu, out, layout="alternating", out=half)
-            yield partial(product, x, half, gated=True), partial(in_turn, [plain, gate])
-        else:
-            yield partial(product, x, out), plain
 
 
 def main() -> None:
@@ -46,7 +24,7 @@ def main() -> None:
         for num_tokens in NUM_TOKENS:
             case = f"kernel/middle_product/{name}_{num_tokens}"
             report_alone(report, timer, case, num_tokens, products)
-            one, several = zip(*joined(name, num_tokens, products), strict=True)
+            one, several = zip(*joined_launches(name, num_tokens, products), strict=True)
             joined_us, apart_us = timer.medians_us([one, several], programmatic=True)
             report.add(case, "time_joined", joined_us, "us", peer="cuBLAS, and kernels beside it", peer_value=apart_us)
     report.finish(save=wanted.save)

@@ -1,4 +1,4 @@
-"""Products of 129 to 256 tokens: right at every border and however they are cut up, from graphs, and where they are taken."""
+"""Products of 129 to 256 tokens: right at every border and however they are cut up, from graphs, and where taken."""
 
 import pytest
 import torch

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from headrace.kernels.activation import swiglu
+from headrace.kernels.blas import multiply, multiply_into
 from headrace.testing.graph_timing import GraphTimer, Operation
 from headrace.testing.rows import Report
 
@@ -36,6 +38,15 @@ class OwnProduct(Protocol):
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Multiply ``x`` ``[num_tokens, in_features]`` into ``out`` ``[num_tokens, out_features]``."""
+
+
+class JoiningProduct(Protocol):
+    """A kernel of ours for one weight that does what follows, too."""
+
+    weight: Tensor
+
+    def __call__(self, x: Tensor, out: Tensor, *, residual: Tensor | None = None, gated: bool = False) -> None:
+        """Multiply ``x`` ``[num_tokens, in_features]`` into ``out``, with a sum or a gate."""
 
 
 def weights(out_features: int, in_features: int, device: torch.device) -> list[Tensor]:
@@ -81,6 +92,25 @@ def report_alone(
     report.add(case, "time_dependent", dependent_us, "us", peer="cuBLAS", peer_value=peer_us)
     report.add(case, "bandwidth", products[0].weight.nbytes / time_us / 1e3, "GB/s")
     return time_us
+
+
+def joined_launches(
+    name: str, num_tokens: int, products: Sequence[JoiningProduct]
+) -> Iterator[tuple[Operation, Operation]]:
+    """Do what a model does with a product and behind it, in one kernel of ours, and in cuBLAS's and those beside it."""
+    out_features, in_features = products[0].weight.shape
+    x = torch.randn(num_tokens, in_features, device=products[0].weight.device, dtype=torch.bfloat16)
+    out = x.new_empty(num_tokens, out_features)
+    half, residual = x.new_empty(num_tokens, out_features // 2), torch.zeros_like(out)
+    for product in products:
+        plain = partial(multiply, x, product.weight, None, out)
+        if adds_to_residual(name):
+            yield partial(product, x, residual, residual=residual), partial(multiply_into, residual, x, product.weight)
+        elif is_gated(name):
+            gate = partial(swiglu, out, layout="alternating", out=half)
+            yield partial(product, x, half, gated=True), partial(in_turn, [plain, gate])
+        else:
+            yield partial(product, x, out), plain
 
 
 def _launches(num_tokens: int, products: Sequence[OwnProduct]) -> Iterator[tuple[Operation, Operation]]:

@@ -12,6 +12,6 @@ def test_every_kernel_of_ours_is_found_whatever_stands_before_its_name() -> None
 
 def test_products_of_ours_are_products() -> None:
     named_so = {name for name in own_kernels() if name.endswith("_product")}
-    assert named_so == {"thin_product", "middle_product", "fixed_product"}
+    assert named_so == {"thin_product", "middle_product", "wide_product", "fixed_product"}
     assert all(map(is_product, named_so))
     assert not is_product("rms_norm")

@@ -14,17 +14,18 @@ from tests.unit.kernels.emulation.build import Map, build_wide_product, compiler
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from headrace.kernels.build import C_TYPES
+from headrace.kernels import middle_choice
+from headrace.kernels.build import C_TYPES, Macro
 from headrace.kernels.thin_choice import MOST_BYTES, Product
-from headrace.kernels.wide_choice import MEASURED, Tiling, choose
+from headrace.kernels.wide_choice import MEASURED, MOST_TOKENS, Tiling, choose
 
-#: Every direction of a cluster alone and several together, rings that come round, tiles that are no multiple of 32 rows.
+#: Every direction of a cluster alone and several together, rings that come round, tiles of no multiple of 32 rows.
 ALONE = Tiling(40, 1, 1, 1, 1, 2)
 SHARED_WEIGHT = Tiling(48, 1, 2, 1, 1, 3)
 SHARED_X = Tiling(24, 1, 1, 2, 1, 2)
 SPLIT = Tiling(80, 1, 1, 1, 2, 2)
 ALL = Tiling(48, 1, 2, 2, 2, 2)
-HALF_SPLIT = Tiling(112, 2, 2, 1, 2, 3)
+HALF_SPLIT = Tiling(80, 2, 2, 1, 2, 2)
 THREE_GROUPS = Tiling(32, 3, 1, 2, 1, 2)
 NUM_SMS = 4  # so few that a cluster computes several tiles
 
@@ -55,7 +56,7 @@ def product(
         tiling.num_clusters(sizes, NUM_SMS) * tiling.cluster,
         Map.of(weight, tiling.rows // tiling.token_blocks),
         *(Map.of(x, tiling.tokens // tiling.row_blocks), pointer(out)),
-        *(None if given is None else pointer(given) for given in (bias, residual)),
+        *(None if rows is None else pointer(rows) for rows in (bias, residual)),
         *(m, n, tiling.num_steps(sizes), tiling.num_tiles(sizes), tiling.stages),
         *(ctypes.c_longlong(0 if rows is None else rows.stride(0)) for rows in (out, residual)),
         chance,
@@ -65,7 +66,7 @@ def product(
 
 @cache
 def _library(folder: Path, tiling: Tiling, dtype: torch.dtype, gated: bool) -> ctypes.CDLL:
-    macros = {"DTYPE": C_TYPES[dtype], **tiling.macros(gated=gated)}
+    macros: dict[str, Macro] = {"DTYPE": C_TYPES[dtype], **tiling.macros(gated=gated)}
     library = build_wide_product(macros, Path(mkdtemp(dir=folder)))
     library.emulate_product.argtypes = (
         *(ctypes.c_int, ctypes.POINTER(Map), ctypes.POINTER(Map), *(3 * (ctypes.c_void_p,))),
@@ -94,10 +95,10 @@ def expect(
         (SHARED_WEIGHT, 64, 104, 136, False, True),  # the second block has no tokens
         (SHARED_X, 60, 136, 200, False, True),  # a neighbour has no tile
         (SPLIT, 33, 104, 328, False, True),
-        (ALL, 128, 136, 264, False, True),
+        (ALL, 128, 136, 200, False, True),
         (ALL, 70, 112, 136, True, True),
         (THREE_GROUPS, 150, 104, 200, True, False),
-        (HALF_SPLIT, 200, 128, 456, False, True),
+        (HALF_SPLIT, 200, 112, 200, False, True),
     ],
 )
 def test_products_err_no_more_than_torch_however_they_are_cut(
@@ -109,5 +110,77 @@ def test_products_err_no_more_than_torch_however_they_are_cut(
     bias = torch.randn(out_features).bfloat16() if full else None
     residual = torch.randn(num_tokens, out_features).bfloat16() if full and not gated else None
     found = product(folder, tiling, x, weight, bias=bias, residual=residual, gated=gated, chance=num_tokens)
-    truth = expect(*(up(given) for given in (x, weight, bias, residual)), gated=gated)
+    truth = expect(*(up(rows) for rows in (x, weight, bias, residual)), gated=gated)
     assert_fair(found, truth, expect(x, weight, bias, residual, gated=gated))
+
+
+def test_halves_are_multiplied_as_halves(folder: Path) -> None:
+    torch.manual_seed(1)
+    x, weight = torch.randn(24, 192).half(), torch.randn(48, 192).half()
+    found = product(folder, ALONE, x, weight)
+    assert_fair(found, x.double() @ weight.double().T, x @ weight.T)
+
+
+def test_a_token_has_the_same_bits_beside_any_others_and_in_any_tile_of_as_many_splits(folder: Path) -> None:
+    torch.manual_seed(2)
+    x, weight = torch.randn(120, 200).bfloat16(), torch.randn(104, 200).bfloat16()
+    expected = product(folder, SHARED_WEIGHT, x, weight)
+    assert torch.equal(product(folder, ALONE, x[60:100], weight, chance=5), expected[60:100])
+    assert torch.equal(product(folder, SHARED_X, x[-33:], weight, chance=6), expected[-33:])
+    split = product(folder, ALL, x, weight)
+    assert torch.equal(product(folder, SPLIT, x[70:], weight, chance=7), split[70:])
+
+
+def test_a_residual_may_be_the_result_and_rows_parts_of_wider_ones(folder: Path) -> None:
+    torch.manual_seed(3)
+    wide, stream = torch.randn(20, 96).bfloat16(), torch.randn(20, 72).bfloat16()
+    weight, before = torch.randn(40, 72).bfloat16(), stream.clone()
+    x, own = wide[:, 8:80], stream[:, 16:56]
+    expected = product(folder, ALONE, x.contiguous(), weight, residual=before[:, 16:56])
+    product(folder, ALONE, x, weight, residual=own, out=own)
+    assert torch.equal(own, expected)
+    stream[:, 16:56] = before[:, 16:56]
+    assert torch.equal(stream, before)
+
+
+@given(
+    st.sampled_from((ALONE, SHARED_WEIGHT, SHARED_X, SPLIT, ALL, *(each for *_, each in sum(MEASURED.values(), ())))),
+    st.integers(1, 9000).map(lambda eights: 8 * eights),
+    st.integers(1, 148),
+)
+def test_clusters_walk_over_all_tiles_and_no_more_of_them_are_launched_than_find_room(
+    tiling: Tiling, out_features: int, num_sms: int
+) -> None:
+    sizes = Product(64, out_features, 4096)
+    clusters, tiles = tiling.num_clusters(sizes, num_sms), tiling.num_tiles(sizes)
+    assert 0 <= tiles * tiling.rows - out_features < tiling.rows
+    if tiling.splits > 1:  # a block has one tile
+        assert 0 <= clusters * tiling.row_blocks - tiles < tiling.row_blocks
+    else:
+        assert 1 <= clusters <= max(num_sms // tiling.cluster, 1)
+        assert (clusters - 1) * tiling.row_blocks < tiles
+
+
+def test_what_was_measured_fits_and_is_taken_for_no_other_tokens_and_weights() -> None:
+    for (out_features, in_features), several in MEASURED.items():
+        for least, most, tiling in several:
+            assert middle_choice.MOST_TOKENS < least <= most <= MOST_TOKENS
+            for num_tokens in (least, most):
+                sizes = Product(num_tokens, out_features, in_features)
+                assert tiling.fits(sizes)
+                assert choose(sizes) is tiling
+            assert tiling.shared_bytes <= MOST_BYTES
+        assert choose(Product(128, out_features, in_features)) is None
+        assert choose(Product(257, out_features, in_features)) is None
+        assert choose(Product(200, out_features + 8, in_features)) is None
+
+
+def test_cuts_that_the_kernel_cannot_make_do_not_fit() -> None:
+    sizes = Product(200, 4096, 128)
+    assert Tiling(64, 2, 2, 1, 2, 4).fits(sizes)
+    assert not Tiling(64, 2, 1, 1, 1, 4).fits(sizes), "too few tokens"
+    assert not Tiling(72, 2, 2, 1, 1, 4).fits(sizes), "half a tile is no whole eights"
+    assert not Tiling(264, 2, 2, 1, 1, 2).fits(sizes), "too tall"
+    assert not Tiling(64, 2, 2, 1, 4, 4).fits(sizes), "more splits than steps"
+    assert not Tiling(64, 2, 2, 4, 1, 16).fits(sizes), "too much memory, and too large a cluster"
+    assert not Tiling(64, 2, 2, 1, 1, 1).fits(sizes), "no ring"
