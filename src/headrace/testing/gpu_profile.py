@@ -21,7 +21,7 @@ _ENTRY = re.compile(rf'extern "C" __global__ void (?:(?:{_BEFORE_NAME})\s+)*(?!_
 #: Products: cuBLAS, cuBLASLt with CUTLASS and XMMA behind it, and what sums up their parts.
 _PRODUCT = re.compile(r"gemm|gemv|cublas|cutlass|xmma|splitK|nvjet|sm\d+_.*tensorop", re.I)
 #: Products of ours.
-_OWN_PRODUCT = re.compile(r"^(thin|middle|fixed)_product")
+_OWN_PRODUCT = re.compile(r"^(thin|middle|wide|fixed)_product")
 _COPY = re.compile(r"^Mem(cpy|set)")
 
 
