@@ -25,9 +25,11 @@ namespace headrace {
 
 constexpr int BARRIER_BYTES = 1024, MOST_STAGES = 60;
 // Of more than two groups, a launch may ask for too few registers for tall tiles. Then four warps come to fill the ring,
-// one of them does, and all of them leave theirs to the groups.
+// one of them does, and all of them leave theirs to the groups: no more than a launch gives to all of its threads.
 constexpr bool TRADES = GROUPS > 2;
-constexpr int FILLING_WARPS = TRADES ? 4 : 1, TAKEN = GROUPS == 3 ? 152 : 120, LEFT = GROUPS == 3 ? 56 : 24;
+constexpr int FILLING_WARPS = TRADES ? 4 : 1, TAKEN = GROUPS == 3 ? 152 : 112, LEFT = GROUPS == 3 ? 56 : 24;
+constexpr int GIVEN = 65536 / ((GROUPS + 1) * 128) / 8 * 8;  // a thread
+static_assert(!TRADES || GROUPS * TAKEN + LEFT <= (GROUPS + 1) * GIVEN);
 static_assert(TILE % 8 == 0 && TILE <= 256);
 
 __device__ __forceinline__ void consume(const Ring& ring, const Place& at, const Way& way, const Meeting& meeting,
