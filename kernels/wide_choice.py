@@ -77,6 +77,10 @@ class Tiling:
             "GATED": int(gated),
         }
 
+    def x_rows(self, product: Product) -> int:
+        """Rows of x that a block has: equal shares, of whole eights for each block that fetches some of them."""
+        return -(-product.num_tokens // (self.token_blocks * _EIGHT * self.row_blocks)) * _EIGHT * self.row_blocks
+
     def num_tiles(self, product: Product) -> int:
         """Tiles of the weight's rows."""
         return -(-product.out_features // self.rows)

@@ -93,7 +93,7 @@ class WideProduct:
         chosen = tiling or choose(product)
         if chosen is None or not chosen.fits(product):
             raise KernelError(f"{chosen} does not cut up {product}")
-        clusters = chosen.num_clusters(product, self._device.num_sms)
+        clusters, x_rows = chosen.num_clusters(product, self._device.num_sms), chosen.x_rows(product)
         kernel = _kernel(self._device.index, x.dtype, chosen, gated)
         kernel(
             (clusters * chosen.cluster, 1),
@@ -101,8 +101,8 @@ class WideProduct:
             *(out, self.bias, residual),
             *(out.stride(0), 0 if residual is None else residual.stride(0), num_tokens, out_features),
             tensor_map(self.weight, chosen.rows // chosen.token_blocks),
-            tensor_map(x, chosen.tokens // chosen.row_blocks),
-            *(chosen.num_steps(product), chosen.num_tiles(product), chosen.stages),
+            tensor_map(x, x_rows // chosen.row_blocks),
+            *(chosen.num_steps(product), chosen.num_tiles(product), chosen.stages, x_rows),
             shared_bytes=chosen.shared_bytes,
         )
 
@@ -123,7 +123,7 @@ def _loaded(index: int, dtype: torch.dtype, form: Tiling, gated: bool) -> Kernel
     return load(
         "wide_product",
         "wide_product",
-        "PPPqqiiTTiii",
+        "PPPqqiiTTiiii",
         torch.device("cuda", index),
         shared_bytes=MOST_BYTES,
         **form.macros(gated=gated),

@@ -3,8 +3,9 @@
 //
 //   x [m, k], weight [n, k], both by tensor maps; y [m, n], rows contiguous, n a multiple of 8; sums fp32.
 //
-// A block has TILE rows of the weight, so many that the tiles fill whole rounds of the multiprocessors, and GROUPS
-// times 64 rows of x, one for each group of four warps. The weight's rows are the columns of a product, as in
+// A block has TILE rows of the weight, so many that the tiles fill whole rounds of the multiprocessors, and as many rows
+// of x as its neighbours, 64 for each of GROUPS groups of four warps at most: the copy engine takes its time for rows
+// beyond the last. The weight's rows are the columns of a product, as in
 // middle_product.cu. Blocks of a cluster share what they read (wide_ring.cuh), and the columns where SPLITS is more
 // than one: then the ring's memory takes each other's sums (meeting.cuh). A result has the same bits whatever tokens
 // are beside it, and whatever the other constants are.
@@ -37,7 +38,7 @@ __device__ __forceinline__ void consume(const Ring& ring, const Place& at, const
     // The same in all lanes, which the compiler cannot know of a thread's number.
     const int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0), lane = threadIdx.x % WARP;
     const int first_token = warp / 4 * GROUP_TOKENS;
-    const int own_token = at.tokens * TOKENS + first_token + warp % 4 * 16;
+    const int own_token = at.tokens * ring.x_rows + first_token + warp % 4 * 16;
     int stage = 0, phase = 0, before = 0;
     const auto multiply = [&](auto add, float (&sums)[TILE / 2]) {
         barrier_wait(ring.full + stage * 8, phase);
@@ -98,16 +99,18 @@ extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FIL
     __cluster_dims__(TOKEN_BLOCKS * ROW_BLOCKS * SPLITS, 1, 1)
         wide_product(DTYPE* y, const DTYPE* bias, const DTYPE* residual, long long y_stride, long long residual_stride,
                      int m, int n, const __grid_constant__ headrace::TensorMap weight,
-                     const __grid_constant__ headrace::TensorMap x, int num_steps, int num_tiles, int num_stages) {
+                     const __grid_constant__ headrace::TensorMap x, int num_steps, int num_tiles, int num_stages,
+                     int x_rows) {
     using namespace headrace;
     // full [MOST_STAGES], empty [MOST_STAGES], arrived; the ring, or the other blocks' sums
     extern __shared__ __align__(1024) unsigned char memory[];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const uint32_t full = shared_address(memory), empty = full + MOST_STAGES * 8, stages = full + BARRIER_BYTES;
-    const Ring ring{full, empty, stages, num_stages};
+    const Ring ring{full, empty, stages, num_stages, x_rows};
     const Place at(CLUSTER == 1 ? 0 : static_cast<int>(cluster_rank()));
     const Way way(num_steps, num_tiles, at);
-    const int own_tokens = min(max(m - at.tokens * TOKENS, 0), TOKENS);
+    const int end = min(m, (at.tokens + 1) * x_rows);  // of the block's tokens
+    const int own_tokens = max(end - at.tokens * x_rows, 0);
     const Meeting meeting{empty + MOST_STAGES * 8, stages, (own_tokens + 15) / 16 * WARP, at.split,
                           at.rows * TOKEN_BLOCKS + at.tokens};
     // By all warps: an initialisation takes long, and the first copy waits for them all.
@@ -135,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FIL
     } else {
         if constexpr (TRADES) take_registers<TAKEN>();
         wait_for_earlier_kernels();
-        consume(ring, at, way, meeting, Result{y, bias, residual, m, n, y_stride, residual_stride});
+        consume(ring, at, way, meeting, Result{y, bias, residual, end, n, y_stride, residual_stride});
         __syncwarp();
     }
     // A block stays until nobody tells its barriers anything any more.

@@ -17,9 +17,9 @@ namespace headrace {
 constexpr int GROUP_TOKENS = 64, TOKENS = GROUPS * GROUP_TOKENS, STEP_COLUMNS = HEAD_DIM;
 constexpr int CONSUMERS = GROUPS * 4 * WARP;
 constexpr int X_BYTES = TOKENS * PANEL_BYTES, STAGE_BYTES = X_BYTES + TILE * PANEL_BYTES;
-constexpr int X_SHARE = TOKENS / ROW_BLOCKS, WEIGHT_SHARE = TILE / TOKEN_BLOCKS;  // rows
+constexpr int WEIGHT_SHARE = TILE / TOKEN_BLOCKS;  // rows
 constexpr int CLUSTER = TOKEN_BLOCKS * ROW_BLOCKS * SPLITS;
-static_assert(PANEL_BYTES == 128 && X_SHARE % 8 == 0 && WEIGHT_SHARE % 8 == 0 && CLUSTER <= 8);
+static_assert(PANEL_BYTES == 128 && WEIGHT_SHARE % 8 == 0 && CLUSTER <= 8);
 // Blocks that fill a block's ring: itself, and the others that need some of the same.
 constexpr int FILLERS = TOKEN_BLOCKS + ROW_BLOCKS - 1;
 
@@ -51,7 +51,7 @@ struct Place {
 
 struct Ring {
     uint32_t full, empty, stages;  // shared addresses, the same in all blocks
-    int num_stages;
+    int num_stages, x_rows;        // rows of x that come, and behind which whatever was there before lies
 
     __device__ __forceinline__ uint32_t x(int stage) const { return stages + stage * STAGE_BYTES; }
     __device__ __forceinline__ uint32_t weight(int stage) const { return x(stage) + X_BYTES; }
@@ -79,16 +79,16 @@ __device__ __forceinline__ void copy_weight(const Ring& ring, int stage, const T
     const int share = at.tokens * WEIGHT_SHARE;
     const uint32_t to = ring.weight(stage) + share * PANEL_BYTES, full = ring.full + stage * 8;
     const int row = way.tile * TILE + share, column = way.step * STEP_COLUMNS;
-    barrier_arrive_expecting(full, STAGE_BYTES);
+    barrier_arrive_expecting(full, (ring.x_rows + TILE) * PANEL_BYTES);
     if constexpr (TOKEN_BLOCKS == 1) copy_box(to, weight, row, column, full, policy);
     else copy_box_to_all(to, weight, row, column, full, policy, at.weight_mask());
 }
 
 __device__ __forceinline__ void copy_x(const Ring& ring, int stage, const TensorMap& x, const Way& way,
                                        const Place& at, uint64_t policy) {
-    const int share = at.rows * X_SHARE;
+    const int share = at.rows * (ring.x_rows / ROW_BLOCKS);
     const uint32_t to = ring.x(stage) + share * PANEL_BYTES, full = ring.full + stage * 8;
-    const int row = at.tokens * TOKENS + share, column = way.step * STEP_COLUMNS;
+    const int row = at.tokens * ring.x_rows + share, column = way.step * STEP_COLUMNS;
     if constexpr (ROW_BLOCKS == 1) copy_box(to, x, row, column, full, policy);
     else copy_box_to_all(to, x, row, column, full, policy, at.x_mask());
 }

@@ -55,9 +55,9 @@ def product(
     _library(folder, tiling, x.dtype, gated).emulate_product(
         tiling.num_clusters(sizes, NUM_SMS) * tiling.cluster,
         Map.of(weight, tiling.rows // tiling.token_blocks),
-        *(Map.of(x, tiling.tokens // tiling.row_blocks), pointer(out)),
+        *(Map.of(x, tiling.x_rows(sizes) // tiling.row_blocks), pointer(out)),
         *(None if rows is None else pointer(rows) for rows in (bias, residual)),
-        *(m, n, tiling.num_steps(sizes), tiling.num_tiles(sizes), tiling.stages),
+        *(m, n, tiling.num_steps(sizes), tiling.num_tiles(sizes), tiling.stages, tiling.x_rows(sizes)),
         *(ctypes.c_longlong(0 if rows is None else rows.stride(0)) for rows in (out, residual)),
         chance,
     )
@@ -70,7 +70,7 @@ def _library(folder: Path, tiling: Tiling, dtype: torch.dtype, gated: bool) -> c
     library = build_wide_product(macros, Path(mkdtemp(dir=folder)))
     library.emulate_product.argtypes = (
         *(ctypes.c_int, ctypes.POINTER(Map), ctypes.POINTER(Map), *(3 * (ctypes.c_void_p,))),
-        *(5 * (ctypes.c_int,)),
+        *(6 * (ctypes.c_int,)),
         *(ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint),
     )
     return library
@@ -92,7 +92,7 @@ def expect(
     [
         (ALONE, 50, 200, 328, True, True),
         (SHARED_WEIGHT, 100, 208, 328, True, False),
-        (SHARED_WEIGHT, 64, 104, 136, False, True),  # the second block has no tokens
+        (SHARED_WEIGHT, 5, 104, 136, False, True),  # the second block has no tokens
         (SHARED_X, 60, 136, 200, False, True),  # a neighbour has no tile
         (SPLIT, 33, 104, 328, False, True),
         (ALL, 128, 136, 200, False, True),
