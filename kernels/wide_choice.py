@@ -32,7 +32,6 @@ class Tiling:
         rows: of the weight that a block sums up at once: a multiple of 8.
         groups: of four warps in a block, each of which multiplies 64 rows of x.
         token_blocks: blocks of a cluster that share the weight's rows and have other rows of x.
-        row_blocks: blocks of a cluster that share rows of x and have others of the weight.
         splits: blocks of a cluster that share the columns.
         stages: of the ring.
     """
@@ -40,14 +39,13 @@ class Tiling:
     rows: int
     groups: int
     token_blocks: int
-    row_blocks: int
     splits: int
     stages: int
 
     @property
     def cluster(self) -> int:
         """Blocks of a cluster."""
-        return self.token_blocks * self.row_blocks * self.splits
+        return self.token_blocks * self.splits
 
     @property
     def tokens(self) -> int:
@@ -72,14 +70,13 @@ class Tiling:
             "TILE": self.rows,
             "GROUPS": self.groups,
             "TOKEN_BLOCKS": self.token_blocks,
-            "ROW_BLOCKS": self.row_blocks,
             "SPLITS": self.splits,
             "GATED": int(gated),
         }
 
     def x_rows(self, product: Product) -> int:
-        """Rows of x that a block has: equal shares, of whole eights for each block that fetches some of them."""
-        return -(-product.num_tokens // (self.token_blocks * _EIGHT * self.row_blocks)) * _EIGHT * self.row_blocks
+        """Rows of x that a block has: equal shares, in whole eights."""
+        return -(-product.num_tokens // (self.token_blocks * _EIGHT)) * _EIGHT
 
     def num_tiles(self, product: Product) -> int:
         """Tiles of the weight's rows."""
@@ -91,14 +88,14 @@ class Tiling:
 
     def num_clusters(self, product: Product, num_sms: int) -> int:
         """Clusters of a launch: no more than find room at once, if one may have several tiles."""
-        wanted = -(-self.num_tiles(product) // self.row_blocks)
-        return min(wanted, max(num_sms // self.cluster, 1)) if self.splits == 1 else wanted
+        tiles = self.num_tiles(product)
+        return min(tiles, max(num_sms // self.cluster, 1)) if self.splits == 1 else tiles
 
     def fits(self, product: Product) -> bool:
         """Whether the kernel can cut the product up so."""
         return (
             self.rows % (_EIGHT * self.token_blocks) == 0
-            and self.tokens % (_EIGHT * self.row_blocks) == 0
+            and self.groups in (1, 2, 3)
             and 0 < self.rows <= MOST_ROWS
             and product.num_tokens <= self.token_blocks * self.tokens <= MOST_TOKENS
             and 1 <= self.cluster <= MOST_CLUSTER
@@ -127,5 +124,27 @@ def choose(product: Product) -> Tiling | None:
 
 #: By the weight's shape ``(out_features, in_features)``: from so many tokens to so many, this tiling.
 MEASURED: dict[tuple[int, int], tuple[tuple[int, int, Tiling], ...]] = {
-    (28672, 4096): ((129, 256, Tiling(224, 2, 2, 1, 1, 5)),),
+    (6144, 4096): (
+        (161, 192, Tiling(96, 3, 1, 2, 6)),
+        (193, 256, Tiling(96, 2, 2, 1, 8)),
+    ),
+    (4096, 4096): (
+        (145, 192, Tiling(64, 3, 1, 2, 7)),
+        (193, 256, Tiling(64, 2, 2, 1, 9)),
+    ),
+    (28672, 4096): (
+        (161, 192, Tiling(224, 3, 1, 1, 4)),
+        (225, 256, Tiling(224, 2, 2, 1, 5)),
+    ),
+    (4096, 14336): (
+        (161, 192, Tiling(64, 3, 1, 2, 7)),
+        (225, 256, Tiling(144, 2, 2, 2, 6)),
+    ),
+    (4096, 1024): ((193, 256, Tiling(64, 2, 2, 1, 9)),),
+    (1024, 2048): ((129, 256, Tiling(48, 2, 2, 2, 10)),),
+    (6144, 1024): (
+        (129, 192, Tiling(48, 3, 1, 1, 7)),
+        (193, 256, Tiling(96, 2, 2, 1, 5)),
+    ),
+    (1024, 3072): ((129, 256, Tiling(48, 2, 2, 2, 10)),),
 }

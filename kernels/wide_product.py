@@ -101,7 +101,7 @@ class WideProduct:
             *(out, self.bias, residual),
             *(out.stride(0), 0 if residual is None else residual.stride(0), num_tokens, out_features),
             tensor_map(self.weight, chosen.rows // chosen.token_blocks),
-            tensor_map(x, x_rows // chosen.row_blocks),
+            tensor_map(x, x_rows),
             *(chosen.num_steps(product), chosen.num_tiles(product), chosen.stages, x_rows),
             shared_bytes=chosen.shared_bytes,
         )

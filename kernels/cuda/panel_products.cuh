@@ -1,6 +1,6 @@
 // Four warps' products of 64 rows with any multiple of 8 rows, both in shared memory (sm_90a), several under way at once.
 //
-// Macros: WIDEST_PANEL (rows of one instruction, which wants 13 registers for 12 of them; 256).
+// Macros: WIDEST_PANEL (rows of one instruction, whose sums and 26 registers more a launch has to give; 256).
 #pragma once
 
 #include "warpgroup.cuh"
@@ -16,18 +16,11 @@ namespace headrace {
 #define HEADRACE_4_SUMS(c, i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define HEADRACE_ALL_16_SUMS(c, i) HEADRACE_8_SUMS(c, i), HEADRACE_8_SUMS(c, i + 8)
 #define HEADRACE_ALL_24_SUMS(c, i) HEADRACE_ALL_16_SUMS(c, i), HEADRACE_8_SUMS(c, i + 16)
-#define HEADRACE_ALL_36_SUMS(c, i) HEADRACE_32_SUMS(c, i), HEADRACE_4_SUMS(c, i + 32)
-#define HEADRACE_ALL_40_SUMS(c, i) HEADRACE_32_SUMS(c, i), HEADRACE_8_SUMS(c, i + 32)
 #define HEADRACE_ALL_48_SUMS(c, i) HEADRACE_32_SUMS(c, i), HEADRACE_ALL_16_SUMS(c, i + 32)
-#define HEADRACE_ALL_52_SUMS(c, i) HEADRACE_ALL_48_SUMS(c, i), HEADRACE_4_SUMS(c, i + 48)
 #define HEADRACE_ALL_56_SUMS(c, i) HEADRACE_ALL_48_SUMS(c, i), HEADRACE_8_SUMS(c, i + 48)
 #define HEADRACE_ALL_72_SUMS(c, i) HEADRACE_64_SUMS(c, i), HEADRACE_8_SUMS(c, i + 64)
-#define HEADRACE_ALL_80_SUMS(c, i) HEADRACE_64_SUMS(c, i), HEADRACE_ALL_16_SUMS(c, i + 64)
 #define HEADRACE_ALL_96_SUMS(c, i) HEADRACE_64_SUMS(c, i), HEADRACE_32_SUMS(c, i + 64)
-#define HEADRACE_ALL_104_SUMS(c, i) HEADRACE_ALL_96_SUMS(c, i), HEADRACE_8_SUMS(c, i + 96)
 #define HEADRACE_ALL_112_SUMS(c, i) HEADRACE_ALL_96_SUMS(c, i), HEADRACE_ALL_16_SUMS(c, i + 96)
-#define HEADRACE_ALL_120_SUMS(c, i) HEADRACE_ALL_112_SUMS(c, i), HEADRACE_8_SUMS(c, i + 112)
-#define HEADRACE_ALL_128_SUMS(c, i) HEADRACE_64_SUMS(c, i), HEADRACE_64_SUMS(c, i + 64)
 
 // Products of one width: c[AT], c[AT + 1], ... (+)= a [64 x 16] b^T, b [WIDTH x 16]; unless ADD, they are overwritten.
 template <int WIDTH>
@@ -53,20 +46,11 @@ HEADRACE_PANEL_PRODUCT(16, HEADRACE_SUMS_8, "%8, %9", "%10", HEADRACE_8_SUMS)
 HEADRACE_PANEL_PRODUCT(32, HEADRACE_SUMS_16, "%16, %17", "%18", HEADRACE_ALL_16_SUMS)
 HEADRACE_PANEL_PRODUCT(48, HEADRACE_SUMS_24, "%24, %25", "%26", HEADRACE_ALL_24_SUMS)
 HEADRACE_PANEL_PRODUCT(64, HEADRACE_SUMS_32, "%32, %33", "%34", HEADRACE_32_SUMS)
-HEADRACE_PANEL_PRODUCT(72, HEADRACE_SUMS_36, "%36, %37", "%38", HEADRACE_ALL_36_SUMS)
-HEADRACE_PANEL_PRODUCT(80, HEADRACE_SUMS_40, "%40, %41", "%42", HEADRACE_ALL_40_SUMS)
 HEADRACE_PANEL_PRODUCT(96, HEADRACE_SUMS_48, "%48, %49", "%50", HEADRACE_ALL_48_SUMS)
-HEADRACE_PANEL_PRODUCT(104, HEADRACE_SUMS_52, "%52, %53", "%54", HEADRACE_ALL_52_SUMS)
 HEADRACE_PANEL_PRODUCT(112, HEADRACE_SUMS_56, "%56, %57", "%58", HEADRACE_ALL_56_SUMS)
 HEADRACE_PANEL_PRODUCT(128, HEADRACE_SUMS_64, "%64, %65", "%66", HEADRACE_64_SUMS)
 HEADRACE_PANEL_PRODUCT(144, HEADRACE_SUMS_72, "%72, %73", "%74", HEADRACE_ALL_72_SUMS)
-HEADRACE_PANEL_PRODUCT(160, HEADRACE_SUMS_80, "%80, %81", "%82", HEADRACE_ALL_80_SUMS)
-HEADRACE_PANEL_PRODUCT(192, HEADRACE_SUMS_96, "%96, %97", "%98", HEADRACE_ALL_96_SUMS)
-HEADRACE_PANEL_PRODUCT(208, HEADRACE_SUMS_104, "%104, %105", "%106", HEADRACE_ALL_104_SUMS)
 HEADRACE_PANEL_PRODUCT(224, HEADRACE_SUMS_112, "%112, %113", "%114", HEADRACE_ALL_112_SUMS)
-HEADRACE_PANEL_PRODUCT(240, HEADRACE_SUMS_120, "%120, %121", "%122", HEADRACE_ALL_120_SUMS)
-HEADRACE_PANEL_PRODUCT(256, HEADRACE_SUMS_128, "%128, %129", "%130", HEADRACE_ALL_128_SUMS)
-
 
 // What has been asked for since the last call can be waited for.
 __device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -87,7 +71,7 @@ __device__ __forceinline__ void wait_for_products(float (&results)[N]) {
 
 // The widest product there is of no more than ``left`` rows. One wide one reads a less often than two narrow ones.
 __host__ __device__ constexpr int panel_width(int left) {
-    constexpr int WIDTHS[] = {256, 240, 224, 208, 192, 160, 144, 128, 112, 104, 96, 80, 72, 64, 48, 32, 16};
+    constexpr int WIDTHS[] = {224, 144, 128, 112, 96, 64, 48, 32, 16};
     for (int width : WIDTHS)
         if (left >= width && width <= WIDEST_PANEL) return width;
     return 8;

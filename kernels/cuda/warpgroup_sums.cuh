@@ -8,28 +8,19 @@
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define HEADRACE_SUMS_40 HEADRACE_SUMS_32 ", " \
     "%32, %33, %34, %35, %36, %37, %38, %39"
-#define HEADRACE_SUMS_36 HEADRACE_SUMS_32 ", " \
-    "%32, %33, %34, %35"
 #define HEADRACE_SUMS_48 HEADRACE_SUMS_40 ", " \
     "%40, %41, %42, %43, %44, %45, %46, %47"
 #define HEADRACE_SUMS_64 HEADRACE_SUMS_48 ", " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define HEADRACE_SUMS_52 HEADRACE_SUMS_48 ", " \
-    "%48, %49, %50, %51"
 #define HEADRACE_SUMS_56 HEADRACE_SUMS_48 ", " \
     "%48, %49, %50, %51, %52, %53, %54, %55"
 #define HEADRACE_SUMS_72 HEADRACE_SUMS_64 ", " \
     "%64, %65, %66, %67, %68, %69, %70, %71"
-#define HEADRACE_SUMS_80 HEADRACE_SUMS_72 ", " \
-    "%72, %73, %74, %75, %76, %77, %78, %79"
-#define HEADRACE_SUMS_96 HEADRACE_SUMS_80 ", " \
+#define HEADRACE_SUMS_96 HEADRACE_SUMS_72 ", " \
+    "%72, %73, %74, %75, %76, %77, %78, %79, " \
     "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define HEADRACE_SUMS_104 HEADRACE_SUMS_96 ", " \
-    "%96, %97, %98, %99, %100, %101, %102, %103"
-#define HEADRACE_SUMS_112 HEADRACE_SUMS_104 ", " \
-    "%104, %105, %106, %107, %108, %109, %110, %111"
-#define HEADRACE_SUMS_120 HEADRACE_SUMS_112 ", " \
-    "%112, %113, %114, %115, %116, %117, %118, %119"
+#define HEADRACE_SUMS_112 HEADRACE_SUMS_96 ", " \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
 #define HEADRACE_SUMS_128 HEADRACE_SUMS_112 ", " \
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 

@@ -11,11 +11,11 @@
 // are beside it, and whatever the other constants are.
 //
 // GATED: the weight's rows alternate, gate and up, and y [m, n / 2] is silu(gate) * up of the rounded sums.
-// Macros: DTYPE, TILE, GROUPS, TOKEN_BLOCKS, ROW_BLOCKS, SPLITS, GATED.
+// Macros: DTYPE, TILE, GROUPS, TOKEN_BLOCKS, SPLITS, GATED.
 #define HEAD_DIM 64  // of panels.cuh: panels of 64 columns
 #define WARPGROUPS 1
 #define WIDEST_PANEL (GROUPS < 3 ? 256 : 128)
-#define SPACING (TOKEN_BLOCKS * ROW_BLOCKS)
+#define SPACING TOKEN_BLOCKS
 #include "meeting.cuh"
 #include "middle_result.cuh"
 #include "panel_step.cuh"
@@ -25,13 +25,12 @@
 namespace headrace {
 
 constexpr int BARRIER_BYTES = 1024, MOST_STAGES = 60;
-// Of more than two groups, a launch may ask for too few registers for tall tiles. Then four warps come to fill the ring,
-// one of them does, and all of them leave theirs to the groups: no more than a launch gives to all of its threads.
-constexpr bool TRADES = GROUPS > 2;
-constexpr int FILLING_WARPS = TRADES ? 4 : 1, TAKEN = GROUPS == 3 ? 152 : 112, LEFT = GROUPS == 3 ? 56 : 24;
-constexpr int GIVEN = 65536 / ((GROUPS + 1) * 128) / 8 * 8;  // a thread
-static_assert(!TRADES || GROUPS * TAKEN + LEFT <= (GROUPS + 1) * GIVEN);
-static_assert(TILE % 8 == 0 && TILE <= 256);
+// Of three groups, a launch may ask for too few registers for tall tiles. Then four warps come to fill the ring, one of
+// them does, and all of them leave theirs to the groups: no more than a launch gives to all of its threads.
+constexpr bool TRADES = GROUPS == 3;
+constexpr int FILLING_WARPS = TRADES ? 4 : 1, TAKEN = 152, LEFT = 56, GIVEN = 128;
+static_assert(3 * TAKEN + LEFT <= 4 * GIVEN && 16 * WARP * GIVEN == 1 << 16);
+static_assert(TILE % 8 == 0 && TILE <= 256 && GROUPS <= 3);
 
 __device__ __forceinline__ void consume(const Ring& ring, const Place& at, const Way& way, const Meeting& meeting,
                                         const Result& to) {
@@ -50,10 +49,10 @@ __device__ __forceinline__ void consume(const Ring& ring, const Place& at, const
         if (++stage == ring.num_stages) stage = 0, phase ^= 1;
     };
     const auto release = [&] {
-        if (FILLERS == 1 && lane == 0) barrier_arrive(ring.empty + before * 8);
-        if (FILLERS > 1 && lane < FILLERS) barrier_arrive_at(at.filler(lane), ring.empty + before * 8);
+        if (TOKEN_BLOCKS == 1 && lane == 0) barrier_arrive(ring.empty + before * 8);
+        if (TOKEN_BLOCKS > 1 && lane < TOKEN_BLOCKS) barrier_arrive_at(at.first() + lane, ring.empty + before * 8);
     };
-    for (int tile = way.tile; tile - at.rows < way.num_tiles; tile += way.stride) {
+    for (int tile = way.tile; tile < way.num_tiles; tile += way.stride) {
         float sums[TILE / 2];
         multiply(std::false_type(), sums);
         next();
@@ -96,7 +95,7 @@ __device__ __forceinline__ void consume(const Ring& ring, const Place& at, const
 }  // namespace headrace
 
 extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FILLING_WARPS * headrace::WARP, 1)
-    __cluster_dims__(TOKEN_BLOCKS * ROW_BLOCKS * SPLITS, 1, 1)
+    __cluster_dims__(TOKEN_BLOCKS * SPLITS, 1, 1)
         wide_product(DTYPE* y, const DTYPE* bias, const DTYPE* residual, long long y_stride, long long residual_stride,
                      int m, int n, const __grid_constant__ headrace::TensorMap weight,
                      const __grid_constant__ headrace::TensorMap x, int num_steps, int num_tiles, int num_stages,
@@ -112,11 +111,11 @@ extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FIL
     const int end = min(m, (at.tokens + 1) * x_rows);  // of the block's tokens
     const int own_tokens = max(end - at.tokens * x_rows, 0);
     const Meeting meeting{empty + MOST_STAGES * 8, stages, (own_tokens + 15) / 16 * WARP, at.split,
-                          at.rows * TOKEN_BLOCKS + at.tokens};
+                          at.tokens};
     // By all warps: an initialisation takes long, and the first copy waits for them all.
     for (int stage = warp; lane == 0 && stage < num_stages; stage += CONSUMERS / WARP + 1) {
         barrier_init(full + stage * 8, 1);
-        barrier_init(empty + stage * 8, FILLERS * CONSUMERS / WARP);
+        barrier_init(empty + stage * 8, TOKEN_BLOCKS * CONSUMERS / WARP);
     }
     if (threadIdx.x == CONSUMERS) prefetch_map(weight), prefetch_map(x);
     if (SPLITS > 1 && threadIdx.x == 0) barrier_init(meeting.arrived, 1);

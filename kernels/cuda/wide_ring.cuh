@@ -1,11 +1,10 @@
 // The ring of a wide product: stages of the weight's rows and of x, which one thread of each block of a cluster keeps
 // filled, for the others, too.
 //
-// A cluster's blocks stand in three directions: TOKEN_BLOCKS with the same rows of the weight and other tokens,
-// ROW_BLOCKS with the same tokens and other rows, SPLITS with other columns of both. Those in one direction need the
-// same pieces of the weight, or of x: each asks for an equal share of them, and the copy engine gives it to all.
+// A cluster's blocks have the same rows of the weight, TOKEN_BLOCKS of them other tokens, SPLITS other columns. Those with
+// the same columns need the same pieces of the weight: each asks for an equal share, and the copy engine gives it to all.
 //
-// Macros: TILE, GROUPS, TOKEN_BLOCKS, ROW_BLOCKS, SPLITS; HEAD_DIM of panels.cuh.
+// Macros: TILE, GROUPS, TOKEN_BLOCKS, SPLITS; HEAD_DIM of panels.cuh.
 #pragma once
 
 #include "cluster.cuh"
@@ -18,35 +17,17 @@ constexpr int GROUP_TOKENS = 64, TOKENS = GROUPS * GROUP_TOKENS, STEP_COLUMNS = 
 constexpr int CONSUMERS = GROUPS * 4 * WARP;
 constexpr int X_BYTES = TOKENS * PANEL_BYTES, STAGE_BYTES = X_BYTES + TILE * PANEL_BYTES;
 constexpr int WEIGHT_SHARE = TILE / TOKEN_BLOCKS;  // rows
-constexpr int CLUSTER = TOKEN_BLOCKS * ROW_BLOCKS * SPLITS;
+constexpr int CLUSTER = TOKEN_BLOCKS * SPLITS;
 static_assert(PANEL_BYTES == 128 && WEIGHT_SHARE % 8 == 0 && CLUSTER <= 8);
-// Blocks that fill a block's ring: itself, and the others that need some of the same.
-constexpr int FILLERS = TOKEN_BLOCKS + ROW_BLOCKS - 1;
 
 // A block's place in its cluster.
 struct Place {
-    int tokens, rows, split;
+    int tokens, split;
 
-    __device__ __forceinline__ explicit Place(int rank)
-        : tokens(rank % TOKEN_BLOCKS), rows(rank / TOKEN_BLOCKS % ROW_BLOCKS),
-          split(rank / (TOKEN_BLOCKS * ROW_BLOCKS)) {}
-    __device__ __forceinline__ int first() const { return split * ROW_BLOCKS * TOKEN_BLOCKS; }
-    // Blocks with the same rows of the weight, and those with the same tokens, as bits.
-    __device__ __forceinline__ int weight_mask() const {
-        return ((1 << TOKEN_BLOCKS) - 1) << (first() + rows * TOKEN_BLOCKS);
-    }
-    __device__ __forceinline__ int x_mask() const {
-        int mask = 0;
-#pragma unroll
-        for (int other = 0; other < ROW_BLOCKS; other++) mask |= 1 << (other * TOKEN_BLOCKS);
-        return mask << (first() + tokens);
-    }
-    // The ranks of the blocks that fill this block's ring, in any order.
-    __device__ __forceinline__ int filler(int index) const {
-        if (index < TOKEN_BLOCKS) return first() + rows * TOKEN_BLOCKS + index;
-        const int other = index - TOKEN_BLOCKS;
-        return first() + (other < rows ? other : other + 1) * TOKEN_BLOCKS + tokens;
-    }
+    __device__ __forceinline__ explicit Place(int rank) : tokens(rank % TOKEN_BLOCKS), split(rank / TOKEN_BLOCKS) {}
+    // The first of the blocks that share the weight's pieces and fill each other's rings.
+    __device__ __forceinline__ int first() const { return split * TOKEN_BLOCKS; }
+    __device__ __forceinline__ int mask() const { return ((1 << TOKEN_BLOCKS) - 1) << first(); }
 };
 
 struct Ring {
@@ -57,18 +38,16 @@ struct Ring {
     __device__ __forceinline__ uint32_t weight(int stage) const { return x(stage) + X_BYTES; }
 };
 
-// Where the block is on its way: tiles of the weight's rows, in each its share of the steps over the columns. Tiles
-// beyond the last are walked over, too: a neighbour may have one.
+// Where the block is on its way: tiles of the weight's rows, in each its share of the steps over the columns.
 struct Way {
     int first_step, last_step, stride, num_tiles;
     int tile, step;
 
     __device__ __forceinline__ Way(int num_steps, int num_tiles, const Place& at) : num_tiles(num_tiles) {
         first_step = at.split * num_steps / SPLITS, last_step = (at.split + 1) * num_steps / SPLITS;
-        tile = blockIdx.x / CLUSTER * ROW_BLOCKS + at.rows, stride = gridDim.x / CLUSTER * ROW_BLOCKS;
-        step = first_step;
+        tile = blockIdx.x / CLUSTER, stride = gridDim.x / CLUSTER, step = first_step;
     }
-    __device__ __forceinline__ bool ended(const Place& at) const { return tile - at.rows >= num_tiles; }
+    __device__ __forceinline__ bool ended() const { return tile >= num_tiles; }
     __device__ __forceinline__ void next() {
         if (++step == last_step) step = first_step, tile += stride;
     }
@@ -81,16 +60,13 @@ __device__ __forceinline__ void copy_weight(const Ring& ring, int stage, const T
     const int row = way.tile * TILE + share, column = way.step * STEP_COLUMNS;
     barrier_arrive_expecting(full, (ring.x_rows + TILE) * PANEL_BYTES);
     if constexpr (TOKEN_BLOCKS == 1) copy_box(to, weight, row, column, full, policy);
-    else copy_box_to_all(to, weight, row, column, full, policy, at.weight_mask());
+    else copy_box_to_all(to, weight, row, column, full, policy, at.mask());
 }
 
 __device__ __forceinline__ void copy_x(const Ring& ring, int stage, const TensorMap& x, const Way& way,
                                        const Place& at, uint64_t policy) {
-    const int share = at.rows * (ring.x_rows / ROW_BLOCKS);
-    const uint32_t to = ring.x(stage) + share * PANEL_BYTES, full = ring.full + stage * 8;
-    const int row = at.tokens * ring.x_rows + share, column = way.step * STEP_COLUMNS;
-    if constexpr (ROW_BLOCKS == 1) copy_box(to, x, row, column, full, policy);
-    else copy_box_to_all(to, x, row, column, full, policy, at.x_mask());
+    const int row = at.tokens * ring.x_rows, column = way.step * STEP_COLUMNS;
+    copy_box(ring.x(stage), x, row, column, ring.full + stage * 8, policy);
 }
 
 // Fills the ring, from the first tile's first step to the last tile's last one: one thread's work. The weight's first
@@ -99,12 +75,12 @@ __device__ __forceinline__ void produce(const Ring& ring, const TensorMap& weigh
                                         const Place& at, Way way) {
     const uint64_t once = evict_first_policy(), again = evict_last_policy();
     Way x_way = way;
-    for (int stage = 0; stage < ring.num_stages && !way.ended(at); stage++, way.next())
+    for (int stage = 0; stage < ring.num_stages && !way.ended(); stage++, way.next())
         copy_weight(ring, stage, weight, way, at, once);
     wait_for_earlier_kernels();
-    for (int stage = 0; stage < ring.num_stages && !x_way.ended(at); stage++, x_way.next())
+    for (int stage = 0; stage < ring.num_stages && !x_way.ended(); stage++, x_way.next())
         copy_x(ring, stage, x, x_way, at, again);
-    for (int stage = 0, phase = 0; !way.ended(at); way.next()) {
+    for (int stage = 0, phase = 0; !way.ended(); way.next()) {
         barrier_wait(ring.empty + stage * 8, phase);
         copy_weight(ring, stage, weight, way, at, once);
         copy_x(ring, stage, x, way, at, again);

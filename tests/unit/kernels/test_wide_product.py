@@ -20,13 +20,12 @@ from headrace.kernels.thin_choice import MOST_BYTES, Product
 from headrace.kernels.wide_choice import MEASURED, MOST_TOKENS, Tiling, choose
 
 #: Every direction of a cluster alone and several together, rings that come round, tiles of no multiple of 32 rows.
-ALONE = Tiling(40, 1, 1, 1, 1, 2)
-SHARED_WEIGHT = Tiling(48, 1, 2, 1, 1, 3)
-SHARED_X = Tiling(24, 1, 1, 2, 1, 2)
-SPLIT = Tiling(80, 1, 1, 1, 2, 2)
-ALL = Tiling(48, 1, 2, 2, 2, 2)
-HALF_SPLIT = Tiling(80, 2, 2, 1, 2, 2)
-THREE_GROUPS = Tiling(32, 3, 1, 2, 1, 2)
+ALONE = Tiling(40, 1, 1, 1, 2)
+SHARED = Tiling(48, 1, 2, 1, 3)
+SPLIT = Tiling(80, 1, 1, 2, 2)
+ALL = Tiling(48, 1, 2, 4, 2)
+TWO_GROUPS = Tiling(80, 2, 2, 2, 2)
+THREE_GROUPS = Tiling(32, 3, 1, 1, 2)
 NUM_SMS = 4  # so few that a cluster computes several tiles
 
 
@@ -55,7 +54,7 @@ def product(
     _library(folder, tiling, x.dtype, gated).emulate_product(
         tiling.num_clusters(sizes, NUM_SMS) * tiling.cluster,
         Map.of(weight, tiling.rows // tiling.token_blocks),
-        *(Map.of(x, tiling.x_rows(sizes) // tiling.row_blocks), pointer(out)),
+        *(Map.of(x, tiling.x_rows(sizes)), pointer(out)),
         *(None if rows is None else pointer(rows) for rows in (bias, residual)),
         *(m, n, tiling.num_steps(sizes), tiling.num_tiles(sizes), tiling.stages, tiling.x_rows(sizes)),
         *(ctypes.c_longlong(0 if rows is None else rows.stride(0)) for rows in (out, residual)),
@@ -91,14 +90,13 @@ def expect(
     ("tiling", "num_tokens", "out_features", "in_features", "gated", "full"),
     [
         (ALONE, 50, 200, 328, True, True),
-        (SHARED_WEIGHT, 100, 208, 328, True, False),
-        (SHARED_WEIGHT, 5, 104, 136, False, True),  # the second block has no tokens
-        (SHARED_X, 60, 136, 200, False, True),  # a neighbour has no tile
+        (SHARED, 100, 208, 328, True, False),
+        (SHARED, 5, 104, 136, False, True),  # the second block has no tokens
         (SPLIT, 33, 104, 328, False, True),
         (ALL, 128, 136, 200, False, True),
-        (ALL, 70, 112, 136, True, True),
+        (ALL, 70, 112, 264, True, True),
         (THREE_GROUPS, 150, 104, 200, True, False),
-        (HALF_SPLIT, 200, 112, 200, False, True),
+        (TWO_GROUPS, 200, 112, 200, False, True),
     ],
 )
 def test_products_err_no_more_than_torch_however_they_are_cut(
@@ -124,10 +122,10 @@ def test_halves_are_multiplied_as_halves(folder: Path) -> None:
 def test_a_token_has_the_same_bits_beside_any_others_and_in_any_tile_of_as_many_splits(folder: Path) -> None:
     torch.manual_seed(2)
     x, weight = torch.randn(120, 200).bfloat16(), torch.randn(104, 200).bfloat16()
-    expected = product(folder, SHARED_WEIGHT, x, weight)
+    expected = product(folder, SHARED, x, weight)
     assert torch.equal(product(folder, ALONE, x[60:100], weight, chance=5), expected[60:100])
-    assert torch.equal(product(folder, SHARED_X, x[-33:], weight, chance=6), expected[-33:])
-    split = product(folder, ALL, x, weight)
+    assert torch.equal(product(folder, THREE_GROUPS, x[-33:], weight, chance=6), expected[-33:])
+    split = product(folder, TWO_GROUPS, x, weight)
     assert torch.equal(product(folder, SPLIT, x[70:], weight, chance=7), split[70:])
 
 
@@ -144,7 +142,7 @@ def test_a_residual_may_be_the_result_and_rows_parts_of_wider_ones(folder: Path)
 
 
 @given(
-    st.sampled_from((ALONE, SHARED_WEIGHT, SHARED_X, SPLIT, ALL, *(each for *_, each in sum(MEASURED.values(), ())))),
+    st.sampled_from((ALONE, SHARED, SPLIT, ALL, *(each for *_, each in sum(MEASURED.values(), ())))),
     st.integers(1, 9000).map(lambda eights: 8 * eights),
     st.integers(1, 148),
 )
@@ -155,10 +153,10 @@ def test_clusters_walk_over_all_tiles_and_no_more_of_them_are_launched_than_find
     clusters, tiles = tiling.num_clusters(sizes, num_sms), tiling.num_tiles(sizes)
     assert 0 <= tiles * tiling.rows - out_features < tiling.rows
     if tiling.splits > 1:  # a block has one tile
-        assert 0 <= clusters * tiling.row_blocks - tiles < tiling.row_blocks
+        assert clusters == tiles
     else:
         assert 1 <= clusters <= max(num_sms // tiling.cluster, 1)
-        assert (clusters - 1) * tiling.row_blocks < tiles
+        assert clusters <= tiles
 
 
 def test_what_was_measured_fits_and_is_taken_for_no_other_tokens_and_weights() -> None:
@@ -177,10 +175,18 @@ def test_what_was_measured_fits_and_is_taken_for_no_other_tokens_and_weights() -
 
 def test_cuts_that_the_kernel_cannot_make_do_not_fit() -> None:
     sizes = Product(200, 4096, 128)
-    assert Tiling(64, 2, 2, 1, 2, 4).fits(sizes)
-    assert not Tiling(64, 2, 1, 1, 1, 4).fits(sizes), "too few tokens"
-    assert not Tiling(72, 2, 2, 1, 1, 4).fits(sizes), "half a tile is no whole eights"
-    assert not Tiling(264, 2, 2, 1, 1, 2).fits(sizes), "too tall"
-    assert not Tiling(64, 2, 2, 1, 4, 4).fits(sizes), "more splits than steps"
-    assert not Tiling(64, 2, 2, 4, 1, 16).fits(sizes), "too much memory, and too large a cluster"
-    assert not Tiling(64, 2, 2, 1, 1, 1).fits(sizes), "no ring"
+    assert Tiling(64, 2, 2, 2, 4).fits(sizes)
+    assert not Tiling(64, 2, 1, 1, 4).fits(sizes), "too few tokens"
+    assert not Tiling(64, 4, 1, 1, 4).fits(sizes), "too many groups"
+    assert not Tiling(72, 2, 2, 1, 4).fits(sizes), "half a tile is no whole eights"
+    assert not Tiling(264, 2, 2, 1, 2).fits(sizes), "too tall"
+    assert not Tiling(64, 2, 2, 4, 4).fits(sizes), "more splits than steps"
+    assert not Tiling(64, 2, 2, 1, 16).fits(sizes), "too much memory"
+    assert not Tiling(64, 2, 2, 1, 1).fits(sizes), "no ring"
+
+
+@given(st.integers(1, MOST_TOKENS), st.sampled_from((1, 2, 4)))
+def test_blocks_have_all_tokens_in_shares_of_whole_eights(num_tokens: int, token_blocks: int) -> None:
+    share = Tiling(64, 2, token_blocks, 1, 4).x_rows(Product(num_tokens, 4096, 4096))
+    assert share % 8 == 0
+    assert 0 <= share * token_blocks - num_tokens < 8 * token_blocks
