@@ -65,8 +65,9 @@ class StepAttention:
         norm: HeadNorm | None,
         window: int | None,
         out: Tensor | None,
+        only_last: bool = False,
     ) -> Tensor:
-        """See ``table.Operations``."""
+        """See ``table.Operations``. ``only_last``: of chunks, what tokens but the last one see is not written."""
         pages = batch.pages[layer]
         head_dim = pages.page_shape[2]
         out = qkv.new_empty(qkv.shape[0], num_heads * head_dim) if out is None else out
@@ -87,7 +88,7 @@ class StepAttention:
             settled = self._plan_decode(decode, batch.lengths)
             decode.run(views.decoding_seen, views.decoding_query, pages, batch.lengths, old_is_settled=settled)
         if batch.queries is not None:
-            self._attend_chunks(batch.queries, views.chunks_seen, views.chunks_query, pages, window)
+            self._attend_chunks(batch.queries, views.chunks_seen, views.chunks_query, pages, window, only_last)
         return out
 
     def _rotate(
@@ -147,7 +148,15 @@ class StepAttention:
         self._planned.add(decode)
         return False
 
-    def _attend_chunks(self, queries: Queries, out: Tensor, query: Tensor, pages: KVPages, window: int | None) -> None:
+    def _attend_chunks(
+        self,
+        queries: Queries,
+        out: Tensor,
+        query: Tensor,
+        pages: KVPages,
+        window: int | None,
+        only_last: bool,
+    ) -> None:
         if self._prefill is None:
             num_kv_heads, page_size, head_dim = pages.keys.shape[1:]
             group, sizes = query.shape[1] // num_kv_heads, self._sizes
@@ -156,10 +165,16 @@ class StepAttention:
             )
             workspace = self._workspace(PrefillAttention.workspace_bytes(shape, self._device))
             self._prefill = PrefillAttention(shape, self._device, workspace)
-        if self._prefill not in self._planned:
-            self._prefill.plan(queries.starts, queries.lengths, queries.num_tokens, most_chunks=queries.num_chunks)
+        if only_last or self._prefill not in self._planned:
+            self._prefill.plan(
+                *(queries.starts, queries.lengths, queries.num_tokens),
+                most_chunks=queries.num_chunks,
+                only_last=only_last,
+            )
             self._planned.add(self._prefill)
         self._prefill.run(out, query, pages, window=window)
+        if only_last:
+            self._planned.remove(self._prefill)  # no plan for another layer
 
     def _load(self, qkv: Tensor, num_heads: int, pages: KVPages, heads: Heads) -> None:
         """Compile at an engine's first steps, few rows as they have, what steps of other numbers of rows will take."""

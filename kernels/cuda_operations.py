@@ -112,14 +112,27 @@ class CudaOperations(CudaProducts):
         rotary: tuple[Tensor, Tensor] | None = None,
         norm: HeadNorm | None = None,
         window: int | None = None,
+        only_sampled: bool = False,
+        seen: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         """Norm, rotate, write and attend, by one kernel or several."""
         if self._batch is None:
             raise KernelError("attention and its memory belong to a step; enter one first")
-        return self._attention.rotary_attention(
-            self._batch, qkv, layer, num_heads, rotary=rotary, norm=norm, window=window, out=out
+        # Where all rows decode, each is sampled; of a chunk it is the last token if any.
+        picks = only_sampled and self._batch.queries is not None
+        result = self._attention.rotary_attention(
+            *(self._batch, qkv, layer, num_heads),
+            rotary=rotary,
+            norm=norm,
+            window=window,
+            out=seen if picks else out,
+            only_last=picks,
         )
+        sampled = self._batch.sampled
+        if not picks:
+            return result
+        return self.select(result, sampled, out=out) if sampled.numel() else result[:0]
 
     def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Gate."""

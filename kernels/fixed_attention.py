@@ -37,8 +37,9 @@ class FixedAttention(StepAttention):
         norm: HeadNorm | None,
         window: int | None,
         out: Tensor | None,
+        only_last: bool = False,
     ) -> Tensor:
-        """See ``table.Operations``."""
+        """See ``StepAttention``."""
         pages = batch.pages[layer]
         head_dim = pages.page_shape[2]
         out = qkv.new_empty(qkv.shape[0], num_heads * head_dim) if out is None else out
@@ -52,7 +53,7 @@ class FixedAttention(StepAttention):
                 self._planned.add(attention)
             attention.run(views.decoding_seen, views.decoding_query, pages, window=window)
         if batch.queries is not None:
-            self._attend_chunks(batch.queries, views.chunks_seen, views.chunks_query, pages, window)
+            self._attend_chunks(batch.queries, views.chunks_seen, views.chunks_query, pages, window, only_last)
         return out
 
     def _single_attention(self, query: Tensor, pages: KVPages) -> PrefillAttention:

@@ -31,7 +31,8 @@ class PagedBatch(Batch):
     """A batch whose rows have places that stay: first a token of every place, then the chunks.
 
     Token ids are int64, positions int32 and -1 where a place has nothing to decode: nothing is written for it, and what
-    is computed for it means nothing.
+    is computed for it means nothing. Of a chunk the last token alone may be sampled, and where there are none, every
+    token is, in its order.
 
     Attributes:
         rows: int32 ``[num_tokens]``, each token's place.

@@ -291,13 +291,23 @@ class PlannedOperations(Generic[B]):
         rotary: tuple[Tensor, Tensor] | None = None,
         norm: HeadNorm | None = None,
         window: int | None = None,
+        only_sampled: bool = False,
+        seen: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         """See ``Operations``."""
+        seen = self._out(seen) if only_sampled else None
         result = self._operations.rotary_attention(
-            qkv, layer, num_heads, rotary=rotary, norm=norm, window=window, out=self._out(out)
+            *(qkv, layer, num_heads),
+            rotary=rotary,
+            norm=norm,
+            window=window,
+            only_sampled=only_sampled,
+            seen=seen,
+            out=self._out(out),
         )
-        self._note(qkv, result=result)
+        between = [(result.shape[1], result.dtype)] if only_sampled else ()
+        self._note(qkv, result=result, selects=only_sampled, between=between)
         return result
 
     def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:

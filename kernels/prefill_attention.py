@@ -69,7 +69,15 @@ class PrefillAttention:
         opened = _open(device)
         return sum(_layout(shape, choose_block(shape, opened.shared_bytes, opened.arch)))
 
-    def plan(self, query_starts: Tensor, lengths: Tensor, num_tokens: int, *, most_chunks: int | None = None) -> None:
+    def plan(
+        self,
+        query_starts: Tensor,
+        lengths: Tensor,
+        num_tokens: int,
+        *,
+        most_chunks: int | None = None,
+        only_last: bool = False,
+    ) -> None:
         """Share a step's work out, on torch's current stream; valid until rows or lengths change.
 
         Args:
@@ -79,6 +87,7 @@ class PrefillAttention:
             num_tokens: query tokens, padding behind the last row included.
             most_chunks: a promise that no more rows than these have queries, which spares launches their blocks;
                 default: all may.
+            only_last: each row's last query alone attends; the others' results are not written.
 
         Raises:
             KernelError: dtypes, shapes or sizes do not fit.
@@ -92,14 +101,15 @@ class PrefillAttention:
         require(lengths, "lengths", (num_rows,), torch.int32, alignment=4)
         require(query_starts, "query_starts", (num_rows + 1,), torch.int32, alignment=4)
         chunks = num_rows if most_chunks is None else min(most_chunks, num_rows)
-        self._block = self._choose(num_tokens)
+        num_queries = min(chunks, num_tokens) if only_last else num_tokens
+        self._block = self._choose(num_queries)
         self._shared_bytes = self._block.shared_bytes(shape.dtype, shape.head_dim)
-        self._num_items = self._block.num_items(shape.group, chunks, num_tokens)
+        self._num_items = self._block.num_items(shape.group, chunks, num_queries)
         self._plan_kernel(
             (1, 1),
             (_PLAN_THREADS, 1, 1),
             *(self._plan, self._starts, query_starts, lengths, num_rows, num_tokens),
-            *(shape.group, self._block.rows, self._num_items),
+            *(shape.group, self._block.rows, self._num_items, int(only_last)),
         )
         self._planned = num_rows, num_tokens
 
@@ -111,7 +121,8 @@ class PrefillAttention:
         Query i of a row with q queries and n keys sees keys 0 to n - q + i.
 
         Args:
-            out: ``[num_tokens, num_heads, head_dim]``, contiguous; padding becomes zeros.
+            out: ``[num_tokens, num_heads, head_dim]``, contiguous; padding becomes zeros, but not where only last
+                queries attend.
             query: the same shape; tokens may be strided (a slice of a wider tensor).
             pages: keys and values, this step's own among them; a page's tokens of one head are contiguous, pages and
                 heads may be strided. Only pages that a row's length (and window) reaches are looked up.
@@ -178,7 +189,7 @@ def _layout(shape: PrefillShape, block: Block) -> list[int]:
 
 @functools.cache
 def _plan_kernel(index: int) -> Kernel:
-    return load("prefill_plan", "prefill_plan", "PPPPiiiii", torch.device("cuda", index))
+    return load("prefill_plan", "prefill_plan", "PPPPiiiiii", torch.device("cuda", index))
 
 
 @functools.cache

@@ -121,11 +121,18 @@ class ReferenceOperations(JoinedOperations):
         rotary: tuple[Tensor, Tensor] | None = None,
         norm: HeadNorm | None = None,
         window: int | None = None,
+        only_sampled: bool = False,
+        seen: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        """Norm, rotate and write, then attend."""
+        """Norm, rotate and write, then attend, where need be for more tokens than are wanted."""
         query = self.rotary_kv(qkv, layer, num_heads, rotary=rotary, norm=norm)
-        return self.attention(query, layer, window=window, out=out)
+        if not only_sampled:
+            return self.attention(query, layer, window=window, out=out)
+        sampled = self._batch.sampled
+        if not sampled.numel():
+            return query.new_empty(0, num_heads * query.shape[2])
+        return self.select(self.attention(query, layer, window=window, out=seen), sampled, out=out)
 
     def rotary_kv(
         self,

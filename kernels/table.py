@@ -220,6 +220,8 @@ class Operations(Packer, Protocol):
         rotary: tuple[Tensor, Tensor] | None = None,
         norm: HeadNorm | None = None,
         window: int | None = None,
+        only_sampled: bool = False,
+        seen: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         """Norm and rotate queries and keys, write the batch's keys and values to their places, and attend.
@@ -238,10 +240,12 @@ class Operations(Packer, Protocol):
             rotary: from ``rotary_table``; None for models without rotation.
             norm: None for models without.
             window: tokens that a token sees at most, itself among them, >= 1: the last ones; None for all.
+            only_sampled: what the batch's sampled tokens see is wanted alone; all keys and values are written.
+            seen: where it is, room for ``[num_tokens, num_heads * head_dim]``.
             out: see the class.
 
         Returns:
-            ``[num_tokens, num_heads * head_dim]``.
+            ``[num_tokens, num_heads * head_dim]``, or as many rows as tokens are sampled.
         """
 
     def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -215,6 +215,28 @@ def test_blocks_may_be_spared_for_rows_without_queries(device: torch.device, dty
     assert torch.equal(out, attend(PrefillAttention(shape, device), step))
 
 
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("group", [4, 71])
+def test_rows_last_queries_have_the_same_bits_alone(
+    device: torch.device, dtype: torch.dtype, group: int, window: int | None
+) -> None:
+    # Given rows with many queries, with one, with none, padding between them and behind the last one
+    shape, rows = shaped(dtype, 128, group), [(300, 300), (0, 0), (1, 511), (40, 1513), (0, 9), (77, 77), (6, 0)]
+    step = paged(shape, rows, device)
+    attention, all_seen = PrefillAttention(shape, device), attend(PrefillAttention(shape, device), step, window=window)
+    out = poisoned(step.query.contiguous())
+    untouched = out.clone()
+    # When each row's last one alone attends
+    attention.plan(step.query_starts, step.lengths, step.query.shape[0], most_chunks=5, only_last=True)
+    attention.run(out, step.query, step.pages, window=window)
+    # I expect what it sees among the others, and nothing in their places
+    last = torch.tensor([299, 300, 340, 417, 423], device=device)
+    assert torch.equal(out[last], all_seen[last])
+    others = torch.ones(len(out), dtype=torch.bool, device=device).index_fill_(0, last, False)
+    assert torch.equal(out[others].isnan(), untouched[others].isnan())
+    assert out[others].isnan().all()
+
+
 @pytest.mark.parametrize("head_dim", [64, 80, 128])
 def test_blocks_of_half_the_size_give_the_same_bits(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
     # Given a prompt that fills the GPU, and a part of it that does not

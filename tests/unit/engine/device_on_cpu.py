@@ -41,7 +41,7 @@ class PagedReference(ReferenceOperations):
 
     @contextmanager
     def step(self, batch: Any) -> Iterator[None]:
-        self._paged = batch
+        self._batch = self._paged = batch
         yield
 
     def rotary_kv(

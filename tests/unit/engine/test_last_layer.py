@@ -31,19 +31,24 @@ CONFIG: dict[str, Any] = {
 
 
 class Counting(ReferenceOperations):
-    """The reference, which notes how many rows each gated product has."""
+    """The reference, which notes how many rows each gated product has, and each sum into the residual stream."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[int] = []
+        self.summed: list[int] = []
+
+    def linear_add(self, x: Tensor, linear: Linear, residual: Tensor, *, product: Tensor | None = None) -> None:
+        self.summed.append(x.shape[0])
+        super().linear_add(x, linear, residual, product=product)
 
     def norm_gate_up(self, x: Tensor, weight: Tensor, eps: float, gate_up: Linear, **rooms: Tensor | None) -> Tensor:
         self.rows.append(x.shape[0])
         return super().norm_gate_up(x, weight, eps, gate_up, **rooms)
 
 
-def run(sampled: list[int]) -> tuple[Tensor | None, Tensor, list[int]]:
-    """Logits, keys and values, and rows of gated products of one step of one prompt."""
+def run(sampled: list[int]) -> tuple[Tensor | None, Tensor, Counting]:
+    """Logits, keys and values of one step of one prompt, and the operations that it took."""
     operations = Counting()
     model = FAMILIES["LlamaForCausalLM"](CONFIG, RandomWeights(torch.device("cpu"), 0.3), operations, torch.float32)
     cache = KVCache(num_layers=LAYERS, num_pages=4, page_size=4, num_kv_heads=2, head_dim=8, dtype=torch.float32)
@@ -58,23 +63,26 @@ def run(sampled: list[int]) -> tuple[Tensor | None, Tensor, list[int]]:
         cache.layers,
     )
     with torch.inference_mode(), operations.step(batch):
-        return model.forward(batch), cache.storage.clone(), operations.rows
+        return model.forward(batch), cache.storage.clone(), operations
 
 
-def test_the_last_layer_s_mlp_is_computed_for_sampled_tokens_alone() -> None:
-    every, written, rows = run(list(range(TOKENS)))
+def test_behind_the_last_layer_s_keys_and_values_sampled_tokens_alone_are_computed() -> None:
+    every, written, counts = run(list(range(TOKENS)))
     assert every is not None
-    assert rows == [TOKENS] * LAYERS
-    some, same, fewer = run([2, 10])
+    assert counts.rows == [TOKENS] * LAYERS
+    assert counts.summed == [TOKENS] * 2 * LAYERS
+    some, same, counts = run([2, 10])
     assert some is not None
     assert torch.allclose(some, every[[2, 10]], atol=1e-5)
     assert torch.equal(same, written)
-    assert fewer == [TOKENS, TOKENS, 2]
+    assert counts.rows == [TOKENS, TOKENS, 2]
+    assert counts.summed == [TOKENS, TOKENS] * (LAYERS - 1) + [2, 2]
 
 
 def test_keys_and_values_are_written_where_nobody_samples() -> None:
     _, written, _ = run([TOKENS - 1])
-    none, same, rows = run([])
+    none, same, counts = run([])
     assert none is None
     assert torch.equal(same, written)
-    assert rows == [TOKENS] * (LAYERS - 1)
+    assert counts.rows == [TOKENS] * (LAYERS - 1)
+    assert counts.summed == [TOKENS, TOKENS] * (LAYERS - 1)

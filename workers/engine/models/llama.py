@@ -89,20 +89,27 @@ class Llama:
         table = ops.rotary_table(batch.positions, self._inv_freq, self.dtype, scale=self.config.rope.scale)
         residual = ops.embedding(batch.token_ids, self._embedding)
         for index, layer in enumerate(self._layers):
-            self._attend(index, layer, residual, table)
-            if index == len(self._layers) - 1:
+            is_last = index == len(self._layers) - 1
+            seen = self._attend(index, layer, residual, table, only_sampled=is_last)
+            if is_last:
                 # All keys and values are written: of a prompt's other tokens nothing more will be asked.
                 if not batch.sampled.numel():
                     return None
                 residual = ops.select(residual, batch.sampled)
+            ops.linear_add(seen, layer.out, residual)
             gated = ops.norm_gate_up(residual, layer.mlp_norm, eps, layer.gate_up)
             ops.linear_add(gated, layer.down, residual)
         return ops.norm_linear(residual, self._norm, eps, self._head)
 
-    def _attend(self, index: int, layer: _Layer, residual: Tensor, table: tuple[Tensor, Tensor]) -> None:
+    def _attend(
+        self, index: int, layer: _Layer, residual: Tensor, table: tuple[Tensor, Tensor], *, only_sampled: bool
+    ) -> Tensor:
         ops, config = self._ops, self.config
         qkv = ops.norm_linear(residual, layer.attention_norm, config.rms_norm_eps, layer.qkv)
-        seen = ops.rotary_attention(
-            qkv, index, config.num_heads, rotary=table, norm=layer.head_norm, window=config.windows[index]
+        return ops.rotary_attention(
+            *(qkv, index, config.num_heads),
+            rotary=table,
+            norm=layer.head_norm,
+            window=config.windows[index],
+            only_sampled=only_sampled,
         )
-        ops.linear_add(seen, layer.out, residual)
