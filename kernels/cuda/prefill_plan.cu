@@ -6,8 +6,8 @@
 //   plan[2i]:     {row, first pair, first token of the row, its number of queries},
 //   plan[2i + 1]: {its length, 0, 0, 0};
 // items that no row needs have row -1. Tokens behind the last row's are a row of length 0. A row's last queries come
-// first, for they see the most keys; starts [num_rows + 2] is used in between. Where ``only_last``, a row's last query is
-// its only one, and what lies behind the last row has none.
+// first, for they see the most keys; starts [num_rows + 2] is used in between. Where ``only_last``, a row's last query
+// is its only one, and what lies behind the last row has none.
 #include "plan.cuh"
 
 extern "C" __global__ void __launch_bounds__(512, 1)

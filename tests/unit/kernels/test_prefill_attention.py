@@ -174,16 +174,17 @@ class Emulated:
         self._library = library
         self._block = block
 
-    def attend(self, step: Step, *, window: int | None = None) -> Tensor:
+    def attend(self, step: Step, *, window: int | None = None, only_last: bool = False) -> Tensor:
         query, pages, num_rows = step.query, step.pages, step.lengths.shape[0]
         num_tokens, num_heads, head_dim = query.shape
         num_kv_heads, page_size = pages.keys.shape[1:3]
         group = num_heads // num_kv_heads
-        num_items = self._block.num_items(group, num_rows, num_tokens)
+        num_items = self._block.num_items(group, num_rows, min(num_rows, num_tokens) if only_last else num_tokens)
         plan, starts = (torch.full((size,), -7, dtype=torch.int32) for size in (8 * num_items, num_rows + 2))
         out = poisoned(query.contiguous())
         rows = (pointer(step.query_starts), pointer(step.lengths), num_rows, num_tokens)
-        self._library.emulate_plan(pointer(plan), pointer(starts), *rows, group, self._block.rows, num_items)
+        sizes = group, self._block.rows, num_items
+        self._library.emulate_plan(pointer(plan), pointer(starts), *rows, *sizes, int(only_last))
         self._library.emulate_attention(
             *(num_items * num_kv_heads, pointer(out), pointer(query), pointer(pages.keys), pointer(pages.values)),
             *(pointer(pages.page_table), pointer(plan), num_kv_heads, group, 65536 // group + 1),
@@ -263,6 +264,24 @@ def test_the_source_gives_a_token_the_same_bits_however_its_prompt_is_cut(
                 lengths=torch.tensor([end], dtype=torch.int32),
             )
             assert torch.equal(attention.attend(part, window=window), whole[begin:end])
+
+
+@pytest.mark.parametrize("group", [3, 71])
+@pytest.mark.parametrize("window", [None, 37])
+def test_the_source_computes_rows_last_queries_alone_and_to_the_same_bits(
+    emulated: tuple[Emulated, torch.dtype, int], group: int, window: int | None
+) -> None:
+    torch.manual_seed(0)
+    attention, dtype, head_dim = emulated
+    step = paged([(33, 90), (0, 0), (1, 130), (2, 2), (0, 9), (3, 0)], 1, group, head_dim, dtype, 16)
+    # Behind the last row there are tokens that are no row's.
+    step = replace(step, query=torch.cat((step.query, torch.randn_like(step.query[:7]))))
+    whole, out = attention.attend(step, window=window), attention.attend(step, window=window, only_last=True)
+    last = torch.tensor([32, 33, 35, 38])
+    assert torch.equal(out[last], whole[last])
+    others = torch.ones(len(out), dtype=torch.bool).index_fill_(0, last, False)
+    assert others.sum() == 42
+    assert out[others].isnan().all(), "nothing is written for others"
 
 
 def test_the_source_looks_up_no_page_before_a_window(emulated: tuple[Emulated, torch.dtype, int]) -> None:

@@ -14,8 +14,9 @@ extern "C" void emulate_attention(int num_blocks, DTYPE* out, const DTYPE* query
 }
 
 extern "C" void emulate_plan(int4* plan, int* starts, const int* query_starts, const int* lengths, int num_rows,
-                             int num_tokens, int group, int block_rows, int num_items) {
+                             int num_tokens, int group, int block_rows, int num_items, int only_last) {
     emulated::launch(1, 512, [=] {
-        prefill_plan(plan, starts, query_starts, lengths, num_rows, num_tokens, group, block_rows, num_items);
+        prefill_plan(plan, starts, query_starts, lengths, num_rows, num_tokens, group, block_rows, num_items,
+                     only_last);
     });
 }
