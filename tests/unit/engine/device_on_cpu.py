@@ -95,6 +95,9 @@ class PagedReference(ReferenceOperations):
                 tokens = range(num_first + starts[place], num_first + starts[place + 1])
                 assert [positions[token] for token in tokens] == list(range(end - len(tokens), end))
                 assert {rows[token] for token in tokens} <= {place}
+            # Of chunks, last tokens alone; the first one where nobody's logits fill a place.
+            ends = {num_first + end - 1 for end in starts}
+            assert all(token < num_first or token in {0, *ends} for token in batch.sampled.tolist())
 
 
 class Graphs:
