@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from headrace.memory.pages import Pages
 from headrace.workers.engine.engine import Engine
@@ -8,6 +9,7 @@ from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.warm_up import warm_up_prompt
 
 
+@torch.inference_mode()
 def test_a_long_prompt_is_computed_twice_and_leaves_nothing_behind(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
     pages, steps = engine._pages, engine._runner.steps
