@@ -1,8 +1,9 @@
 """The products of the table of operations on a GPU, with what stands before and behind them.
 
 Few tokens and some are multiplied by our own kernels, at the speed at which memory gives the weight, and gates, sums
-and (for few tokens) norms are done in the same kernel; many are cuBLAS's. What is rounded between two operations is
-rounded in the joined kernel, too, with one exception: cuBLAS adds into the residual stream before it rounds.
+and (for few tokens) norms are done in the same kernel; many are cuBLAS's, but for some that are gated. What is rounded
+between two operations is rounded in the joined kernel, too, with one exception: cuBLAS adds into the residual stream
+before it rounds.
 """
 
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def _product(x: Tensor, linear: Linear) -> Product:
 
 def _many(x: Tensor, linear: Linear, *, gated: bool = False) -> MiddleProduct | WideProduct | None:
     """Our kernel for so many tokens, where it is the fastest; first steps, of few, compile it for later ones."""
-    if x.shape[0] > wide_choice.MOST_TOKENS or not isinstance(linear, _Packed):
+    if (x.shape[0] > wide_choice.MOST_TOKENS and not gated) or not isinstance(linear, _Packed):
         return None
     if linear.middle is None or linear.wide is None:
         return None

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from headrace.kernels.thin_choice import MOST_BYTES, Product
 
-#: Rows of x that the kernel takes.
-MOST_TOKENS = 256
+#: Of more tokens, only products that are gated were measured to be faster, and of so many at least.
+MOST_TOKENS, MANY_TOKENS = 256, 1024
 #: Rows of x that four warps multiply, and columns of a step.
 GROUP_TOKENS = 64
 STEP_COLUMNS = 64
@@ -22,6 +22,8 @@ _ROW_BYTES = 2 * STEP_COLUMNS
 _EIGHT = 8  # rows that are swizzled together
 _VECTOR_BYTES = 16
 _WARP, _GROUP_THREADS = 32, 128
+_NUM_SMS = 132  # of the H200
+_LEAST_USED = 0.9  # of what rounds of clusters could compute; at 0.85 cuBLAS was faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Tiling:
         token_blocks: blocks of a cluster that share the weight's rows and have other rows of x.
         splits: blocks of a cluster that share the columns.
         stages: of the ring.
+        band: tiles of tokens of which all tiles of rows are computed before the next ones.
     """
 
     rows: int
@@ -41,6 +44,7 @@ class Tiling:
     token_blocks: int
     splits: int
     stages: int
+    band: int = 1
 
     @property
     def cluster(self) -> int:
@@ -75,8 +79,12 @@ class Tiling:
         }
 
     def x_rows(self, product: Product) -> int:
-        """Rows of x that a block has: equal shares, in whole eights."""
-        return -(-product.num_tokens // (self.token_blocks * _EIGHT)) * _EIGHT
+        """Rows of x that a block has at once: equal shares, in whole eights."""
+        return -(-product.num_tokens // (self.num_token_tiles(product) * self.token_blocks * _EIGHT)) * _EIGHT
+
+    def num_token_tiles(self, product: Product) -> int:
+        """Tiles of tokens, each for all blocks of a cluster."""
+        return -(-product.num_tokens // (self.token_blocks * self.tokens))
 
     def num_tiles(self, product: Product) -> int:
         """Tiles of the weight's rows."""
@@ -88,8 +96,15 @@ class Tiling:
 
     def num_clusters(self, product: Product, num_sms: int) -> int:
         """Clusters of a launch: no more than find room at once, if one may have several tiles."""
-        tiles = self.num_tiles(product)
+        tiles = self.num_tiles(product) * self.num_token_tiles(product)
         return min(tiles, max(num_sms // self.cluster, 1)) if self.splits == 1 else tiles
+
+    def used(self, product: Product) -> float:
+        """Share of what an H200's clusters could compute in as many rounds that is asked for."""
+        clusters = self.num_clusters(product, _NUM_SMS)
+        rounds = -(-self.num_tiles(product) * self.num_token_tiles(product) // clusters)
+        tile = self.rows * self.token_blocks * self.tokens
+        return product.out_features * product.num_tokens / (rounds * clusters * tile)
 
     def fits(self, product: Product) -> bool:
         """Whether the kernel can cut the product up so."""
@@ -97,7 +112,7 @@ class Tiling:
             self.rows % (_EIGHT * self.token_blocks) == 0
             and self.groups in (1, 2, 3)
             and 0 < self.rows <= MOST_ROWS
-            and product.num_tokens <= self.token_blocks * self.tokens <= MOST_TOKENS
+            and (self.splits == 1 or self.num_token_tiles(product) == 1)
             and 1 <= self.cluster <= MOST_CLUSTER
             and self.splits <= self.num_steps(product)
             and self.stages > 1
@@ -107,11 +122,7 @@ class Tiling:
 
 def takes(product: Product, *, gated: bool = False) -> bool:
     """Say whether the kernel can compute such a product at all."""
-    return (
-        1 <= product.num_tokens <= MOST_TOKENS
-        and product.out_features % (16 if gated else 8) == 0
-        and product.in_features % 8 == 0
-    )
+    return product.out_features % (16 if gated else 8) == 0 and product.in_features % 8 == 0
 
 
 def choose(product: Product) -> Tiling | None:
@@ -119,7 +130,10 @@ def choose(product: Product) -> Tiling | None:
     for least, most, tiling in MEASURED.get((product.out_features, product.in_features), ()):
         if least <= product.num_tokens <= most:
             return tiling
-    return None
+    many = MANY.get((product.out_features, product.in_features))
+    if many is None or product.num_tokens < MANY_TOKENS or many.used(product) < _LEAST_USED:
+        return None
+    return many
 
 
 #: By the weight's shape ``(out_features, in_features)``: from so many tokens to so many, this tiling.
@@ -147,4 +161,10 @@ MEASURED: dict[tuple[int, int], tuple[tuple[int, int, Tiling], ...]] = {
         (193, 256, Tiling(96, 2, 2, 1, 5)),
     ),
     (1024, 3072): ((129, 256, Tiling(48, 2, 2, 2, 10)),),
+}
+
+#: By the shape of a weight of gates and ups: how products of many tokens are cut up.
+MANY: dict[tuple[int, int], Tiling] = {
+    (28672, 4096): Tiling(256, 2, 2, 1, 4, band=8),
+    (6144, 1024): Tiling(256, 2, 2, 1, 4, band=8),
 }

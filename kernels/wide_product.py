@@ -1,4 +1,4 @@
-"""Products of more tokens than are some, and of so few that tiles of cuBLAS's leave multiprocessors without work.
+"""Products of more tokens than some: so few that cuBLAS's tiles leave multiprocessors idle, or many that are gated.
 
 ``cuda/wide_product.cu`` holds the kernel, ``torch.nn.functional.linear`` is its oracle. It needs Hopper.
 """
@@ -15,7 +15,7 @@ from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.tensor_map import tensor_map
 from headrace.kernels.thin_choice import MOST_BYTES, Product
-from headrace.kernels.wide_choice import MEASURED, MOST_TOKENS, Tiling, choose, takes
+from headrace.kernels.wide_choice import MANY, MEASURED, Tiling, choose, takes
 
 
 class WideProduct:
@@ -52,7 +52,11 @@ class WideProduct:
         Args:
             gated: as they will be.
         """
-        for _, _, tiling in MEASURED.get((self.weight.shape[0], self.weight.shape[1]), ()):
+        shape = (self.weight.shape[0], self.weight.shape[1])
+        tilings = [tiling for _, _, tiling in MEASURED.get(shape, ())]
+        if gated and shape in MANY:
+            tilings.append(MANY[shape])
+        for tiling in tilings:
             _kernel(self._device.index, self.weight.dtype, tiling, gated)
 
     def __call__(
@@ -67,7 +71,7 @@ class WideProduct:
         """Multiply, on torch's current stream.
 
         Args:
-            x: ``[num_tokens, in_features]``, 1 to ``MOST_TOKENS`` rows, contiguous each and 16-byte aligned.
+            x: ``[num_tokens, in_features]``, one row at least, contiguous each and 16-byte aligned.
             out: ``[num_tokens, out_features]``, or half as wide if gated; rows contiguous and 16-byte aligned; must not
                 overlap ``x``.
             residual: like ``out``, and may be ``out`` itself; added after the product has been rounded, as two
@@ -81,8 +85,8 @@ class WideProduct:
         """
         num_tokens, (out_features, in_features) = x.shape[0], self.weight.shape
         product = Product(num_tokens, out_features, in_features)
-        if x.shape != (num_tokens, in_features) or not 1 <= num_tokens <= MOST_TOKENS:
-            raise KernelError(f"x is {tuple(x.shape)}, not [1..{MOST_TOKENS}, {in_features}]")
+        if x.shape != (num_tokens, in_features) or num_tokens < 1:
+            raise KernelError(f"x is {tuple(x.shape)}, not [1.., {in_features}]")
         if not takes(product, gated=gated) or (gated and residual is not None):
             raise KernelError(f"a gated product has eights of pairs and no residual, not {out_features} rows")
         width = out_features // 2 if gated else out_features
@@ -102,7 +106,8 @@ class WideProduct:
             *(out.stride(0), 0 if residual is None else residual.stride(0), num_tokens, out_features),
             tensor_map(self.weight, chosen.rows // chosen.token_blocks),
             tensor_map(x, x_rows),
-            *(chosen.num_steps(product), chosen.num_tiles(product), chosen.stages, x_rows),
+            *(chosen.num_steps(product), chosen.num_tiles(product)),
+            *(chosen.num_token_tiles(product), chosen.band, chosen.stages, x_rows),
             shared_bytes=chosen.shared_bytes,
         )
 
@@ -115,7 +120,7 @@ def _require_rows(name: str, x: Tensor, shape: tuple[int, int], dtype: torch.dty
 
 
 def _kernel(index: int, dtype: torch.dtype, tiling: Tiling, gated: bool) -> Kernel:
-    return _loaded(index, dtype, replace(tiling, stages=0), gated)  # a ring of any length has the same kernel
+    return _loaded(index, dtype, replace(tiling, stages=0, band=0), gated)  # a ring of any length has the same kernel
 
 
 @functools.cache
@@ -123,7 +128,7 @@ def _loaded(index: int, dtype: torch.dtype, form: Tiling, gated: bool) -> Kernel
     return load(
         "wide_product",
         "wide_product",
-        "PPPqqiiTTiiii",
+        "PPPqqiiTTiiiiii",
         torch.device("cuda", index),
         shared_bytes=MOST_BYTES,
         **form.macros(gated=gated),

@@ -1,5 +1,6 @@
-// y = x W^T for more rows x than the middle product takes and too few for cuBLAS's tiles to come out even: the tensor
-// cores are the limit, or the way from the second-level cache to them.
+// y = x W^T for more rows x than the middle product takes: so few that cuBLAS's tiles do not come out even, or so many
+// that gates and ups are better never written. The tensor cores are the limit, or the way from the second-level cache to
+// them, or the power that they take.
 //
 //   x [m, k], weight [n, k], both by tensor maps; y [m, n], rows contiguous, n a multiple of 8; sums fp32.
 //
@@ -32,12 +33,11 @@ constexpr int FILLING_WARPS = TRADES ? 4 : 1, TAKEN = 152, LEFT = 56, GIVEN = 12
 static_assert(3 * TAKEN + LEFT <= 4 * GIVEN && 16 * WARP * GIVEN == 1 << 16);
 static_assert(TILE % 8 == 0 && TILE <= 256 && GROUPS <= 3);
 
-__device__ __forceinline__ void consume(const Ring& ring, const Place& at, const Way& way, const Meeting& meeting,
-                                        const Result& to) {
+__device__ __forceinline__ void consume(const Ring& ring, Way way, const Meeting& meeting, Result to) {
     // The same in all lanes, which the compiler cannot know of a thread's number.
     const int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0), lane = threadIdx.x % WARP;
     const int first_token = warp / 4 * GROUP_TOKENS;
-    const int own_token = at.tokens * ring.x_rows + first_token + warp % 4 * 16;
+    const int num_tokens = to.m;
     int stage = 0, phase = 0, before = 0;
     const auto multiply = [&](auto add, float (&sums)[TILE / 2]) {
         barrier_wait(ring.full + stage * 8, phase);
@@ -50,9 +50,9 @@ __device__ __forceinline__ void consume(const Ring& ring, const Place& at, const
     };
     const auto release = [&] {
         if (TOKEN_BLOCKS == 1 && lane == 0) barrier_arrive(ring.empty + before * 8);
-        if (TOKEN_BLOCKS > 1 && lane < TOKEN_BLOCKS) barrier_arrive_at(at.first() + lane, ring.empty + before * 8);
+        if (TOKEN_BLOCKS > 1 && lane < TOKEN_BLOCKS) barrier_arrive_at(way.at.first() + lane, ring.empty + before * 8);
     };
-    for (int tile = way.tile; tile < way.num_tiles; tile += way.stride) {
+    for (; !way.ended(); way.next_tile()) {
         float sums[TILE / 2];
         multiply(std::false_type(), sums);
         next();
@@ -65,7 +65,9 @@ __device__ __forceinline__ void consume(const Ring& ring, const Place& at, const
         }
         wait_for_products(sums);
         release();
-        const int first_row = tile * TILE, end = min(first_row + TILE, to.n);
+        const int first_row = way.tile * TILE, end = min(first_row + TILE, to.n);
+        const int own_token = way.tokens * ring.x_rows + first_token + warp % 4 * 16;
+        to.m = min(num_tokens, (way.tokens + 1) * ring.x_rows);
 #if SPLITS > 1
         meet_cluster();  // nobody reads the ring any more
         if (own_token < to.m) meeting.send(sums);
@@ -98,8 +100,8 @@ extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FIL
     __cluster_dims__(TOKEN_BLOCKS * SPLITS, 1, 1)
         wide_product(DTYPE* y, const DTYPE* bias, const DTYPE* residual, long long y_stride, long long residual_stride,
                      int m, int n, const __grid_constant__ headrace::TensorMap weight,
-                     const __grid_constant__ headrace::TensorMap x, int num_steps, int num_tiles, int num_stages,
-                     int x_rows) {
+                     const __grid_constant__ headrace::TensorMap x, int num_steps, int num_tiles, int num_token_tiles,
+                     int band, int num_stages, int x_rows) {
     using namespace headrace;
     // full [MOST_STAGES], empty [MOST_STAGES], arrived; the ring, or the other blocks' sums
     extern __shared__ __align__(1024) unsigned char memory[];
@@ -107,9 +109,8 @@ extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FIL
     const uint32_t full = shared_address(memory), empty = full + MOST_STAGES * 8, stages = full + BARRIER_BYTES;
     const Ring ring{full, empty, stages, num_stages, x_rows};
     const Place at(CLUSTER == 1 ? 0 : static_cast<int>(cluster_rank()));
-    const Way way(num_steps, num_tiles, at);
-    const int end = min(m, (at.tokens + 1) * x_rows);  // of the block's tokens
-    const int own_tokens = max(end - at.tokens * x_rows, 0);
+    const Way way({num_steps, num_tiles, num_token_tiles, band}, at);
+    const int own_tokens = max(min(m - at.tokens * x_rows, x_rows), 0);  // where columns are shared: of one tile
     const Meeting meeting{empty + MOST_STAGES * 8, stages, (own_tokens + 15) / 16 * WARP, at.split,
                           at.tokens};
     // By all warps: an initialisation takes long, and the first copy waits for them all.
@@ -131,13 +132,13 @@ extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FIL
     if constexpr (CLUSTER > 1) wait_for_cluster();
     if (warp >= CONSUMERS / WARP) {
         if constexpr (TRADES) leave_registers<LEFT>();
-        if (threadIdx.x == CONSUMERS) produce(ring, weight, x, at, way);
+        if (threadIdx.x == CONSUMERS) produce(ring, weight, x, way);
         __syncwarp();
         if constexpr (SPLITS > 1) meet_cluster();
     } else {
         if constexpr (TRADES) take_registers<TAKEN>();
         wait_for_earlier_kernels();
-        consume(ring, at, way, meeting, Result{y, bias, residual, end, n, y_stride, residual_stride});
+        consume(ring, way, meeting, Result{y, bias, residual, m, n, y_stride, residual_stride});
         __syncwarp();
     }
     // A block stays until nobody tells its barriers anything any more.

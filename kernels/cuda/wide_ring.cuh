@@ -38,52 +38,73 @@ struct Ring {
     __device__ __forceinline__ uint32_t weight(int stage) const { return x(stage) + X_BYTES; }
 };
 
-// Where the block is on its way: tiles of the weight's rows, in each its share of the steps over the columns.
-struct Way {
-    int first_step, last_step, stride, num_tiles;
-    int tile, step;
+// What a launch's clusters walk over: tiles of the weight's rows, and of tokens, as many of these as a cluster has blocks
+// for. What is computed at the same time should be about as many rows of x as of the weight, which the second-level
+// cache then has: of ``band`` tiles of tokens, all tiles of rows are computed before the next ones.
+struct Order {
+    int num_steps, num_tiles, num_token_tiles, band;
+};
 
-    __device__ __forceinline__ Way(int num_steps, int num_tiles, const Place& at) : num_tiles(num_tiles) {
-        first_step = at.split * num_steps / SPLITS, last_step = (at.split + 1) * num_steps / SPLITS;
-        tile = blockIdx.x / CLUSTER, stride = gridDim.x / CLUSTER, step = first_step;
+// Where the block is on its way: at tiles, in each at its share of the steps over the columns.
+struct Way {
+    Order order;
+    Place at;
+    int first_step, last_step, place;
+    int tile = 0, tokens = 0, step;  // of the weight's rows, and of x's, by TILE and x_rows
+
+    __device__ __forceinline__ Way(const Order& order, const Place& at) : order(order), at(at) {
+        first_step = at.split * order.num_steps / SPLITS, last_step = (at.split + 1) * order.num_steps / SPLITS;
+        place = blockIdx.x / CLUSTER, step = first_step;
+        look_up();
     }
-    __device__ __forceinline__ bool ended() const { return tile >= num_tiles; }
+    __device__ __forceinline__ bool ended() const { return place >= order.num_tiles * order.num_token_tiles; }
     __device__ __forceinline__ void next() {
-        if (++step == last_step) step = first_step, tile += stride;
+        if (++step == last_step) next_tile();
+    }
+    __device__ __forceinline__ void next_tile() {
+        place += gridDim.x / CLUSTER, step = first_step;
+        look_up();
+    }
+    __device__ __forceinline__ void look_up() {
+        tile = place, tokens = at.tokens;
+        if (order.num_token_tiles == 1 || ended()) return;
+        const int first = place / (order.band * order.num_tiles) * order.band;
+        const int inner = place - first * order.num_tiles, height = min(order.band, order.num_token_tiles - first);
+        tile = inner / height, tokens = (first + inner % height) * TOKEN_BLOCKS + at.tokens;
     }
 };
 
 __device__ __forceinline__ void copy_weight(const Ring& ring, int stage, const TensorMap& weight, const Way& way,
-                                            const Place& at, uint64_t policy) {
-    const int share = at.tokens * WEIGHT_SHARE;
+                                            uint64_t policy) {
+    const int share = way.at.tokens * WEIGHT_SHARE;
     const uint32_t to = ring.weight(stage) + share * PANEL_BYTES, full = ring.full + stage * 8;
     const int row = way.tile * TILE + share, column = way.step * STEP_COLUMNS;
     barrier_arrive_expecting(full, (ring.x_rows + TILE) * PANEL_BYTES);
     if constexpr (TOKEN_BLOCKS == 1) copy_box(to, weight, row, column, full, policy);
-    else copy_box_to_all(to, weight, row, column, full, policy, at.mask());
+    else copy_box_to_all(to, weight, row, column, full, policy, way.at.mask());
 }
 
 __device__ __forceinline__ void copy_x(const Ring& ring, int stage, const TensorMap& x, const Way& way,
-                                       const Place& at, uint64_t policy) {
-    const int row = at.tokens * ring.x_rows, column = way.step * STEP_COLUMNS;
+                                       uint64_t policy) {
+    const int row = way.tokens * ring.x_rows, column = way.step * STEP_COLUMNS;
     copy_box(ring.x(stage), x, row, column, ring.full + stage * 8, policy);
 }
 
 // Fills the ring, from the first tile's first step to the last tile's last one: one thread's work. The weight's first
 // pieces, which no kernel writes, are asked for before earlier kernels have ended.
-__device__ __forceinline__ void produce(const Ring& ring, const TensorMap& weight, const TensorMap& x,
-                                        const Place& at, Way way) {
-    const uint64_t once = evict_first_policy(), again = evict_last_policy();
+__device__ __forceinline__ void produce(const Ring& ring, const TensorMap& weight, const TensorMap& x, Way way) {
+    const uint64_t again = evict_last_policy(), once = evict_first_policy();
+    const uint64_t weight_policy = way.order.num_token_tiles > 1 ? again : once;
     Way x_way = way;
     for (int stage = 0; stage < ring.num_stages && !way.ended(); stage++, way.next())
-        copy_weight(ring, stage, weight, way, at, once);
+        copy_weight(ring, stage, weight, way, weight_policy);
     wait_for_earlier_kernels();
     for (int stage = 0; stage < ring.num_stages && !x_way.ended(); stage++, x_way.next())
-        copy_x(ring, stage, x, x_way, at, again);
+        copy_x(ring, stage, x, x_way, again);
     for (int stage = 0, phase = 0; !way.ended(); way.next()) {
         barrier_wait(ring.empty + stage * 8, phase);
-        copy_weight(ring, stage, weight, way, at, once);
-        copy_x(ring, stage, x, way, at, again);
+        copy_weight(ring, stage, weight, way, weight_policy);
+        copy_x(ring, stage, x, way, again);
         if (++stage == ring.num_stages) stage = 0, phase ^= 1;
     }
 }

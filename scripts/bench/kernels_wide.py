@@ -7,14 +7,14 @@ the engine's kernels around it, both as dependent launches.
 import torch
 
 from headrace.kernels.thin_choice import Product
-from headrace.kernels.wide_choice import choose
+from headrace.kernels.wide_choice import MOST_TOKENS, choose
 from headrace.kernels.wide_product import WideProduct
 from headrace.testing.graph_timing import GraphTimer
 from headrace.testing.product_cases import SHAPES, joined_launches, report_alone, weights
 from headrace.testing.rows import Report, arguments
 
 DEVICE = torch.device("cuda", 0)
-NUM_TOKENS = (136, 160, 192, 256)
+NUM_TOKENS = (136, 160, 192, 256, 1024, 2048, 8192)
 
 
 def main() -> None:
@@ -25,7 +25,8 @@ def main() -> None:
         products = [WideProduct(weight) for weight in weights(*shape, DEVICE)] if taken else []
         for num_tokens in taken:
             case = f"kernel/wide_product/{name}_{num_tokens}"
-            report_alone(report, timer, case, num_tokens, products)
+            if num_tokens <= MOST_TOKENS:
+                report_alone(report, timer, case, num_tokens, products)
             one, several = zip(*joined_launches(name, num_tokens, products), strict=True)
             joined_us, apart_us = timer.medians_us([one, several], programmatic=True)
             report.add(case, "time_joined", joined_us, "us", peer="cuBLAS, and kernels beside it", peer_value=apart_us)

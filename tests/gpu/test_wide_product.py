@@ -1,4 +1,4 @@
-"""Products of 129 to 256 tokens: right at every border and however they are cut up, from graphs, and where taken."""
+"""Products of 129 and more tokens: right at every border and however they are cut up, from graphs, and where taken."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from headrace.kernels.launch import is_ours
 from headrace.kernels.programmatic import make_programmatic
 from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.thin_choice import Product
-from headrace.kernels.wide_choice import MEASURED, MOST_TOKENS, Tiling
+from headrace.kernels.wide_choice import MANY, MANY_TOKENS, MEASURED, MOST_TOKENS, Tiling
 from headrace.kernels.wide_product import WideProduct
 
 # Rows and columns of the weight: fewer than a tile and a panel, no multiples of either, and several tiles a block.
@@ -80,6 +80,14 @@ def test_products_are_right_however_they_are_cut(device: torch.device, tiling: T
                 check(num_tokens, weight, full=True, tiling=tiling)
 
 
+@pytest.mark.parametrize("tiling", [Tiling(256, 2, 2, 1, 4, band=2), Tiling(64, 2, 1, 1, 3, band=3)], ids=str)
+def test_products_of_many_tokens_are_right_at_every_border(device: torch.device, tiling: Tiling) -> None:
+    for out_features, in_features in ((8, 520), (5000, 264), (1040, 4096)):
+        weight = normal(out_features, in_features, device=device, dtype=torch.bfloat16)
+        for num_tokens in (257, 512, 1000, 3001):
+            check(num_tokens, weight, full=True, tiling=tiling)
+
+
 @pytest.mark.parametrize(
     ("weight", "least", "most", "tiling"),
     [(weight, *measured) for weight, several in MEASURED.items() for measured in several],
@@ -93,6 +101,17 @@ def test_what_is_chosen_is_right_on_its_own_weight(
         out, peer = poisoned(x.new_empty(num_tokens, weight[0])), functional.linear(x, made)
         WideProduct(made)(x, out)
         assert_fair(out, functional.linear(x.float(), made.float()), peer)
+
+
+@pytest.mark.parametrize("weight", MANY, ids=str)
+def test_gates_of_many_tokens_are_right_on_their_own_weight(device: torch.device, weight: tuple[int, int]) -> None:
+    made = normal(*weight, device=device, dtype=torch.bfloat16)
+    x = torch.randn(2 * MANY_TOKENS - 1, weight[1], device=device, dtype=torch.bfloat16)
+    out = poisoned(x.new_empty(x.shape[0], weight[0] // 2))
+    WideProduct(made)(x, out, gated=True)
+    sums = functional.linear(x.float(), made.float())
+    peer = swiglu(functional.linear(x, made), layout="alternating")
+    assert_fair(out, functional.silu(sums[:, ::2]) * sums[:, 1::2], peer)
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -146,6 +165,7 @@ def chain(
         (256, 1024, 14336, [Tiling(224, 2, 2, 1, 5), Tiling(144, 2, 2, 2, 6)]),
         (150, 1024, 3072, [Tiling(224, 3, 1, 1, 4), Tiling(128, 3, 1, 4, 3)]),
         (200, 512, 3072, [Tiling(96, 2, 2, 1, 3), Tiling(16, 2, 2, 1, 4)]),
+        (1500, 1024, 3072, [Tiling(256, 2, 2, 1, 4, band=4), Tiling(256, 2, 2, 1, 4, band=4)]),
     ],
 )
 def test_launches_that_start_early_have_the_bits_of_launches_in_turn(
@@ -203,8 +223,8 @@ def test_the_table_of_operations_takes_it_where_it_was_measured_to_win(
         assert_fair(gated, truth, peer)
         summed = x.double() + functional.linear(gated.double(), down.weight.double())
         assert_fair(stream, summed, x + functional.linear(gated, down.weight))
-    assert {product.num_tokens for product in taken} == {200, 201}
-    assert {(product.out_features, product.in_features) for product in taken} == {(2048, 512), (512, 1024)}
+    asked = {(product.num_tokens, product.out_features) for product in taken}
+    assert asked == {(200, 2048), (200, 512), (201, 2048), (201, 512), (257, 2048)}, "gates of many tokens, and no sums"
 
 
 def test_what_does_not_fit_is_refused(device: torch.device) -> None:
@@ -218,7 +238,7 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     with pytest.raises(KernelError, match="bias"):
         WideProduct(weight, weight[0])
     with pytest.raises(KernelError, match="x is"):
-        product(weight.new_empty(MOST_TOKENS + 1, 128), out)
+        product(x[:0], out[:0])
     with pytest.raises(KernelError, match="out is"):
         product(x, out, gated=True)
     with pytest.raises(KernelError, match="no residual"):

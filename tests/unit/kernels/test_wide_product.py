@@ -1,6 +1,7 @@
 """The wide product without a GPU: its CUDA source on fibers, cut up in all ways that differ, and where it is taken."""
 
 import ctypes
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -17,7 +18,7 @@ from torch.nn.functional import linear, silu
 from headrace.kernels import middle_choice
 from headrace.kernels.build import C_TYPES, Macro
 from headrace.kernels.thin_choice import MOST_BYTES, Product
-from headrace.kernels.wide_choice import MEASURED, MOST_TOKENS, Tiling, choose
+from headrace.kernels.wide_choice import MANY, MANY_TOKENS, MEASURED, MOST_TOKENS, Tiling, choose
 
 #: Every direction of a cluster alone and several together, rings that come round, tiles of no multiple of 32 rows.
 ALONE = Tiling(40, 1, 1, 1, 2)
@@ -56,7 +57,8 @@ def product(
         Map.of(weight, tiling.rows // tiling.token_blocks),
         *(Map.of(x, tiling.x_rows(sizes)), pointer(out)),
         *(None if rows is None else pointer(rows) for rows in (bias, residual)),
-        *(m, n, tiling.num_steps(sizes), tiling.num_tiles(sizes), tiling.stages, tiling.x_rows(sizes)),
+        *(m, n, tiling.num_steps(sizes), tiling.num_tiles(sizes), tiling.num_token_tiles(sizes), tiling.band),
+        *(tiling.stages, tiling.x_rows(sizes)),
         *(ctypes.c_longlong(0 if rows is None else rows.stride(0)) for rows in (out, residual)),
         chance,
     )
@@ -69,7 +71,7 @@ def _library(folder: Path, tiling: Tiling, dtype: torch.dtype, gated: bool) -> c
     library = build_wide_product(macros, Path(mkdtemp(dir=folder)))
     library.emulate_product.argtypes = (
         *(ctypes.c_int, ctypes.POINTER(Map), ctypes.POINTER(Map), *(3 * (ctypes.c_void_p,))),
-        *(6 * (ctypes.c_int,)),
+        *(8 * (ctypes.c_int,)),
         *(ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint),
     )
     return library
@@ -97,6 +99,8 @@ def expect(
         (ALL, 70, 112, 264, True, True),
         (THREE_GROUPS, 150, 104, 200, True, False),
         (TWO_GROUPS, 200, 112, 200, False, True),
+        (replace(ALONE, band=2), 300, 200, 72, True, True),  # tiles of tokens, in bands of which the last is not whole
+        (replace(SHARED, band=3), 600, 208, 200, False, True),
     ],
 )
 def test_products_err_no_more_than_torch_however_they_are_cut(
@@ -176,7 +180,8 @@ def test_what_was_measured_fits_and_is_taken_for_no_other_tokens_and_weights() -
 def test_cuts_that_the_kernel_cannot_make_do_not_fit() -> None:
     sizes = Product(200, 4096, 128)
     assert Tiling(64, 2, 2, 2, 4).fits(sizes)
-    assert not Tiling(64, 2, 1, 1, 4).fits(sizes), "too few tokens"
+    assert Tiling(64, 2, 1, 1, 4).fits(sizes)
+    assert not Tiling(64, 2, 1, 2, 4).fits(sizes), "several tiles of tokens, whose columns are shared"
     assert not Tiling(64, 4, 1, 1, 4).fits(sizes), "too many groups"
     assert not Tiling(72, 2, 2, 1, 4).fits(sizes), "half a tile is no whole eights"
     assert not Tiling(264, 2, 2, 1, 2).fits(sizes), "too tall"
@@ -185,8 +190,24 @@ def test_cuts_that_the_kernel_cannot_make_do_not_fit() -> None:
     assert not Tiling(64, 2, 2, 1, 1).fits(sizes), "no ring"
 
 
-@given(st.integers(1, MOST_TOKENS), st.sampled_from((1, 2, 4)))
-def test_blocks_have_all_tokens_in_shares_of_whole_eights(num_tokens: int, token_blocks: int) -> None:
-    share = Tiling(64, 2, token_blocks, 1, 4).x_rows(Product(num_tokens, 4096, 4096))
+@given(st.integers(1, 20_000), st.integers(1, 2000).map(lambda eights: 8 * eights), st.sampled_from((1, 2, 4)))
+def test_blocks_have_all_tokens_in_shares_of_whole_eights(
+    num_tokens: int, out_features: int, token_blocks: int
+) -> None:
+    tiling, sizes = Tiling(64, 2, token_blocks, 1, 4), Product(num_tokens, out_features, 4096)
+    share, blocks = tiling.x_rows(sizes), tiling.num_token_tiles(sizes) * token_blocks
     assert share % 8 == 0
-    assert 0 <= share * token_blocks - num_tokens < 8 * token_blocks
+    assert share <= tiling.tokens
+    assert 0 <= share * blocks - num_tokens < 8 * blocks
+    assert 0 < tiling.used(sizes) <= 1
+
+
+def test_many_tokens_are_taken_where_they_fill_most_of_what_the_multiprocessors_could_compute() -> None:
+    def taken(shape: tuple[int, int], *num_tokens: int) -> list[bool]:
+        return [choose(Product(each, *shape)) is MANY[shape] for each in num_tokens]
+
+    assert taken((28672, 4096), 512, MANY_TOKENS, 1100, 2048, 4096, 8192) == [False, True, False, True, True, True]
+    assert taken((6144, 1024), 512, MANY_TOKENS, 2048, 4096, 8192) == [False, False, True, True, True]
+    for shape, tiling in MANY.items():
+        assert tiling.fits(Product(MANY_TOKENS, *shape))
+        assert choose(Product(8192, shape[0] - 16, shape[1])) is None
