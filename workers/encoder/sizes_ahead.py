@@ -42,15 +42,18 @@ def captured_sizes(max_tokens: int) -> list[list[int]]:
 
 
 def sizes_ahead(runtime: Captures, max_tokens: int, batch_tokens: int) -> Iterator[Sequence[int]]:
-    """Lengths of the rows of one batch after the other that would be the first of its size; as many as are kept.
+    """Lengths of the rows of one batch after the other that would be the first of its size, while there is room.
 
     Args:
-        runtime: asked anew for each, since texts may have come meanwhile.
+        runtime: asked anew for each, since texts may have come meanwhile: what they use is not given up for this.
         max_tokens: of a row.
         batch_tokens: of a batch.
     """
     if not runtime.uses_graphs:
         return
-    for lengths in captured_sizes(max_tokens)[: runtime.max_graphs]:
-        if sum(lengths) <= batch_tokens and padded_size(sum(lengths), len(lengths)) not in runtime.costs:
+    for lengths in captured_sizes(max_tokens):
+        captured = runtime.costs
+        if len(captured) >= runtime.max_graphs or sum(lengths) > batch_tokens:
+            return
+        if padded_size(sum(lengths), len(lengths)) not in captured:
             yield lengths

@@ -49,7 +49,23 @@ def test_what_texts_have_captured_meanwhile_is_left_out() -> None:
     assert [first, list(last)] == [captured_sizes(512)[0], captured_sizes(512)[-1]]
 
 
+def capture_ahead(runtime: Runtime) -> list[PaddedSize]:
+    """The sizes that are captured when nobody asks for anything, in their order."""
+    captured = []
+    for lengths in sizes_ahead(runtime, 512, MOST_PADDED_TOKENS):
+        captured.append(size_of(list(lengths)))
+        runtime.costs[captured[-1]] = WayCosts(1.0, 2.0)
+    return captured
+
+
 def test_no_more_sizes_are_captured_than_are_kept_or_computed_at_once() -> None:
-    assert len(list(sizes_ahead(Runtime(max_graphs=5), 512, MOST_PADDED_TOKENS))) == 5
+    assert capture_ahead(Runtime(max_graphs=5)) == [size_of(lengths) for lengths in captured_sizes(512)[:5]]
     assert max(map(sum, sizes_ahead(Runtime(), 512, 2_048))) == 2_048
     assert not list(sizes_ahead(Runtime(uses_graphs=False), 512, MOST_PADDED_TOKENS))
+
+
+def test_sizes_that_texts_have_captured_are_not_given_up_for_others() -> None:
+    runtime = Runtime(max_graphs=5)
+    for lengths in captured_sizes(512)[-3:]:
+        runtime.costs[size_of(lengths)] = WayCosts(1.0, 2.0)
+    assert len(capture_ahead(runtime)) == 2
