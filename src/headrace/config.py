@@ -123,7 +123,9 @@ class Settings(BaseSettings):
     max_batch_tokens: Positive = Field(16_384, description="prompt and output tokens of one batch")
     max_prefill_tokens: Positive = Field(16_384, description="prompt tokens of one batch, padding included")
     max_backlog_batches: Positive = Field(
-        2, description="batches that may wait for a worker; an encoder's last one only if full or nothing waits"
+        2,
+        description="batches that may wait for a worker; an encoder's last one only if full, or if fewer wait than "
+        "there are workers",
     )
     class_patience_ms: Annotated[int, Field(ge=0)] = Field(
         5_000,

@@ -3,8 +3,8 @@
 A row that runs long and begins late runs on when all others have ended, in steps that are hardly cheaper; so the rows
 that ask for most output should begin first. But nobody may be overtaken for ever: rows are sorted in groups. A group is
 those that wait, in the order of arrival, when the group before it has begun; who comes later waits for the next one.
-Hence a row is overtaken by no row that came after its group's first one began, and waits for two groups at most,
-the one that began before it came and its own, however many rows arrive.
+Hence a row is overtaken by no row that came after its group's first one began, however many arrive: it waits for those
+who came before it, and for its own group.
 """
 
 from collections import deque
