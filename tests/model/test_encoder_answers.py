@@ -152,8 +152,9 @@ def test_ids_have_the_same_answers_as_an_array_beside_tuples_and_without(tmp_pat
     arrays = [EncoderItem("embed", array("i", row)) for row in ROWS]
     mixed = [EncoderItem("embed", ROWS[0]), *arrays[1:]]
     expected = vectors(answers(runner, "embed"))
-    assert torch.equal(vectors(runner.run(arrays)), expected)
-    assert torch.equal(vectors(runner.run(mixed)), expected)
+    wide = [EncoderItem("embed", array("q", row)) for row in ROWS]
+    for items in (arrays, mixed, wide):
+        assert torch.equal(vectors(runner.run(items)), expected)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +167,7 @@ def test_ids_have_the_same_answers_as_an_array_beside_tuples_and_without(tmp_pat
         (EncoderItem("embed", (5, -1)), f"0 to {VOCAB - 1}"),
         (EncoderItem("embed", array("i", [5, VOCAB])), f"0 to {VOCAB - 1}"),
         (EncoderItem("embed", array("i", [5, -1])), f"0 to {VOCAB - 1}"),
+        (EncoderItem("embed", array("q", [5, VOCAB])), f"0 to {VOCAB - 1}"),
         (EncoderItem("embed", array("i")), "has 0 tokens, 1 to 520"),
         (EncoderItem("embed", (5, 6), (0,)), "one a token"),
         (EncoderItem("embed", (5, 6), (0, 2)), "0 to 1"),

@@ -48,7 +48,7 @@ def _check_fill(item: EncoderItem, config: EncoderConfig, mask_id: int | None) -
 
 
 def _within(numbers: Sequence[int], end: int) -> bool:
-    if isinstance(numbers, array):
+    if isinstance(numbers, array) and numbers.typecode == "i":
         # What is below 0 is more than any end without a sign: one look instead of two.
         return int(np.frombuffer(numbers, np.uint32).max()) < end
     return min(numbers) >= 0 and max(numbers) < end

@@ -107,7 +107,7 @@ class EncoderRunner:
 
 def _flat(rows: Sequence[Sequence[int]]) -> Tensor:
     """Put numbers behind each other, at a small part of what ``torch.tensor`` takes for a list."""
-    arrays = [np.frombuffer(row, np.int32) for row in rows if isinstance(row, array)]
+    arrays = [np.frombuffer(row, np.int32) for row in rows if isinstance(row, array) and row.typecode == "i"]
     if len(arrays) == len(rows):
         return torch.from_numpy(np.concatenate(arrays, dtype=np.int64))
     return torch.from_numpy(np.fromiter(chain.from_iterable(rows), np.int64, sum(map(len, rows))))
