@@ -108,14 +108,19 @@ class BusyLink:
             self._machine.others_work(7)
 
 
-def test_an_engine_that_never_rests_learns_what_batches_cost_beside_it_and_what_they_cost_itself() -> None:
-    machine = Machine()
+def slow_engine(machine: Machine) -> tuple[EncoderEngine, CostKeeper]:
     runner = SlowEncoder(machine)
     engine = EncoderEngine(runner, Findings(WIDTH, normalises=False), step_tokens=100)
     costs = CostKeeper(
         Extent(64, 128, 4096), lambda: EncoderScratch(runner, 97, 100), worker_class="c", budget_ms=0, file=None,
         clock_s=lambda: machine.now_ms / 1000,
     )  # fmt: skip
+    return engine, costs
+
+
+def test_an_engine_that_never_rests_learns_what_batches_cost_beside_it_and_what_they_cost_itself() -> None:
+    machine = Machine()
+    engine, costs = slow_engine(machine)
     # Some take several steps.
     link = BusyLink(machine, [1 + index % 30 for index in range(500)])
     for _ in range(1_000):
@@ -143,12 +148,7 @@ class IdleLink:
 
 def test_an_engine_without_texts_prepares_for_them_and_waits_when_nothing_is_left_to_prepare() -> None:
     machine = Machine()
-    runner = SlowEncoder(machine)
-    engine = EncoderEngine(runner, Findings(WIDTH, normalises=False), step_tokens=100)
-    costs = CostKeeper(
-        Extent(64, 128, 4096), lambda: EncoderScratch(runner, 97, 100), worker_class="c", budget_ms=0, file=None,
-        clock_s=lambda: machine.now_ms / 1000,
-    )  # fmt: skip
+    engine, costs = slow_engine(machine)
     costs.news()
     link, left = IdleLink(), [True, True, False]
     for _ in range(3):

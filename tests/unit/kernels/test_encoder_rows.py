@@ -17,7 +17,10 @@ from headrace.kernels.encoder_table import Pooling
 from headrace.kernels.pooling import block_threads
 from headrace.kernels.rows import vector
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="needs g++")
+
+@pytest.fixture(scope="module", autouse=True)
+def _can_compile() -> None:
+    assert compiler() is not None, "this test compiles CUDA sources for the CPU: install g++"
 
 
 # A warp a row, with lanes that have nothing; elements one by one; a block a row.
