@@ -10,8 +10,9 @@ page in part each have their own, begun as a copy, for the copier is about to wr
 [2] Zheng et al., SGLang: Efficient Execution of Structured Language Model Programs, NeurIPS 2024.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from headrace.memory.chunks import Chunks
 from headrace.memory.page_pool import PagePool, Stretch
@@ -238,13 +239,23 @@ class Pages:
 
     def num_missing(self, row: RowPages, token_ids: Sequence[int]) -> int:
         """Count the pages that a row would have to take for its ``token_ids`` and one more, after what it may share."""
-        num_shared = len(row.page_ids)
-        while (num_shared + 1) * self.page_size < len(token_ids):
-            page = self._index.find(self._key(row, token_ids, num_shared + 1))
-            if page is None or not self._pool.references(page):
-                break
-            num_shared += 1
+        used = sum(1 for _ in takewhile(self._pool.references, self._to_adopt(row, token_ids)))
+        num_shared = len(row.page_ids) + used
         return max(0, min(self.pages_for(len(token_ids) + 1), self.pages_for(row.max_tokens)) - num_shared)
+
+    def num_to_compute(self, row: RowPages, token_ids: Sequence[int]) -> int:
+        """Count the tokens that a row that has not begun would compute, after the full pages that it may share."""
+        return len(token_ids) - self.page_size * sum(1 for _ in self._to_adopt(row, token_ids))
+
+    def _to_adopt(self, row: RowPages, token_ids: Sequence[int]) -> Iterator[int]:
+        """Say which full pages a row may share behind those that it has; its last token is left out."""
+        num_pages = len(row.page_ids)
+        while (num_pages + 1) * self.page_size < len(token_ids):
+            num_pages += 1
+            page = self._index.find(self._key(row, token_ids, num_pages))
+            if page is None:
+                return
+            yield page
 
     def _key(self, row: RowPages, token_ids: Sequence[int], page: int) -> bytes:
         """Key of what stands before page number ``page``; the tokens of all pages before it must be known."""

@@ -18,9 +18,9 @@ from headrace.testing.plain_params import plain_params
 from headrace.testing.rows import Report
 from headrace.workers.channel import Add, encode
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.places import Places
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Draw, Drawn, Runner
 from headrace.workers.engine.sequence import Sequence

@@ -177,8 +177,8 @@ class Settings(BaseSettings):
     )
     overtaking_rows: Annotated[int, Field(ge=0)] = Field(
         255,
-        description="rows that an engine may begin before one that came earlier, because they ask for more output: of "
-        "one more that wait together the longest begin first, and who comes later waits until these have begun",
+        description="rows that an engine may begin before one that came earlier, because they ask for more output; "
+        "and no more of them than wait",
     )
     stall_ms: Annotated[float, Field(ge=0)] = Field(
         30.0,

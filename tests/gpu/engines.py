@@ -7,8 +7,8 @@ import torch
 
 from headrace.job import SamplingParams
 from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.loading import load
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.sequence import Sequence as Row
 
 GREEDY = SamplingParams(16, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)

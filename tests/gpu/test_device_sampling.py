@@ -13,7 +13,7 @@ from headrace.kernels.row_state import NextTokens
 from headrace.kernels.sampling import SamplingParameters
 from headrace.testing.sampling import compute, computed
 from headrace.workers.engine.device_sampling import DeviceSampler
-from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.row_rules import RowRules
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sampled import Sampled

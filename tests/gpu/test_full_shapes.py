@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from headrace.testing.full_shapes import SHAPES, loader
 from headrace.testing.state_dict import StateDict
 from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
-from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.sequence import Sequence
 
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headrace.memory.kv_cache import KVCache
 from headrace.workers.engine.assembly import host_engine
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.host_steps import HostSteps
 from headrace.workers.engine.loading import LoadedModel, load
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sequence import Sequence
 

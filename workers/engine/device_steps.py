@@ -19,11 +19,11 @@ from headrace.workers.engine.decode_graphs import DecodeGraphs, padded_places
 from headrace.workers.engine.device_results import Sent
 from headrace.workers.engine.device_sampling import DeviceSampler, Group, Kind
 from headrace.workers.engine.forbidden import Forbidden
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.models.model import Model
 from headrace.workers.engine.padded_size import PaddedSize
 from headrace.workers.engine.places import Places
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.prompt_graphs import PromptGraphs
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Draw, Drawn

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from headrace.errors import InvalidRequestError
 from headrace.memory.pages import Pages
 from headrace.workers.channel import Add, Drop, Tokens
-from headrace.workers.engine.fusion import Fusion, Plan
+from headrace.workers.engine.fusion import Fusion
 from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.loading import LoadedModel
+from headrace.workers.engine.plan import Plan
 from headrace.workers.engine.room import Room
 from headrace.workers.engine.runner import Drawn, Runner, StartedStep
 from headrace.workers.engine.sequence import Sequence

@@ -10,71 +10,21 @@ Pure Python: no torch, no Redis, no clock.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from headrace.errors import ConfigurationError
 from headrace.memory.pages import PageCopy, Pages
 from headrace.workers.engine.places import Places
+from headrace.workers.engine.plan import Chunk, Plan
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.waiting import Waiting
-
-
-class Chunk(NamedTuple):
-    """The next uncomputed tokens of a row, as they were when they were planned: the row itself moves on meanwhile.
-
-    Attributes:
-        sequence: the row.
-        start: position of the first of them.
-        num_tokens: how many.
-        samples: whether the row's last token is among them, so that the next one is drawn.
-        is_prefill: whether it is of a prompt, or of what another worker generated, and not the token drawn last.
-    """
-
-    sequence: Sequence
-    start: int
-    num_tokens: int
-    samples: bool
-    is_prefill: bool
-
-    @classmethod
-    def next_of(cls, sequence: Sequence, num_tokens: int) -> "Chunk":
-        """The next ``num_tokens`` of a row."""
-        num_left = sequence.num_tokens_left
-        is_prefill = num_left > 1 or not sequence.num_output_tokens
-        return cls(sequence, sequence.num_computed_tokens, num_tokens, num_tokens == num_left, is_prefill)
-
-    @property
-    def end(self) -> int:
-        """Position behind its last token."""
-        return self.start + self.num_tokens
-
-    @property
-    def decodes(self) -> bool:
-        """Whether it is a row's last token alone."""
-        return self.samples and self.num_tokens == 1
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One step: the chunks to compute together, a row at most once, and what must be copied before.
-
-    Attributes:
-        chunks: those that decode come first.
-        copies: of pages.
-        num_idle_tokens: tokens that the device may compute beside those of the chunks, at most; see ``places``.
-    """
-
-    chunks: tuple[Chunk, ...]
-    copies: tuple[PageCopy, ...] = ()
-    num_idle_tokens: int = 0
 
 
 class Fusion:
     """The rows of one courier, waiting and running.
 
-    Rows are admitted in the order that ``Waiting`` gives them. A row for which there is no room holds back those behind
-    it: it would starve if shorter ones could overtake it for ever. (The scheduler, not the engine, orders requests.)
+    Rows are admitted in the order that ``Waiting`` gives them, and no more of them than the next step can begin: those
+    that wait can still be put in order when others come. A row for which there is no room holds back those behind it:
+    it would starve if shorter ones could overtake it for ever. (The scheduler, not the engine, orders requests.)
 
     A plan is made while the one before it is still being computed. Of a token that is being drawn it must know only
     that there will be one: a row that ends with it, and that is planned once more, computes a token that nobody wants.
@@ -207,8 +157,7 @@ class Fusion:
         """
         if max_tokens is None:
             self._admit()
-        # Rows that only wait for their last token have none in this step: nobody waits for its end but prompts.
-        num_decoding = sum(sequence.num_tokens_left == 1 and not sequence.must_wait for sequence in self.running)
+        num_decoding = self._num_going_on()
         places = self._places() if 0 < num_decoding < len(self._running) else None
         num_others = num_decoding if places is None else max(num_decoding, places.end)
         budget = max(1, self._budget(num_others) - num_others)
@@ -260,7 +209,9 @@ class Fusion:
         num_free = self._pages.num_available - sum(
             self._pages.num_missing(sequence.pages, sequence.token_ids) for sequence in self._running.values()
         )
-        while len(self._waiting) and len(self._running) < self._max_rows:
+        num_left = sum(self._num_prompt_tokens_left(sequence) for sequence in self._running.values())
+        most_left = self._budget(self._num_going_on())
+        while len(self._waiting) and len(self._running) < self._max_rows and num_left < most_left:
             sequence = self._waiting.first()
             if sequence.num_pending:
                 return  # it gave way while a token was being drawn
@@ -269,6 +220,17 @@ class Fusion:
                 return
             self._waiting.begin()
             self._running[sequence.row] = sequence
+            num_left += self._num_prompt_tokens_left(sequence)
+
+    def _num_going_on(self) -> int:
+        """Rows that decode in the next step; those that only wait for their last token have none in it."""
+        return sum(sequence.num_tokens_left == 1 and not sequence.must_wait for sequence in self._running.values())
+
+    def _num_prompt_tokens_left(self, sequence: Sequence) -> int:
+        """Tokens to compute before a row decodes; 0 if it does, or if no step computes it before a token is known."""
+        if not sequence.pages.page_ids and not sequence.num_pending:
+            return self._pages.num_to_compute(sequence.pages, sequence.token_ids)
+        return sequence.num_tokens_left if sequence.num_tokens_left > 1 else 0
 
     def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[bytes]) -> bool:
         """Take over what others have computed; True if the row should wait for what this very plan computes."""

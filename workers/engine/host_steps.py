@@ -14,10 +14,10 @@ from headrace.kernels.table import Table
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import PageCopy
 from headrace.workers.engine.forbidden import Forbidden
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.models.model import Model
 from headrace.workers.engine.penalties import Penalties
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Draw, Drawn
 from headrace.workers.engine.sampling import Sampler

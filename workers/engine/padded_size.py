@@ -4,7 +4,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 from headrace.workers.engine.decode_graphs import padded_places
-from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.plan import Chunk
 
 #: Tokens of prompts are rounded up to multiples of it, few ones to one half: what a step of a small model computes
 #: beyond its own tokens takes less time than the host takes to launch it.

@@ -11,7 +11,8 @@ import torch
 from headrace.kernels.planned import Place
 from headrace.memory.pool import Pool
 from headrace.memory.workspace import Activation
-from headrace.workers.engine.fusion import Fusion, Plan
+from headrace.workers.engine.fusion import Fusion
+from headrace.workers.engine.plan import Plan
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import torch
 
 from headrace.kernels import reference_state, row_state
 from headrace.kernels.row_state import NextTokens
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.penalties import Penalties
 from headrace.workers.engine.places import Places
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.sampling_state import SamplingState
 from headrace.workers.engine.sequence import Sequence
 from headrace.workers.engine.state_memory import StateMemory

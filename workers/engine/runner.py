@@ -9,10 +9,10 @@ import torch
 
 from headrace.errors import DeviceLostError
 from headrace.memory.pages import PageCopy
-from headrace.workers.engine.fusion import Chunk, Plan
 from headrace.workers.engine.launches import Launches
 from headrace.workers.engine.logprobs import Logprobs
 from headrace.workers.engine.places import Places
+from headrace.workers.engine.plan import Chunk, Plan
 from headrace.workers.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from headrace.kernels.rotary_kv import KVPages
 from headrace.kernels.row_state import NextTokens
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.staging import Staging
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.padded_size import PaddedSize
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sequence import Sequence
 

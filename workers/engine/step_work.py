@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headrace.workers.engine.fusion import Plan
+from headrace.workers.engine.plan import Plan
 
 #: A step teaches what prompts cost where at least this part of its tokens begins a row: attention to what was computed
 #: before costs extra, and a step of decoding rows is no prefill.

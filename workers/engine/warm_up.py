@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from headrace.job import SamplingParams
 from headrace.memory.pages import Pages
-from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.runner import Steps
 from headrace.workers.engine.sequence import Sequence
 

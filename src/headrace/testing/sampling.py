@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.row_state import NextTokens
-from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sampled import Sampled
 from headrace.workers.engine.sampling import Sampler

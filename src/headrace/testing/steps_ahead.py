@@ -4,9 +4,9 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 from headrace.memory.pages import PageCopy
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.host_steps import HostSteps
 from headrace.workers.engine.launches import Launches
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.runner import Drawn, StartedStep
 from headrace.workers.engine.sequence import Sequence
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from headrace.memory.pages import Pages
 from headrace.testing.plain_params import plain_params
-from headrace.workers.engine.fusion import Fusion, Plan
+from headrace.workers.engine.fusion import Fusion
 from headrace.workers.engine.places import Places
+from headrace.workers.engine.plan import Plan
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.runner import Draw
 from headrace.workers.engine.sequence import Sequence

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from headrace.testing.plain_params import plain_params
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.padded_size import PaddedSize
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.prompt_graphs import PromptGraphs
 from headrace.workers.engine.sequence import Sequence
 

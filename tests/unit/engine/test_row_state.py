@@ -3,7 +3,8 @@ import random
 from headrace.job import SamplingParams
 from headrace.kernels.row_state import NextTokens
 from headrace.memory.pages import Pages
-from headrace.workers.engine.fusion import Chunk, Fusion
+from headrace.workers.engine.fusion import Fusion
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.row_state import RowState
 from headrace.workers.engine.sequence import Sequence
 

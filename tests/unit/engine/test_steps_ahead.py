@@ -9,8 +9,8 @@ from headrace.testing.steps_ahead import StepsAhead
 from headrace.workers.channel import Add, Drop, Tokens
 from headrace.workers.engine import assembly
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fusion import Chunk
 from headrace.workers.engine.host_steps import HostSteps
+from headrace.workers.engine.plan import Chunk
 
 Params = Callable[..., SamplingParams]
 MakeEngine = Callable[..., Engine]

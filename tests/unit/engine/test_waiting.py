@@ -1,3 +1,4 @@
+import random
 from itertools import count
 
 import pytest
@@ -19,17 +20,49 @@ def begin(waiting: Waiting) -> int:
     return sequence.row
 
 
-@given(st.lists(st.integers(1, 9), min_size=1), st.integers(0, 12))
-def test_rows_that_come_together_begin_in_groups_the_longest_first(lengths: list[int], overtaking_rows: int) -> None:
+@given(st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1), st.integers(0, 12))
+def test_the_longest_begins_unless_the_oldest_has_been_overtaken_often(
+    arrivals: list[list[int]], overtaking_rows: int
+) -> None:
     waiting = Waiting(overtaking_rows)
-    for number, max_tokens in enumerate(lengths):
-        waiting.add(row(number, max_tokens))
-    begun = [begin(waiting) for _ in lengths]
-    size = overtaking_rows + 1
-    for first in range(0, len(lengths), size):
-        group = range(first, min(first + size, len(lengths)))
-        assert begun[first : first + size] == sorted(group, key=lambda number: (-lengths[number], number))
+    lengths: list[int] = []
+    left: dict[int, int] = {}  # who waits, and how long they run
+    overtaken: dict[int, int] = {}
+    while arrivals or left:
+        for max_tokens in arrivals.pop(0) if arrivals else ():
+            waiting.add(row(len(lengths), max_tokens))
+            left[len(lengths)] = max_tokens
+            overtaken[len(lengths)] = 0
+            lengths.append(max_tokens)
+        if not left:
+            continue
+        oldest, longest = min(left), min(left, key=lambda number: (-left[number], number))
+        most = min(overtaking_rows, len(left))
+        begun = begin(waiting)
+        assert begun == (oldest if overtaken[oldest] >= most else longest)
+        del left[begun]
+        for number in left:
+            overtaken[number] += number < begun
+    assert max(overtaken.values(), default=0) <= overtaking_rows
     assert not len(waiting)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 200])
+def test_of_many_rows_the_longest_begin_in_order_however_they_trickle_in(at_once: int) -> None:
+    rng = random.Random(0)
+    waiting, lengths = Waiting(overtaking_rows=255), [rng.randint(100, 1000) for _ in range(200)]
+    begun: list[int] = []
+    come = 0
+    while len(begun) < 200:
+        for number in range(come, min(come + at_once, 200)):
+            waiting.add(row(number, lengths[number]))
+        come += at_once
+        if come % 4 == 0 or come >= 200:  # one begins while four come
+            begun.append(begin(waiting))
+    in_order = sorted(range(200), key=lambda number: -lengths[number])
+    early = begun[50:100]
+    assert early == [number for number in in_order if number in early]
+    assert set(in_order[:60]) <= set(begun[:110])
 
 
 @pytest.mark.parametrize("num_waiting", [1, 5, 100])
@@ -43,7 +76,7 @@ def test_a_short_row_is_not_overtaken_by_all_that_keep_coming(num_waiting: int) 
     while 0 not in begun:
         begun.append(begin(waiting))
         waiting.add(row(next(numbers), 9))
-    # The group at hand, then its own: those who had come when that one was through.
+    # Those before it, each of which may be overtaken, and those who overtake it.
     assert len(begun) <= 2 * num_waiting
 
 
@@ -55,7 +88,7 @@ def test_who_gives_way_is_overtaken_by_nobody() -> None:
     waiting.begin()
     waiting.put_first(first)
     waiting.add(row(4, 100))
-    assert [begin(waiting) for _ in range(4)] == [2, 3, 1, 4]
+    assert [begin(waiting) for _ in range(4)] == [2, 4, 1, 3]
 
 
 def test_rows_that_are_dropped_are_gone_wherever_they_stand() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from headrace.memory.pages import Pages
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fusion import Chunk
+from headrace.workers.engine.plan import Chunk
 from headrace.workers.engine.warm_up import warm_up_prompt
 
 
