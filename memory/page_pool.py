@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from headrace.memory import shuffle
 from headrace.memory.chunks import Chunks
+from headrace.memory.open_pages import OpenPages
 from headrace.memory.shuffle import PageMove
 
 
@@ -45,17 +46,13 @@ class PagePool:
         if self.max_pages < 1:
             raise ValueError(f"a memory of {self.max_pages} pages holds nothing")
         self.chunk_pages = chunk_pages
-        self._chunks = chunks
+        self._num_chunks = len(chunks)
+        self._open = OpenPages(chunks, chunk_pages, self.max_pages)
         self._forget = forget
         self._num_references = [0] * num_pages
         self._num_used = 0
-        self._open: OrderedDict[int, None] = OrderedDict()
         self._held: OrderedDict[int, Stretch] = OrderedDict()
         self._kept: OrderedDict[int, None] = OrderedDict()
-        self._num_closed = [0] * len(chunks)  # by chunk: pages that are not open, where the chunk is ours
-        # A zero byte an open page: searching bytes for n zeros is how a stretch is found, at the speed of memory.
-        # Behind each chunk stands one that is never zero.
-        self._map = bytearray(b"\1") * (num_pages + len(chunks))
 
     @property
     def num_used(self) -> int:
@@ -65,8 +62,7 @@ class PagePool:
     @property
     def num_available(self) -> int:
         """Pages that nobody refers to, those of free chunks among them."""
-        free = len(self._open) + len(self._held) + len(self._kept) + self._chunks.num_free * self.chunk_pages
-        return min(free, self.max_pages - self._num_used)
+        return min(self._open.num_free + len(self._held) + len(self._kept), self.max_pages - self._num_used)
 
     @property
     def num_kept(self) -> int:
@@ -91,21 +87,21 @@ class PagePool:
         """
         num_pages = min(num_pages, self.chunk_pages)
         num_behind = 0 if behind is None else min(num_pages, self.chunk_pages - 1 - behind % self.chunk_pages)
-        if behind is not None and num_behind and self._is_open(behind + 1, num_behind):
+        if behind is not None and num_behind and self._open.are_open(behind + 1, num_behind):
             start, num_pages = behind + 1, num_behind
         else:
-            start = self._find(num_pages)
+            start = self._open.find(num_pages)
             num_evictions = 0
             while start < 0 and self._kept and num_evictions < 2 * num_pages:
                 self._evict()
                 num_evictions += 1
-                start = self._find(num_pages)
+                start = self._open.find(num_pages)
             while start < 0 and num_pages > 1:
                 num_pages //= 2
-                start = self._find(num_pages)
+                start = self._open.find(num_pages)
         stretch = Stretch(start, num_pages) if start >= 0 else Stretch(0, 0)
         for page in range(stretch.next, stretch.end):
-            self._close(page)
+            self._open.close(page)
             self._held[page] = stretch
         return stretch
 
@@ -114,7 +110,7 @@ class PagePool:
         for page in range(stretch.next, stretch.end):
             if self._held.get(page) is stretch:
                 del self._held[page]
-                self._offer(page)
+                self._open.open(page)
         stretch.next = stretch.end
 
     def has(self, stretch: Stretch) -> bool:
@@ -135,8 +131,8 @@ class PagePool:
             stretch.next += 1
             del self._held[page]
         elif self._may_open():
-            page = next(iter(self._open))
-            self._close(page)
+            page = self._open.first()
+            self._open.close(page)
         elif self._held:
             page, _ = self._held.popitem()
         else:
@@ -156,7 +152,7 @@ class PagePool:
         Returns:
             The pages, with one reference each and no content that anybody could ask for; fewer where there are no more.
         """
-        pages = self._take_open(min(num_pages, self.max_pages - self._num_used - len(self._kept)))
+        pages = self._open.take(min(num_pages, self.max_pages - self._num_used - len(self._kept)))
         while len(pages) < num_pages and self._kept:
             pages.append(self._forget_oldest())
         while len(pages) < num_pages and self._held and self._num_used + len(pages) < self.max_pages:
@@ -186,11 +182,11 @@ class PagePool:
         if keep:
             self._kept[page] = None
         else:
-            self._offer(page)
+            self._open.open(page)
 
     def free_pages(self) -> int:
         """Pages without content, those of free chunks among them: as many as could be moved to."""
-        return len(self._open) + len(self._held) + self._chunks.num_free * self.chunk_pages
+        return self._open.num_free + len(self._held)
 
     def evict(self, num_pages: int) -> None:
         """Give up kept pages, oldest first, until so many pages have no content, or none is kept."""
@@ -212,9 +208,9 @@ class PagePool:
         chosen = select(num_used, self.chunk_pages, num_chunks)
         if chosen is None:
             return None
-        sources = [page for chunk in chosen for page in self._pages(chunk) if self._has_content(page)]
+        sources = [page for chunk in chosen for page in self._open.pages(chunk) if self._has_content(page)]
         order = shuffle.fill_order(num_used, chosen)
-        targets = (page for chunk in order for page in self._pages(chunk) if not self._has_content(page))
+        targets = (page for chunk in order for page in self._open.pages(chunk) if not self._has_content(page))
         return chosen, shuffle.pair(sources, targets)
 
     def renumber(self, chosen: Sequence[int], moves: Sequence[PageMove]) -> None:
@@ -224,29 +220,25 @@ class PagePool:
             ValueError: they are not: something changed since the plan was made.
         """
         for chunk in {move.target // self.chunk_pages for move in moves}:
-            if self._chunks.owner(chunk) is None:
-                self._open_chunk(chunk)
+            self._open.make_ours(chunk)
         new = {move.source: move.target for move in moves}
         for source, target in new.items():
             if target in self._held:
                 del self._held[target]
             else:
-                self._close(target)
+                self._open.close(target)
             self._num_references[target] = self._num_references[source]
             self._num_references[source] = 0
         self._kept = OrderedDict((new.get(page, page), None) for page in self._kept)
         for source in new:
-            self._offer(source)
+            self._open.open(source)
         for chunk in chosen:
-            for page in self._pages(chunk):
+            for page in self._open.pages(chunk):
                 if page in self._held:
                     del self._held[page]
-                    self._offer(page)
-            if self._chunks.owner(chunk) is not None:
+                    self._open.open(page)
+            if self._open.num_closed(chunk) != 0:
                 raise ValueError(f"chunk {chunk} is not free")
-
-    def _pages(self, chunk: int) -> range:
-        return range(chunk * self.chunk_pages, (chunk + 1) * self.chunk_pages)
 
     def _has_content(self, page: int) -> bool:
         return self._num_references[page] > 0 or page in self._kept
@@ -254,11 +246,8 @@ class PagePool:
     def _num_content(self) -> list[int | None]:
         """Used and kept pages of each chunk; None where the chunk is somebody else's."""
         num_held = Counter(page // self.chunk_pages for page in self._held)
-        owners = (self._chunks.owner(chunk) for chunk in range(len(self._chunks)))
-        return [
-            num_closed - num_held[chunk] if owner == "kv" else 0 if owner is None else None
-            for chunk, (owner, num_closed) in enumerate(zip(owners, self._num_closed, strict=True))
-        ]
+        num_closed = map(self._open.num_closed, range(self._num_chunks))
+        return [None if closed is None else closed - num_held[chunk] for chunk, closed in enumerate(num_closed)]
 
     def _refer(self, page: int) -> None:
         self._num_used += self._num_references[page] == 0
@@ -271,75 +260,14 @@ class PagePool:
         return page
 
     def _evict(self) -> None:
-        self._offer(self._forget_oldest())
+        self._open.open(self._forget_oldest())
 
     def _may_open(self) -> bool:
         """Make sure that a page is open, at the cost of a free chunk or of kept pages; False if there is none."""
         while not self._open:
-            if self._grow():
+            if self._open.grow():
                 return True
             if not self._kept:
                 return False
             self._evict()
         return True
-
-    def _at(self, page: int) -> int:
-        return page + page // self.chunk_pages
-
-    def _is_open(self, first: int, num_pages: int) -> bool:
-        at = self._at(first)
-        return not any(self._map[at : at + num_pages])
-
-    def _find(self, num_pages: int) -> int:
-        """Find open pages in a row, in a chunk taken for it if need be: the first of them, or -1."""
-        at = self._map.find(bytes(num_pages))
-        if at < 0 and self._grow():
-            at = self._map.find(bytes(num_pages))
-        return at if at < 0 else at - at // (self.chunk_pages + 1)
-
-    def _take_open(self, num_pages: int) -> list[int]:
-        """Close the lowest open pages, in chunks taken for it if need be; fewer where there are no more."""
-        pages: list[int] = []
-        at = -1
-        while len(pages) < num_pages:
-            at = self._map.find(0, at + 1)
-            if at >= 0:
-                pages.append(at - at // (self.chunk_pages + 1))
-                self._close(pages[-1])
-            elif not self._grow():
-                break
-        return pages
-
-    def _grow(self) -> bool:
-        if self._chunks.count("kv") * self.chunk_pages >= self.max_pages:
-            return False
-        chunk = self._chunks.find(1, "kv")
-        if chunk is None:
-            return False
-        self._open_chunk(chunk)
-        return True
-
-    def _open_chunk(self, chunk: int) -> None:
-        self._chunks.take(chunk, 1, "kv")
-        self._num_closed[chunk] = self.chunk_pages
-        for page in self._pages(chunk):
-            self._offer_page(page)
-
-    def _close(self, page: int) -> None:
-        del self._open[page]
-        self._map[self._at(page)] = 1
-        self._num_closed[page // self.chunk_pages] += 1
-
-    def _offer_page(self, page: int) -> None:
-        self._open[page] = None
-        self._map[self._at(page)] = 0
-        self._num_closed[page // self.chunk_pages] -= 1
-
-    def _offer(self, page: int) -> None:
-        """Open a page; give its chunk back if it was the last that was not."""
-        self._offer_page(page)
-        chunk = page // self.chunk_pages
-        if not self._num_closed[chunk]:
-            for open_page in self._pages(chunk):
-                self._close(open_page)
-            self._chunks.give_back(chunk, 1, "kv")
