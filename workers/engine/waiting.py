@@ -27,9 +27,9 @@ class Waiting:
         self._overtaking_rows = overtaking_rows
         self._gave_way: deque[Sequence] = deque()  # in the order in which they begin again
         self._rows: dict[int, Sequence] = {}  # the others, by the number as which they came
-        self._longest: list[
-            tuple[int, int]
-        ] = []  # a heap of them: tokens to draw, negated, and number; and of some that left
+        self._numbers: dict[int, int] = {}  # theirs, by row
+        # A heap of them, and of some that left: tokens to draw, negated, and number.
+        self._longest: list[tuple[int, int]] = []
         self._num_come = 0
         self._num_left = 0
         self._oldest = 0  # nobody who came earlier waits
@@ -41,9 +41,14 @@ class Waiting:
         yield from self._gave_way
         yield from self._rows.values()
 
+    def knows(self, row: int) -> bool:
+        """Whether a row waits."""
+        return row in self._numbers or any(sequence.row == row for sequence in self._gave_way)
+
     def add(self, sequence: Sequence) -> None:
         """A row has come."""
         self._rows[self._num_come] = sequence
+        self._numbers[sequence.row] = self._num_come
         heappush(self._longest, (-sequence.num_to_draw, self._num_come))
         self._num_come += 1
         if len(self._longest) > 2 * len(self._rows) + 16:
@@ -62,19 +67,21 @@ class Waiting:
         if self._gave_way:
             self._gave_way.popleft()
         else:
-            del self._rows[self._next()]
-            self._num_left += 1
+            self._leave(self._next())
 
     def remove(self, rows: set[int]) -> None:
         """Forget rows by their numbers; unknown ones are no error."""
-        gone = [sequence for sequence in self if sequence.row in rows]
-        for sequence in gone:
-            sequence.has_ended = True
-        if gone:
-            self._gave_way = deque(sequence for sequence in self._gave_way if not sequence.has_ended)
-            num_before = len(self._rows)
-            self._rows = {number: sequence for number, sequence in self._rows.items() if not sequence.has_ended}
-            self._num_left += num_before - len(self._rows)
+        for row in rows & self._numbers.keys():
+            self._leave(self._numbers[row]).has_ended = True
+        for sequence in self._gave_way:
+            sequence.has_ended = sequence.row in rows
+        self._gave_way = deque(sequence for sequence in self._gave_way if not sequence.has_ended)
+
+    def _leave(self, number: int) -> Sequence:
+        sequence = self._rows.pop(number)
+        del self._numbers[sequence.row]
+        self._num_left += 1
+        return sequence
 
     def _next(self) -> int:
         while self._oldest not in self._rows:

@@ -93,10 +93,15 @@ def test_who_gives_way_is_overtaken_by_nobody() -> None:
 
 def test_rows_that_are_dropped_are_gone_wherever_they_stand() -> None:
     waiting = Waiting(overtaking_rows=1)
-    rows = [row(number, 1) for number in range(5)]
+    rows = [row(number, 1) for number in range(6)]
     for each in rows:
         waiting.add(each)
-    waiting.first()
+    for each in rows[:2]:
+        assert begin(waiting) == each.row
+    assert not waiting.knows(0)
+    for each in reversed(rows[:2]):
+        waiting.put_first(each)
     waiting.remove({1, 3, 77})
-    assert [each.has_ended for each in rows] == [False, True, False, True, False]
-    assert [begin(waiting) for _ in range(len(waiting))] == [0, 2, 4]
+    assert [each.has_ended for each in rows] == [False, True, False, True, False, False]
+    assert [waiting.knows(each.row) for each in rows] == [not each.has_ended for each in rows]
+    assert [begin(waiting) for _ in range(len(waiting))] == [0, 2, 4, 5]
