@@ -168,20 +168,15 @@ class Pages:
             How many are in its pages now, and what must be copied for that to be true.
         """
         size = self.page_size
-        last = len(token_ids) - 1
         if num_computed != len(row.page_ids) * size:
             return num_computed, None
-        while num_computed + size <= last:
-            page = self._index.find(self._key(row, token_ids, num_computed // size + 1))
-            if page is None:
-                break
+        for page in self._to_share(row, token_ids):
             self._pool.share(page)
             row.page_ids.append(page)
             row.num_recorded = len(row.page_ids)
             num_computed += size
             self._rows.add(row)
-        parent = self._key(row, token_ids, num_computed // size)
-        found = self._index.longest(parent, content_of(token_ids[num_computed : min(num_computed + size, last)]))
+        found = self._to_copy(row, token_ids, num_computed)
         if found is None:
             return num_computed, None
         # The page for the copy may be the very one that is copied, if that is the last one left: then it stays put.
@@ -239,15 +234,19 @@ class Pages:
 
     def num_missing(self, row: RowPages, token_ids: Sequence[int]) -> int:
         """Count the pages that a row would have to take for its ``token_ids`` and one more, after what it may share."""
-        used = sum(1 for _ in takewhile(self._pool.references, self._to_adopt(row, token_ids)))
+        used = sum(1 for _ in takewhile(self._pool.references, self._to_share(row, token_ids)))
         num_shared = len(row.page_ids) + used
         return max(0, min(self.pages_for(len(token_ids) + 1), self.pages_for(row.max_tokens)) - num_shared)
 
-    def num_to_compute(self, row: RowPages, token_ids: Sequence[int]) -> int:
-        """Count the tokens that a row that has not begun would compute, after the full pages that it may share."""
-        return len(token_ids) - self.page_size * sum(1 for _ in self._to_adopt(row, token_ids))
+    def num_adopted(self, row: RowPages, token_ids: Sequence[int], num_computed: int) -> int:
+        """Count the tokens that ``adopt`` would leave in a row's pages; its arguments are those of ``adopt``."""
+        if num_computed != len(row.page_ids) * self.page_size:
+            return num_computed
+        num_computed += self.page_size * sum(1 for _ in self._to_share(row, token_ids))
+        found = self._to_copy(row, token_ids, num_computed)
+        return num_computed + (found[1] if found else 0)
 
-    def _to_adopt(self, row: RowPages, token_ids: Sequence[int]) -> Iterator[int]:
+    def _to_share(self, row: RowPages, token_ids: Sequence[int]) -> Iterator[int]:
         """Say which full pages a row may share behind those that it has; its last token is left out."""
         num_pages = len(row.page_ids)
         while (num_pages + 1) * self.page_size < len(token_ids):
@@ -256,6 +255,11 @@ class Pages:
             if page is None:
                 return
             yield page
+
+    def _to_copy(self, row: RowPages, token_ids: Sequence[int], num_computed: int) -> tuple[int, int] | None:
+        """Find the page whose beginning a row may copy behind full ones: it, and how many of its tokens."""
+        content = content_of(token_ids[num_computed : min(num_computed + self.page_size, len(token_ids) - 1)])
+        return self._index.longest(self._key(row, token_ids, num_computed // self.page_size), content)
 
     def _key(self, row: RowPages, token_ids: Sequence[int], page: int) -> bytes:
         """Key of what stands before page number ``page``; the tokens of all pages before it must be known."""

@@ -22,9 +22,10 @@ from headrace.workers.engine.waiting import Waiting
 class Fusion:
     """The rows of one courier, waiting and running.
 
-    Rows are admitted in the order that ``Waiting`` gives them, and no more of them than the next step can begin: those
-    that wait can still be put in order when others come. A row for which there is no room holds back those behind it:
-    it would starve if shorter ones could overtake it for ever. (The scheduler, not the engine, orders requests.)
+    Rows are admitted in the order that ``Waiting`` gives them, and no more of them than the next step can begin (or
+    keep waiting for a beginning that it computes for others): those that wait can still be put in order when others
+    come. A row for which there is no room holds back those behind it: it would starve if shorter ones could overtake it
+    for ever. (The scheduler, not the engine, orders requests.)
 
     A plan is made while the one before it is still being computed. Of a token that is being drawn it must know only
     that there will be one: a row that ends with it, and that is planned once more, computes a token that nobody wants.
@@ -100,7 +101,7 @@ class Fusion:
 
     def knows(self, row: int) -> bool:
         """Whether a row waits or runs."""
-        return row in self._running or any(sequence.row == row for sequence in self._waiting)
+        return row in self._running or self._waiting.knows(row)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a row whose ``num_slots`` the memory can hold at all."""
@@ -180,7 +181,7 @@ class Fusion:
             most_tokens = max(1, budget - num_new)
             num_tokens = self._make_room(sequence, min(sequence.num_tokens_left, most_tokens))
             if num_tokens:
-                if (head := self._head(sequence)) is not None:
+                if (head := self._head(sequence, sequence.num_computed_tokens)) is not None:
                     heads.add(head)
                 chunk = Chunk.next_of(sequence, num_tokens)
                 (decoding if chunk.decodes else prefilling).append(chunk)
@@ -205,12 +206,15 @@ class Fusion:
     def _admit(self) -> None:
         if not len(self._waiting) or len(self._running) >= self._max_rows:
             return
+        heads: set[bytes] = set()
+        num_left = sum(self._num_to_prefill(sequence, heads) for sequence in self._running.values())
+        most_left = max(1, self._budget(self._num_going_on()))
+        if num_left >= most_left:
+            return
         # What running rows still lack for their prompts is spoken for.
         num_free = self._pages.num_available - sum(
             self._pages.num_missing(sequence.pages, sequence.token_ids) for sequence in self._running.values()
         )
-        num_left = sum(self._num_prompt_tokens_left(sequence) for sequence in self._running.values())
-        most_left = self._budget(self._num_going_on())
         while len(self._waiting) and len(self._running) < self._max_rows and num_left < most_left:
             sequence = self._waiting.first()
             if sequence.num_pending:
@@ -220,17 +224,29 @@ class Fusion:
                 return
             self._waiting.begin()
             self._running[sequence.row] = sequence
-            num_left += self._num_prompt_tokens_left(sequence)
+            num_left += self._num_to_prefill(sequence, heads)
 
     def _num_going_on(self) -> int:
         """Rows that decode in the next step; those that only wait for their last token have none in it."""
         return sum(sequence.num_tokens_left == 1 and not sequence.must_wait for sequence in self._running.values())
 
-    def _num_prompt_tokens_left(self, sequence: Sequence) -> int:
-        """Tokens to compute before a row decodes; 0 if it does, or if no step computes it before a token is known."""
-        if not sequence.pages.page_ids and not sequence.num_pending:
-            return self._pages.num_to_compute(sequence.pages, sequence.token_ids)
-        return sequence.num_tokens_left if sequence.num_tokens_left > 1 else 0
+    def _num_to_prefill(self, sequence: Sequence, heads: set[bytes]) -> int:
+        """Tokens that the next step could compute of a row's prompt: 0 where it decodes, or waits as ``_adopt`` says.
+
+        Args:
+            sequence: the row.
+            heads: of the pages where those before it go on; its own comes to them.
+        """
+        if sequence.num_tokens_left == 1:
+            return 0
+        token_ids = sequence.token_ids
+        num_computed = self._pages.num_adopted(sequence.pages, token_ids, sequence.num_computed_tokens)
+        head = self._head(sequence, num_computed)
+        if num_computed % self._pages.page_size == 0 and head in heads:
+            return 0
+        if head is not None:
+            heads.add(head)
+        return len(token_ids) - num_computed
 
     def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[bytes]) -> bool:
         """Take over what others have computed; True if the row should wait for what this very plan computes."""
@@ -238,15 +254,16 @@ class Fusion:
         sequence.num_computed_tokens, copy = self._pages.adopt(pages, token_ids, sequence.num_computed_tokens)
         if copy is not None:
             copies.append(copy)
-        return sequence.num_computed_tokens % self._pages.page_size == 0 and self._head(sequence) in heads
+        num_computed = sequence.num_computed_tokens
+        return num_computed % self._pages.page_size == 0 and self._head(sequence, num_computed) in heads
 
-    def _head(self, sequence: Sequence) -> bytes | None:
-        """Name the page in which a row's next token lies.
+    def _head(self, sequence: Sequence, num_computed: int) -> bytes | None:
+        """Name the page in which a row's next token lies once ``num_computed`` are computed.
 
         Who begins alike has got as far when its turn comes, for it has taken over what others computed: comparing the
         pages where chunks begin is enough.
         """
-        page = sequence.num_computed_tokens // self._pages.page_size
+        page = num_computed // self._pages.page_size
         return self._pages.head(sequence.pages, sequence.token_ids, page)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> int:

@@ -151,6 +151,27 @@ def test_rows_that_begin_alike_and_arrive_at_once_do_the_work_of_one(num_own: in
     assert fusion.num_preemptions == 0
 
 
+def test_rows_that_wait_for_a_beginning_leave_the_step_to_those_behind_them() -> None:
+    fusion = Fusion(Pages(2048, 16), max_rows=64, step_tokens=300)
+    for row in range(40):
+        beginning = range(row // 4 * 1000, row // 4 * 1000 + 100)
+        fusion.add(sequence(row, [*beginning, *(50_000 + 10 * row + i for i in range(10))], 1))
+    num_tokens = []
+    while fusion.has_rows:
+        plan = fusion.plan()
+        num_tokens.append(sum(chunk.num_tokens for chunk in plan.chunks))
+        settle(plan, fusion)
+    # Ten beginnings of 100 tokens, and 10 of each row's own.
+    assert sum(num_tokens) == 10 * 100 + 40 * 10
+    assert num_tokens[:4] == [300] * 4
+
+
+def test_a_prompt_goes_on_whatever_the_budget() -> None:
+    fusion = Fusion(Pages(16, 4), max_rows=2, step_tokens=8, budget=lambda num_others: 0)
+    fusion.add(fresh(1, 3, 1))
+    assert [chunk.num_tokens for chunk in fusion.plan().chunks] == [1]
+
+
 def test_a_row_that_comes_back_finds_what_it_had_computed() -> None:
     fusion = Fusion(Pages(64, 4), max_rows=1, step_tokens=64)
     for _ in range(2):

@@ -98,13 +98,16 @@ class FusionAgainstSlots(RuleBasedStateMachine):
     def step(self) -> None:
         running = self.fusion.running
         decoding = {row.row for row in running if row.num_tokens_left == 1 and not row.must_wait}
-        plan = self.fusion.plan()
+        self.fusion.greatest_lengths()
+        another_could_begin = self.another_could_begin()
+        plan = self.fusion.plan(self.step_tokens)
         planned = [chunk.sequence.row for chunk in plan.chunks]
         if self.overtaking:
             self.note_overtaking()
 
         assert len(planned) == len(set(planned)) <= self.max_rows
-        assert sum(chunk.num_tokens for chunk in plan.chunks) <= self.step_tokens
+        num_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
+        assert num_tokens == self.step_tokens if another_could_begin else num_tokens <= self.step_tokens
         assert all(1 <= chunk.num_tokens <= chunk.sequence.num_tokens_left for chunk in plan.chunks)
         if not self.fusion.awaits_tokens:
             assert bool(planned) == bool(self.rows), "a step with rows computes something"
@@ -117,6 +120,15 @@ class FusionAgainstSlots(RuleBasedStateMachine):
         self.at_work.append(plan)
         while len(self.at_work) > self.num_ahead or (self.at_work and not planned):
             self.finish(self.at_work.popleft())
+
+    def another_could_begin(self) -> bool:
+        """Whether a row waits for which there is room beside those that are admitted."""
+        running = self.fusion.running
+        waiting = [row for row in self.rows if row not in running]
+        if not waiting or len(running) == self.max_rows or any(row.num_pending for row in waiting):
+            return False
+        num_free = self.pages.num_available - sum(self.pages.num_missing(row.pages, row.token_ids) for row in running)
+        return num_free >= max(self.pages.num_missing(row.pages, row.token_ids) for row in waiting)
 
     def note_overtaking(self) -> None:
         """From now on the rows stand in the order in which they were admitted, those that were not behind them."""
