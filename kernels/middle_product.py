@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headrace.errors import KernelError
 from headrace.kernels.build import C_TYPES
-from headrace.kernels.device import open_device
+from headrace.kernels.hopper_operands import device_of_weight, require_rows
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.middle_choice import MOST_TOKENS, Tiling, choose, is_best, num_groups, takes, x_rows
 from headrace.kernels.tensor_map import tensor_map
@@ -34,18 +34,8 @@ class MiddleProduct:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        if weight.dtype not in (torch.bfloat16, torch.float16):
-            raise KernelError(f"a middle product takes bf16 or fp16, not {weight.dtype}")
-        if weight.dim() != 2 or weight.stride(1) != 1 or weight.shape[0] % 8 or weight.shape[1] % 8:
-            raise KernelError(f"a middle product wants multiples of 8 rows and columns, not {tuple(weight.shape)}")
-        if weight.data_ptr() % 16 or weight.stride(0) % 8 or not weight.is_cuda:
-            raise KernelError("a middle product's weight lies on a GPU, its rows at multiples of 16 bytes")
-        if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != weight.dtype or bias.stride(0) != 1):
-            raise KernelError(f"a bias of {tuple(bias.shape)}, {bias.dtype} does not fit the weight")
         self.weight, self.bias = weight, bias
-        self._device = open_device(weight.device.index)
-        if not self._device.arch.startswith("sm_9"):
-            raise KernelError(f"a middle product needs Hopper's products (sm_90a); this GPU is {self._device.arch}")
+        self._device = device_of_weight(weight, bias, "a middle product")
 
     def load(self, *, gated: bool) -> None:
         """Compile what products with this weight take, for all numbers of tokens for which they are the fastest.
@@ -83,15 +73,13 @@ class MiddleProduct:
         product = Product(num_tokens, out_features, in_features)
         if x.shape != (num_tokens, in_features) or not 1 <= num_tokens <= MOST_TOKENS:
             raise KernelError(f"x is {tuple(x.shape)}, not [1..{MOST_TOKENS}, {in_features}]")
-        if x.dtype != self.weight.dtype:
-            raise KernelError(f"x is {x.dtype}, the weight {self.weight.dtype}")
         if not takes(product, gated=gated) or (gated and residual is not None):
             raise KernelError(f"a gated product has eights of pairs and no residual, not {out_features} rows")
         width = out_features // 2 if gated else out_features
-        _require_rows("x", x, (num_tokens, in_features), x.dtype)
-        _require_rows("out", out, (num_tokens, width), x.dtype)
+        require_rows("x", x, (num_tokens, in_features), self.weight.dtype)
+        require_rows("out", out, (num_tokens, width), x.dtype)
         if residual is not None:
-            _require_rows("residual", residual, (num_tokens, width), x.dtype)
+            require_rows("residual", residual, (num_tokens, width), x.dtype)
         chosen = tiling or choose(product, self._device.num_sms)
         if not chosen.fits(product):
             raise KernelError(f"{chosen} does not cut up {product}")
@@ -110,13 +98,6 @@ class MiddleProduct:
             *(chosen.num_steps(product), num_tiles, chosen.stages, x_rows(product)),
             shared_bytes=chosen.shared_bytes(product),
         )
-
-
-def _require_rows(name: str, x: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> None:
-    if x.shape != shape or x.dtype != dtype:
-        raise KernelError(f"{name} is {tuple(x.shape)}, {x.dtype}, not {list(shape)}, {dtype}")
-    if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:
-        raise KernelError(f"{name}'s rows are contiguous and begin at multiples of 16 bytes")
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headrace.errors import KernelError
 from headrace.kernels.build import C_TYPES
-from headrace.kernels.device import open_device
+from headrace.kernels.hopper_operands import device_of_weight, require_rows
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.tensor_map import tensor_map
 from headrace.kernels.thin_choice import MOST_BYTES, Product
@@ -33,18 +33,8 @@ class WideProduct:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        if weight.dtype not in (torch.bfloat16, torch.float16):
-            raise KernelError(f"a wide product takes bf16 or fp16, not {weight.dtype}")
-        if weight.dim() != 2 or weight.stride(1) != 1 or weight.shape[0] % 8 or weight.shape[1] % 8:
-            raise KernelError(f"a wide product wants multiples of 8 rows and columns, not {tuple(weight.shape)}")
-        if weight.data_ptr() % 16 or weight.stride(0) % 8 or not weight.is_cuda:
-            raise KernelError("a wide product's weight lies on a GPU, its rows at multiples of 16 bytes")
-        if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != weight.dtype or bias.stride(0) != 1):
-            raise KernelError(f"a bias of {tuple(bias.shape)}, {bias.dtype} does not fit the weight")
         self.weight, self.bias = weight, bias
-        self._device = open_device(weight.device.index)
-        if not self._device.arch.startswith("sm_9"):
-            raise KernelError(f"a wide product needs Hopper's products (sm_90a); this GPU is {self._device.arch}")
+        self._device = device_of_weight(weight, bias, "a wide product")
 
     def load(self, *, gated: bool) -> None:
         """Compile what products with this weight take, for all numbers of tokens for which they are the fastest.
@@ -90,10 +80,10 @@ class WideProduct:
         if not takes(product, gated=gated) or (gated and residual is not None):
             raise KernelError(f"a gated product has eights of pairs and no residual, not {out_features} rows")
         width = out_features // 2 if gated else out_features
-        _require_rows("x", x, (num_tokens, in_features), self.weight.dtype)
-        _require_rows("out", out, (num_tokens, width), x.dtype)
+        require_rows("x", x, (num_tokens, in_features), self.weight.dtype)
+        require_rows("out", out, (num_tokens, width), x.dtype)
         if residual is not None:
-            _require_rows("residual", residual, (num_tokens, width), x.dtype)
+            require_rows("residual", residual, (num_tokens, width), x.dtype)
         chosen = tiling or choose(product)
         if chosen is None or not chosen.fits(product):
             raise KernelError(f"{chosen} does not cut up {product}")
@@ -110,13 +100,6 @@ class WideProduct:
             *(chosen.num_token_tiles(product), chosen.band, chosen.stages, x_rows),
             shared_bytes=chosen.shared_bytes,
         )
-
-
-def _require_rows(name: str, x: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> None:
-    if x.shape != shape or x.dtype != dtype:
-        raise KernelError(f"{name} is {tuple(x.shape)}, {x.dtype}, not {list(shape)}, {dtype}")
-    if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:
-        raise KernelError(f"{name}'s rows are contiguous and begin at multiples of 16 bytes")
 
 
 def _kernel(index: int, dtype: torch.dtype, tiling: Tiling, gated: bool) -> Kernel:
