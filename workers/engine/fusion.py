@@ -125,8 +125,12 @@ class Fusion:
         """Forget all rows."""
         self.remove([*self._running, *(sequence.row for sequence in self._waiting)])
 
-    def greatest_lengths(self) -> tuple[int, int]:
+    def greatest_lengths(self, *, closely: bool = False) -> tuple[int, int]:
         """Admit whom there is room for, and say how long the next plan may be.
+
+        Args:
+            closely: no longer than it needs. Otherwise lengths are rounded up so far that they change seldom: what is
+                prepared for one step then serves many.
 
         Returns:
             Tokens, and rows that sample, both at most.
@@ -134,11 +138,10 @@ class Fusion:
         self._admit()
         num_rows = len(self._running)
         num_tokens = sum(sequence.num_tokens_left for sequence in self._running.values())
-        # With prompts every step is another one, and then rows end one by one; bounds that change seldom are as good.
-        if num_tokens > num_rows:
-            return min(self._step_tokens, _rounded(num_tokens)), min(self._max_rows, _rounded(num_rows))
-        num_rows = min(self._max_rows, 1 << max(0, num_rows - 1).bit_length())
-        return num_rows, num_rows
+        if num_tokens > num_rows and closely:
+            return min(self._step_tokens, num_tokens), num_rows
+        most_rows = min(self._max_rows, _power_of_two(num_rows))
+        return min(self._step_tokens, _power_of_two(num_tokens)) if num_tokens > num_rows else most_rows, most_rows
 
     def preempt(self) -> bool:
         """Let the row that was admitted last give its pages back; False where it is the only one."""
@@ -300,7 +303,6 @@ class Fusion:
         sequence.num_computed_tokens = 0
 
 
-def _rounded(num_tokens: int) -> int:
-    """Round up by an eighth at most."""
-    step = max(1, 1 << max(0, num_tokens.bit_length() - 4))
-    return -(-num_tokens // step) * step
+def _power_of_two(number: int) -> int:
+    """Round up."""
+    return 1 << max(0, number - 1).bit_length()

@@ -84,6 +84,9 @@ class Room:
     def _make(self, fusion: Fusion, max_tokens: int | None) -> int:
         """Make room for the next plan: how many tokens it may have."""
         num_tokens, num_sampled = fusion.greatest_lengths()
+        if max_tokens is None and self._fits(num_tokens, num_sampled):
+            return num_tokens
+        num_tokens, num_sampled = fusion.greatest_lengths(closely=True)
         if max_tokens is not None:
             num_tokens, num_sampled = min(num_tokens, max_tokens), min(num_sampled, max_tokens)
             while fusion.num_decoding > num_tokens and fusion.preempt():

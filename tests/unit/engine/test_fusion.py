@@ -198,3 +198,17 @@ def test_what_a_step_is_prepared_for_changes_seldom_while_rows_end_one_by_one() 
         settle(plan, fusion)
     assert len(bounds) == 200
     assert len(set(bounds)) < 10
+
+
+def test_nor_does_it_change_often_while_prompts_come_one_by_one() -> None:
+    fusion = Fusion(Pages(10_000, 4), max_rows=200, step_tokens=400, budget=lambda num_others: num_others + 60)
+    bounds = []
+    for step in range(300):
+        if step < 150:
+            fusion.add(fresh(step, 50 + step, max_tokens=20 + step % 7))
+        bounds.append(fusion.greatest_lengths())
+        assert fusion.greatest_lengths(closely=True) <= bounds[-1]
+        plan = fusion.plan(bounds[-1][0])
+        assert sum(chunk.num_tokens for chunk in plan.chunks) <= bounds[-1][0]
+        settle(plan, fusion)
+    assert len(set(bounds)) < 20
