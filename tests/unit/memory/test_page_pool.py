@@ -63,15 +63,15 @@ class PoolAgainstCounts(RuleBasedStateMachine):
     def take_any(self, num_pages: int) -> None:
         num_available, num_full = self.pool.num_available, sum(map(bool, self.references)) + len(self.kept)
         kept = set(self.kept)
-        # What a stretch still holds goes last, after kept pages; it may have lost some, its next one even.
+        num_empty = min(self.pool.free_pages(), self.max_pages - num_full)
+        # At most: a stretch may have lost pages, its next one even. What is held goes last, after what is kept.
         num_held = sum(stretch.end - stretch.next for stretch in self.stretches)
-        num_room, num_free = self.max_pages - num_full, self.pool.free_pages()
         pages = self.pool.take_any(num_pages)
         self.forget()
         assert len(set(pages)) == len(pages) == min(num_pages, num_available)
         assert not any(self.references[page] for page in pages)
         assert all(self.chunks.owner(page // CHUNK_PAGES) == "kv" for page in pages)
-        least, most = (max(0, len(pages) - min(num_room, free)) for free in (num_free, num_free - num_held))
+        least, most = max(0, len(pages) - num_empty), max(0, len(pages) - num_empty + num_held)
         assert least <= len(kept.intersection(pages)) <= most, "nothing is forgotten without need"
         for page in pages:
             self.references[page] = 1
