@@ -58,7 +58,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"64x4000_{heads * group}on{heads}x{head_dim}", shape, [4000] * 64)
 
 
-def launches(case: Case) -> tuple[int, list[Operation], DecodeAttention]:
+def launches(case: Case) -> tuple[int, list[Operation]]:
     per_row = [-(-length // case.shape.page_size) for length in case.lengths]
     shape = replace(case.shape, max_pages=max(per_row), max_rows=len(per_row))
     page = (2, shape.num_kv_heads, shape.page_size, shape.head_dim)
@@ -76,7 +76,7 @@ def launches(case: Case) -> tuple[int, list[Operation], DecodeAttention]:
     for _ in range(max(2, COPIES_BYTES // moved)):
         memory = torch.randn(sum(per_row), *page, device=DEVICE, dtype=shape.dtype)
         found.append(_launch(attention, out, query, KVPages(memory[:, 0], memory[:, 1], table), lengths))
-    return moved, found, attention
+    return moved, found
 
 
 def _launch(attention: DecodeAttention, out: Tensor, query: Tensor, pages: KVPages, lengths: Tensor) -> Operation:
@@ -119,7 +119,7 @@ def main() -> None:
     del large
     report.add("kernel/read/4GiB", "bandwidth", limit, "GB/s")
     for case in (case for case in cases() if re.search(wanted.only, case.name)):
-        moved, ours, attention = launches(case)
+        moved, ours = launches(case)
         operations = [ours, *(peers(case, len(ours)) if case.beside_torch else [])]
         time_us, *peers_us = timer.medians_us(operations)
         (dependent_us,) = timer.medians_us([ours], programmatic=True)
@@ -127,11 +127,7 @@ def main() -> None:
         report.add(name, "time", time_us, "us", peer="torch flash attention" if peers_us else "", peer_value=peer_us)
         report.add(name, "time_dependent", dependent_us, "us")
         report.add(name, "bandwidth", moved / time_us / 1e3, "GB/s", peer="read", peer_value=limit)
-        if case.name == "256xragged":
-            lengths = torch.tensor(case.lengths, dtype=torch.int32, device=DEVICE)
-            (plan_us,) = timer.medians_us([[partial(attention.plan, lengths)]])
-            report.add(f"kernel/decode_plan/{case.name}", "time", plan_us, "us")
-        del ours, operations, attention
+        del ours, operations
     report.finish(save=wanted.save)
 
 
