@@ -22,8 +22,9 @@ _RUN = 256  # numbers of x that a warp norms together
 _MOST_HELD = 16
 _MOST_X_PIECES = 32
 _PROCESSOR_BYTES = 228 << 10  # of shared memory
-_TALL, _MANY_ROWS = 1 << 14, 1 << 16  # rows of the weight
+_TALL = 1 << 14  # rows of the weight
 _WARP = 32
+_DEALT_PART = 8  # of a block's tiles, one in so many is dealt
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Tiling:
         x_in_shared: a block keeps all of x in shared memory; otherwise it fetches x piece by piece.
         blocks: most blocks on a multiprocessor.
         alone: a multiprocessor holds no more than ``blocks`` at a time, of one launch after another.
+        dealt: the last tiles go to whichever block comes first, instead of less than a tile to each.
     """
 
     tile: int
@@ -62,6 +64,12 @@ class Tiling:
     x_in_shared: bool
     blocks: int = 3
     alone: bool = False
+    dealt: bool = False
+
+    def whole_tiles(self, product: Product, num_blocks: int) -> int:
+        """Tiles that each of so many blocks has for itself."""
+        tiles = product.out_features // (num_blocks * self.tile)
+        return tiles - -(-tiles // _DEALT_PART) if self.dealt else tiles
 
     def shared_bytes(self, product: Product) -> int:
         """Shared memory of a block.
@@ -135,8 +143,8 @@ def _tilings(product: Product, *, normed: bool) -> Iterator[Tiling]:
             yield Tiling(8, 3072, 1, 8, x_in_shared=True, blocks=2, alone=True)
         yield Tiling(16, 1024, 3, 8, x_in_shared=True)
     elif in_features <= 8192:
-        if num_tokens <= 2 and not normed and _TALL < out_features < _MANY_ROWS:
-            yield Tiling(8, 2048, 2, 8, x_in_shared=False, blocks=1)
+        if out_features > _TALL:
+            yield Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1, alone=True, dealt=True)
         # Copies of 4 KB are the fastest; where x leaves them no room, more than 64 KB in flight slows memory down.
         yield Tiling(16, 2048, 3, 8, x_in_shared=True, blocks=1)
         yield Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1, alone=True)

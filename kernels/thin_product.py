@@ -44,6 +44,8 @@ class Norm:
 class ThinProduct:
     """``y = x W^T (+ bias) (+ residual)`` for one weight; a token's result does not depend on the tokens beside it.
 
+    Launches for one weight must follow each other, as on one stream: where tiles are dealt out they share a counter.
+
     Args:
         weight: ``[out_features, in_features]``, bf16 or fp16, rows contiguous and 16-byte aligned, on a Hopper GPU;
             kept, not copied. No kernel may write it while products are in flight.
@@ -66,6 +68,7 @@ class ThinProduct:
         self._device = open_device(weight.device.index)
         if not self._device.arch.startswith("sm_9"):
             raise KernelError(f"a thin product needs bulk copies (sm_90); this GPU is {self._device.arch}")
+        self._counter = torch.zeros(1, dtype=torch.int32, device=weight.device)
 
     def __call__(
         self,
@@ -123,17 +126,20 @@ class ThinProduct:
         num_sms = self._device.num_sms
         blocks_per_sm = (MOST_BYTES + RESERVED_BYTES) // (shared + RESERVED_BYTES)
         grid = min(-(-out_features // chosen.tile), num_sms * min(blocks_per_sm, chosen.blocks))
-        whole = out_features // (grid * chosen.tile)
+        whole = chosen.whole_tiles(product, grid)
+        left = out_features - whole * grid * chosen.tile
         # Rows of what is left over, a block; a gate stays with its up.
         unit = 2 if gated else 1
-        rest = -(-(out_features - whole * grid * chosen.tile) // (grid * unit)) * unit
+        rest = -(-left // (grid * unit)) * unit
+        # Each block asks once in vain.
+        last_ticket = -(-left // chosen.tile) + grid - 1
         kernel(
             (grid, 1),
             ((chosen.warps + 1) * 32, 1, 1),
             *(out, x, self.weight, self.bias, residual),
             *(num_tokens, out_features, in_features),
             *(out.stride(0), x.stride(0), self.weight.stride(0), 0 if residual is None else residual.stride(0)),
-            *(x_pitch(in_features), whole, rest),
+            *(x_pitch(in_features), whole, rest, self._counter, last_ticket),
             *((None, 0.0) if norm is None else (norm.weight, norm.eps)),
             shared_bytes=shared,
         )
@@ -147,7 +153,7 @@ def _kernel(
     return load(
         "thin_product",
         "thin_product",
-        "PPPPPiiiqqqqiiiPf",
+        "PPPPPiiiqqqqiiiPIPf",
         device,
         shared_bytes=MOST_BYTES,
         DTYPE=C_TYPES[dtype],
@@ -157,6 +163,7 @@ def _kernel(
         STAGES=tiling.stages,
         WARPS=tiling.warps,
         X_IN_SHARED=int(tiling.x_in_shared),
+        DEALT=int(tiling.dealt),
         GATED=int(gated),
         NORMED=int(row_runs > 0),
         ROW_RUNS=row_runs,

@@ -2,9 +2,8 @@
 //
 //   x [m, k], weight [n, k], y [m, n]; rows contiguous, elements T, sums fp32.
 //
-// The blocks walk over the weight's rows side by side, a tile of TILE rows each at a time, and share what is left at the
-// end, less than a tile a block, row by row: a small tile costs only what it reads. A producer warp keeps a ring of
-// STAGES pieces [TILE rows x PIECE columns] filled by the bulk copy engine, across the tiles' borders, so that memory
+// The blocks walk over the weight's rows, a tile of TILE rows each at a time (thin_ring.cuh). A producer warp keeps a ring
+// of STAGES pieces [TILE rows x PIECE columns] filled by the bulk copy engine, across the tiles' borders, so that memory
 // never waits for arithmetic. Each consumer warp takes every WARPS-th group of 32 columns of a piece to the tensor
 // cores, the weight's rows as the product's 16 rows and x's rows as its 8 columns; at the end of a tile the warps' sums
 // are added up through shared memory, in the warps' order, so that a result does not depend on timing.
@@ -19,11 +18,11 @@
 // X_IN_SHARED: the block keeps all of x, and begins when the first piece of it is there; otherwise lanes fetch their
 // parts of x from the second-level cache piece by piece, before they wait for the weight's piece.
 // NORMED: x is normed on its way into shared memory (thin_norm.cuh).
+// DEALT: the last tiles go to whichever block comes first.
 // GATED: the weight's rows alternate, gate and up, and y [m, n / 2] is silu(gate) * up of the rounded sums.
-#include "common.cuh"
-#include "copy_async.cuh"
 #include "logistic.cuh"
 #include "tensor_core.cuh"
+#include "thin_ring.cuh"
 #if NORMED
 #include "thin_norm.cuh"
 #endif
@@ -34,12 +33,10 @@ constexpr int CONSUMERS = WARPS * WARP;
 constexpr int BARRIER_BYTES = 512, X_PIECES = WARP;
 constexpr int GROUP_COLUMNS = 32;
 constexpr int GROUPS = PIECE / GROUP_COLUMNS / WARPS;  // a warp's, of a whole piece
-constexpr int PITCH = PIECE * 2 + 64;                  // bytes
-constexpr int STAGE_BYTES = TILE * PITCH;
 constexpr int ROW_TILES = (TILE + 15) / 16;
 constexpr int SUMS = ROW_TILES * TOKEN_TILES * 4 * WARP;  // a warp's, floats
 static_assert(PIECE % (GROUP_COLUMNS * WARPS) == 0 && (TILE == 8 || TILE % 16 == 0) && TILE <= WARP);
-static_assert((2 * STAGES + X_PIECES) * 8 <= BARRIER_BYTES);
+static_assert(((2 + DEALT) * STAGES + X_PIECES) * 8 <= BARRIER_BYTES);
 
 // Two sums of each, so that a product need not wait for the one before it.
 using Sums = float[2][ROW_TILES][TOKEN_TILES][4];
@@ -69,43 +66,6 @@ __device__ __forceinline__ void multiply(Sums& sums, const uint4 (&weight)[ROW_T
 
 __device__ __forceinline__ uint4 zero_unless(bool wanted, uint4 value) {
     return wanted ? value : make_uint4(0, 0, 0, 0);
-}
-
-// The block's way over the rows. The host has divided: a division would stand before the first copy.
-struct Rows {
-    int n, num_tiles;  // the weight's rows; whole tiles a block
-    int last_rows;     // rows a block of what is left, at most
-
-    __device__ __forceinline__ int begin(int tile) const {
-        return tile < num_tiles ? (tile * gridDim.x + blockIdx.x) * TILE
-                                : num_tiles * gridDim.x * TILE + blockIdx.x * last_rows;
-    }
-    // Rows of the block's tile number ``tile``; 0 behind the last one.
-    __device__ __forceinline__ int count(int tile) const {
-        if (tile < num_tiles) return TILE;
-        return tile == num_tiles ? max(min(last_rows, n - begin(tile)), 0) : 0;
-    }
-};
-
-// Fills the ring, from the first tile's first piece to the last tile's last one.
-__device__ __forceinline__ void produce(const DTYPE* weight, const Rows& rows, int k, long long weight_stride,
-                                        uint32_t stages, uint32_t full, uint32_t empty) {
-    const int lane = threadIdx.x % WARP;
-    const uint64_t policy = evict_first_policy();
-    int stage = 0, phase = 1;
-    for (int tile = 0; const int num_rows = rows.count(tile); tile++) {
-        const DTYPE* from = weight + static_cast<long long>(rows.begin(tile) + lane) * weight_stride;
-        for (int column = 0; column < k; column += PIECE) {
-            const uint32_t num_bytes = min(PIECE, k - column) * 2;
-            barrier_wait(empty + stage * 8, phase);
-            if (lane == 0) barrier_arrive_expecting(full + stage * 8, num_rows * num_bytes);
-            __syncwarp();
-            if (lane < num_rows)
-                copy_bulk(stages + stage * STAGE_BYTES + lane * PITCH, from + column, num_bytes, full + stage * 8,
-                          policy);
-            if (++stage == STAGES) stage = 0, phase ^= 1;
-        }
-    }
 }
 
 // Asks for all of x, a piece after the other; ``x_full`` tells of each when it is there.
@@ -228,17 +188,18 @@ __device__ __forceinline__ void finish(DTYPE* y, float* scratch, const Sums& sum
 extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
     thin_product(DTYPE* y, const DTYPE* x, const DTYPE* weight, const DTYPE* bias, const DTYPE* residual, int m, int n,
                  int k, long long y_stride, long long x_stride, long long weight_stride, long long residual_stride,
-                 int x_pitch, int num_tiles, int last_rows, const DTYPE* norm, float eps) {
+                 int x_pitch, int num_tiles, int last_rows, unsigned* counter, unsigned last_ticket, const DTYPE* norm,
+                 float eps) {
     using namespace headrace;
     extern __shared__ __align__(128) unsigned char memory[];
-    // full [STAGES], empty [STAGES], x_full [X_PIECES]; two scratches, the ring, x
-    const uint32_t full = shared_address(memory), empty = full + STAGES * 8, x_full = empty + STAGES * 8;
+    // full [STAGES], empty [STAGES], tiles [STAGES], x_full [X_PIECES]; two scratches, the ring, x
     float* scratch = reinterpret_cast<float*>(memory + BARRIER_BYTES);
-    const uint32_t stages = full + BARRIER_BYTES + 2 * WARPS * SUMS * 4, x_at = stages + STAGES * STAGE_BYTES;
+    const Ring ring(memory, shared_address(scratch) + 2 * WARPS * SUMS * 4);
+    const uint32_t x_full = ring.full + BARRIER_BYTES - X_PIECES * 8, x_at = ring.stages + STAGES * STAGE_BYTES;
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const Rows rows{n, num_tiles, last_rows};
+    const Rows rows{n, num_tiles, last_rows, counter, last_ticket};
     if (warp == WARPS) {
-        if (lane < STAGES) barrier_init(full + lane * 8, 1), barrier_init(empty + lane * 8, CONSUMERS);
+        if (lane < STAGES) barrier_init(ring.full + lane * 8, 1), barrier_init(ring.empty + lane * 8, CONSUMERS);
         if (X_IN_SHARED && !NORMED && lane * PIECE < k) barrier_init(x_full + lane * 8, CONSUMERS);
         barrier_init_fence();
     }
@@ -246,7 +207,7 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
     let_next_kernel_start();
     if (warp == WARPS) {
         // The weight is never written by a kernel: its copies need not wait for earlier ones.
-        produce(weight, rows, k, weight_stride, stages, full, empty);
+        produce(ring, weight, rows, k, weight_stride);
         return;
     }
 #if NORMED
@@ -269,20 +230,20 @@ extern "C" __global__ void __launch_bounds__((WARPS + 1) * 32, 1)
     if (X_IN_SHARED) fetch_x(x, m, k, x_stride, x_at, x_pitch, x_full);
 #endif
     int stage = 0, phase = 0, half = 0;
-    for (int tile = 0; const int num_rows = rows.count(tile); tile++) {
+    for (int number = 0;; number++) {
+        const Tile tile = ring.tile(rows, number, stage, phase);
+        if (tile.num_rows == 0) return;
         Sums sums = {};
         for (int column = 0; column < k; column += PIECE) {
-            const uint32_t piece = stages + stage * STAGE_BYTES;
-            if (X_IN_SHARED && !NORMED && tile == 0) barrier_wait(x_full + column / PIECE * 8, 0);
-            if (k - column >= PIECE)
-                consume<true>(sums, at, piece, x_shared, x_global, column, k, full + stage * 8, phase);
-            else
-                consume<false>(sums, at, piece, x_shared, x_global, column, k, full + stage * 8, phase);
+            const uint32_t piece = ring.stages + stage * STAGE_BYTES, full = ring.full + stage * 8;
+            if (X_IN_SHARED && !NORMED && number == 0) barrier_wait(x_full + column / PIECE * 8, 0);
+            if (k - column >= PIECE) consume<true>(sums, at, piece, x_shared, x_global, column, k, full, phase);
+            else consume<false>(sums, at, piece, x_shared, x_global, column, k, full, phase);
             // Every lane for itself: one lane for its warp would do, but racecheck cannot follow that.
-            barrier_arrive(empty + stage * 8);
+            barrier_arrive(ring.empty + stage * 8);
             if (++stage == STAGES) stage = 0, phase ^= 1;
         }
-        finish(y, scratch + half * WARPS * SUMS, sums, bias, residual, m, rows.begin(tile), num_rows, y_stride,
+        finish(y, scratch + half * WARPS * SUMS, sums, bias, residual, m, tile.row, tile.num_rows, y_stride,
                residual_stride);
         half ^= 1;
     }

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.gpu.tolerance import assert_fair, normal, poisoned
@@ -7,6 +9,8 @@ from torch.nn import functional
 from headrace.errors import KernelError
 from headrace.kernels.activation import swiglu
 from headrace.kernels.device import open_device
+from headrace.kernels.launch import is_ours
+from headrace.kernels.programmatic import make_programmatic
 from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.thin_choice import MOST_TOKENS, Product, Tiling
 from headrace.kernels.thin_product import Norm, ThinProduct
@@ -21,11 +25,14 @@ TILINGS = [
     Tiling(16, 2048, 1, 8, x_in_shared=True),
     Tiling(32, 512, 3, 8, x_in_shared=True),
     Tiling(32, 1024, 2, 8, x_in_shared=False),
+    Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1, alone=True, dealt=True),
+    Tiling(16, 512, 3, 4, x_in_shared=False, dealt=True),
 ]
 NORMING = [
     Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1, alone=True),
     Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2),
     Tiling(32, 1024, 2, 4, x_in_shared=True),
+    Tiling(8, 1024, 3, 8, x_in_shared=True, blocks=1, dealt=True),
 ]
 
 
@@ -133,6 +140,33 @@ def test_joined_products_have_the_bits_of_single_operations(
         assert torch.equal(gated, swiglu(joined, layout="alternating"))
         product(x, plain, residual=residual, norm=norm, tiling=tiling)
         assert torch.equal(plain, joined + residual)
+
+
+@pytest.mark.parametrize("x_in_shared", [True, False])
+@pytest.mark.parametrize("out_features", [40, 4000, 30_000])
+def test_dealt_tiles_are_all_computed_in_launches_that_start_early(
+    device: torch.device, out_features: int, x_in_shared: bool
+) -> None:
+    weight = torch.randn(out_features, 1024, device=device, dtype=torch.bfloat16)
+    product, tiling = ThinProduct(weight), Tiling(8, 512, 4, 8, x_in_shared=x_in_shared, dealt=True)
+    x, expected = weight[:7].clone(), weight.new_empty(7, out_features)
+    product(x, expected, tiling=replace(tiling, dealt=False))
+    stream, outs = open_device(device.index or 0).new_stream(), [torch.empty_like(expected) for _ in range(12)]
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream):
+        for out in outs:
+            product(x, out, tiling=tiling)
+    assert make_programmatic(graph.raw_cuda_graph(), is_ours) > 0
+    graph.instantiate()
+    for _ in range(20):
+        for out in outs:
+            out.fill_(torch.nan)
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            graph.replay()
+        torch.cuda.synchronize()
+        assert all(torch.equal(out, expected) for out in outs)
 
 
 def test_what_does_not_fit_is_refused(device: torch.device) -> None:

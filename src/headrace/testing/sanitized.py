@@ -21,6 +21,7 @@ from headrace.kernels.middle_choice import Tiling
 from headrace.kernels.middle_product import MiddleProduct
 from headrace.kernels.pooling import pool
 from headrace.kernels.softmax import softmax
+from headrace.kernels.thin_choice import Tiling as ThinTiling
 from headrace.kernels.thin_product import ThinProduct
 
 
@@ -70,6 +71,11 @@ def thin_products() -> Iterator[Computed]:
         ThinProduct(weight.cuda(), bias.cuda())(x.cuda(), y)
         truth = x.double() @ weight.double().T + bias.double()
         yield Computed(f"{num_tokens} x {outputs} x {inputs}", y, truth)
+        if outputs > 1 << 11:
+            y = room(x, num_tokens, outputs)
+            dealt = ThinTiling(8, 1024, 3, 8, x_in_shared=num_tokens > 1, blocks=1, dealt=True)
+            ThinProduct(weight.cuda(), bias.cuda())(x.cuda(), y, tiling=dealt)
+            yield Computed(f"{num_tokens} x {outputs} x {inputs}, dealt", y, truth)
 
 
 def middle_products() -> Iterator[Computed]:

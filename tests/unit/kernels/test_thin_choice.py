@@ -45,6 +45,18 @@ def test_the_order_of_a_sum_does_not_depend_on_the_number_of_tokens(out_features
     assert len({tiling.warps for product in made if (tiling := choose_norming(product)) is not None}) <= 1
 
 
+@given(products, st.integers(1, 400), st.booleans())
+def test_blocks_have_no_more_whole_tiles_than_there_are(product: Product, num_blocks: int, dealt: bool) -> None:
+    tiling = Tiling(8, 1024, 2, 8, x_in_shared=False, dealt=dealt)
+    rows = tiling.whole_tiles(product, num_blocks) * num_blocks * tiling.tile
+    left = product.out_features - rows
+    assert 0 <= rows <= product.out_features
+    if dealt:
+        assert left == product.out_features or left >= product.out_features // 8
+    else:
+        assert left < num_blocks * tiling.tile
+
+
 @given(products, st.integers(1, 3))
 def test_a_block_that_is_to_be_alone_leaves_no_room_for_one_more(product: Product, blocks: int) -> None:
     tiling = Tiling(8, 1024, 2, 8, x_in_shared=False, blocks=blocks, alone=True)
