@@ -9,6 +9,7 @@
 
 #include "copy_async.cuh"
 #include "common.cuh"
+#include "named_barrier.cuh"
 
 namespace headrace {
 
@@ -32,8 +33,6 @@ __device__ __forceinline__ float warp_sums(const float (&value)[X]) {
         return warp_sums<X / 2, DISTANCE / 2>(half);
     }
 }
-
-__device__ __forceinline__ void consumers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(WARPS * WARP) : "memory"); }
 
 // Past the first-level cache: x is read once.
 __device__ __forceinline__ uint4 read_x(const void* address) {
@@ -90,13 +89,13 @@ class NormedX {
         const float sum = warp_sums<HELD>(squares);
         const int run = lane / (WARP / HELD) * WARPS + warp;
         if (lane % (WARP / HELD) == 0 && run < runs) scratch[run] = sum;
-        consumers_meet();
+        some_meet<WARPS * WARP>();
         for (int token = warp; token < tokens; token += WARPS) {
             float total[1] = {lane < ROW_RUNS ? scratch[token * ROW_RUNS + lane] : 0.f};
             warp_reduce<Sum, 1>(total);
             if (lane == 0) scales[token] = rsqrtf(total[0] / (num_vecs * 8) + eps);
         }
-        consumers_meet();
+        some_meet<WARPS * WARP>();
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
             const int run = i * WARPS + warp, token = run / ROW_RUNS, vec = run % ROW_RUNS * WARP + lane;
@@ -109,7 +108,7 @@ class NormedX {
             const Vec<DTYPE, 8> normed = pack<DTYPE, 8>(y);
             write_shared(x_at + token * x_pitch + vec * 16, reinterpret_cast<const uint4&>(normed));
         }
-        consumers_meet();
+        some_meet<WARPS * WARP>();
     }
 };
 

@@ -21,6 +21,7 @@
 // DEALT: the last tiles go to whichever block comes first.
 // GATED: the weight's rows alternate, gate and up, and y [m, n / 2] is silu(gate) * up of the rounded sums.
 #include "logistic.cuh"
+#include "named_barrier.cuh"
 #include "tensor_core.cuh"
 #include "thin_ring.cuh"
 #if NORMED
@@ -161,7 +162,7 @@ __device__ __forceinline__ void finish(DTYPE* y, float* scratch, const Sums& sum
             *reinterpret_cast<float4*>(scratch + warp * SUMS + ((r * TOKEN_TILES + c) * WARP + lane) * 4) =
                 make_float4(sums[0][r][c][0] + sums[1][r][c][0], sums[0][r][c][1] + sums[1][r][c][1],
                             sums[0][r][c][2] + sums[1][r][c][2], sums[0][r][c][3] + sums[1][r][c][3]);
-    asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS) : "memory");
+    some_meet<CONSUMERS>();
 #if GATED
     for (int i = threadIdx.x; i < TILE / 2 * m; i += CONSUMERS) {
         const int inner = i % (TILE / 2) * 2, token = i / (TILE / 2);

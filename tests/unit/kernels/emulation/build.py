@@ -80,6 +80,11 @@ def build_fixed_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDL
     return _build("fixed_product", ("fixed_product.cu",), macros, folder)
 
 
+def build_thin_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    """Compile the thin product in an empty folder."""
+    return _build("thin_product", ("thin_*.cu*", "logistic.cuh"), macros, folder)
+
+
 def build_middle_product(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
     """Compile the middle product in an empty folder."""
     return _build("middle_product", ("middle_*.cu*", *_PRODUCTS), macros, folder)

@@ -46,6 +46,7 @@ struct uint4 {
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 using std::max;
 using std::min;
@@ -235,6 +236,11 @@ template <typename T, typename U>
 T atomicAdd(T* address, U value) {
     const T old = *address;
     *address += value;
+    return old;
+}
+inline unsigned atomicInc(unsigned* address, unsigned last) {
+    const unsigned old = *address;
+    *address = old >= last ? 0 : old + 1;
     return old;
 }
 inline void atomicMax(int* address, int value) { *address = max(*address, value); }

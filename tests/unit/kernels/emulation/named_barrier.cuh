@@ -1,0 +1,14 @@
+// kernels/cuda/named_barrier.cuh for fibers.
+#pragma once
+
+#include "emulated.h"
+
+namespace headrace {
+
+template <int THREADS>
+void some_meet() {
+    static emulated::Barrier barriers[8];
+    emulated::meet(barriers[emulated::rank()], THREADS);
+}
+
+}  // namespace headrace
