@@ -144,25 +144,25 @@ def _tilings(product: Product, *, normed: bool) -> Iterator[Tiling]:
         yield Tiling(16, 1024, 3, 8, x_in_shared=True)
     elif in_features <= 8192:
         if out_features > _TALL:
-            yield Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1, alone=True, dealt=True)
+            yield Tiling(8, 1024, 5, 8, x_in_shared=True, blocks=1, alone=True, dealt=True)
         # Copies of 4 KB are the fastest; where x leaves them no room, more than 64 KB in flight slows memory down.
         yield Tiling(16, 2048, 3, 8, x_in_shared=True, blocks=1)
-        yield Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1, alone=True)
+        yield Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1, alone=True, dealt=out_features > 4096)
 
 
 def _tilings_of_short_rows(num_tokens: int, out_features: int, *, normed: bool) -> Iterator[Tiling]:
     """A row is soon read: a kernel is its beginning and its end, and what hides them is a ring for all of its part."""
     very_few, tall = num_tokens <= 4, out_features > _TALL
     if normed:
-        if very_few and not tall:
-            yield Tiling(32, 1024, 2, 8, x_in_shared=True, blocks=1, alone=True)
-        yield Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2)
+        if num_tokens > 2 if tall else very_few:
+            yield Tiling(32, 1024, 2, 8, x_in_shared=True, blocks=1, alone=True, dealt=tall)
+        yield Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2, dealt=tall)
     elif out_features <= 2048:
         if very_few:
             yield Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1, alone=True)
         yield Tiling(16, 1024, 2, 8, x_in_shared=False)
     elif tall:
-        yield Tiling(16, 512, 4, 4, x_in_shared=False)
+        yield Tiling(16, 512, 4, 4, x_in_shared=False, dealt=True)
     elif num_tokens > FEW_TOKENS:
         yield Tiling(16, 512, 3, 4, x_in_shared=True)
     elif out_features <= 4096:
