@@ -49,7 +49,9 @@ class Kernel:
         self._index = device.index
         # What is no pointer is of these types.
         self._wanted = tuple({"P": None, "T": bytes}.get(letter, _NUMBER) for letter in params)
-        self._launch = function.prepare(_packed(params)).prepared_async_call
+        self._pack = struct.Struct(_packed(params)).pack
+        # PyCUDA's prepared_async_call is this behind a call of the driver and a look for textures, a fifth of its time.
+        self._launch = function._launch_kernel
 
     def __call__(self, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
         """Launch on torch's current stream; the caller keeps tensors alive as with any of torch's operations.
@@ -76,25 +78,24 @@ class Kernel:
         if len(block) < 3:
             block = (*block, 1, 1)[:3]  # PyCUDA takes a shorter grid, but not a shorter block
         try:
-            if torch.cuda.current_device() != self._index:
+            packed = self._pack(*values)
+            # A step launches hundreds of kernels: torch.cuda's functions for these two take several times as long.
+            if torch._C._cuda_getDevice() != self._index:
                 with torch.cuda.device(self._index):
-                    self._launch_on_current(grid, block, values, shared_bytes)
+                    self._launch_on_current(grid, block, packed, shared_bytes)
             else:
-                self._launch_on_current(grid, block, values, shared_bytes)
+                self._launch_on_current(grid, block, packed, shared_bytes)
         except _refusals() as error:
             raise KernelError(f"{self._name} was not launched on {grid} blocks of {block}: {error}") from error
 
-    def _launch_on_current(
-        self, grid: Extent, block: Extent, values: list[bytes | int | float], shared_bytes: int
-    ) -> None:
-        # A step launches hundreds of kernels: torch.cuda.current_stream makes an object each time, which takes longer.
+    def _launch_on_current(self, grid: Extent, block: Extent, packed: bytes, shared_bytes: int) -> None:
         handle: int = torch._C._cuda_getCurrentRawStream(self._index)
         stream = self.device.own_stream(handle)
         if stream is not None:
-            self._launch(grid, block, stream, *values, shared_size=shared_bytes)
+            self._launch(grid, block, packed, shared_bytes, stream)
             return
         with self.device.launched_on(handle) as stream:
-            self._launch(grid, block, stream, *values, shared_size=shared_bytes)
+            self._launch(grid, block, packed, shared_bytes, stream)
 
     def _values(self, arguments: tuple[Argument, ...]) -> list[bytes | int | float]:
         index = self._index
@@ -161,10 +162,9 @@ def _packed(params: str) -> str:
 
 @functools.cache
 def _refusals() -> tuple[type[Exception], ...]:
-    import pycuda._pvt_struct  # PyCUDA packs arguments with a struct module of its own
     import pycuda.driver
 
-    return pycuda.driver.Error, pycuda._pvt_struct.error, OverflowError
+    return pycuda.driver.Error, struct.error
 
 
 def is_ours(name: str) -> bool:

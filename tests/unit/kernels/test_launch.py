@@ -1,5 +1,6 @@
 """What a launch hands to the driver, on a device that launches nothing."""
 
+import struct
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,13 +22,8 @@ class Function:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def prepare(self, params: str) -> "Function":
-        return self
-
-    def prepared_async_call(self, grid: Any, block: Any, stream: Any, *values: Any, shared_size: int) -> None:
-        if values[-1] == 2**40:
-            raise OverflowError("too large")
-        self.calls.append((grid, block, stream, values, shared_size))
+    def _launch_kernel(self, grid: Any, block: Any, packed: bytes, shared_size: int, stream: Any) -> None:
+        self.calls.append((grid, block, stream, packed, shared_size))
 
 
 class OneDevice:
@@ -42,9 +38,9 @@ class OneDevice:
 
 @pytest.fixture
 def function(monkeypatch: pytest.MonkeyPatch) -> Function:
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: INDEX)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: INDEX, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
-    monkeypatch.setattr("headrace.kernels.launch._refusals", lambda: (OverflowError,))
+    monkeypatch.setattr("headrace.kernels.launch._refusals", lambda: (struct.error,))
     return Function()
 
 
@@ -53,15 +49,15 @@ def kernel(function: Function, params: str) -> Kernel:
     return Kernel(function, params, device, "scale", 64)
 
 
-def test_tensors_become_addresses_and_numbers_stay(function: Function) -> None:
+def test_tensors_become_addresses_and_numbers_stay_as_the_driver_wants_them(function: Function) -> None:
     x = torch.arange(10.0)
     kernel(function, "PPPif")((3,), (256,), x, None, x[4:], 10, 0.5, shared_bytes=64)
     kernel(function, "q")((1, 2, 3), (32, 2), 2**33)
     kernel(function, "q")((0, 2), (32, 2, 1), 1)
     address = x.data_ptr()
     assert function.calls == [
-        ((3,), (256, 1, 1), "ours", (address, 0, address + 16, 10, 0.5), 64),
-        ((1, 2, 3), (32, 2, 1), "ours", (2**33,), 0),
+        ((3,), (256, 1, 1), "ours", struct.pack("PPPif", address, 0, address + 16, 10, 0.5), 64),
+        ((1, 2, 3), (32, 2, 1), "ours", struct.pack("q", 2**33), 0),
     ]
 
 
