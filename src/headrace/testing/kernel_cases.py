@@ -8,7 +8,7 @@ from headrace.testing.rows import Report
 
 #: Launches that are shorter are repeated more often.
 SMALL_US = 10
-_SMALL_REPETITIONS = 150
+_SMALL_REPETITIONS = 300
 #: Of as many bytes and more the card's own copy is timed, too: like a kernel, it takes time to begin and to end.
 _LARGE_BYTES = 32 << 20
 
@@ -50,9 +50,7 @@ def measure(case: Case, timer: Timer, report: Report, copy_gb_per_s: float) -> t
     copying = [timer.copying(case.moved_bytes // 2)] if case.moved_bytes >= _LARGE_BYTES else []
     ours, theirs, *copied = timer.medians_us([case.ours, case.theirs, *copying])
     if ours < SMALL_US:
-        # In both orders: a small launch takes up to a third of a microsecond more or less by its place in the turn.
-        both = timer.medians_us([case.ours, case.theirs, case.theirs, case.ours], _SMALL_REPETITIONS)
-        ours, theirs = (both[0] + both[3]) / 2, (both[1] + both[2]) / 2
+        ours, theirs = timer.medians_us([case.ours, case.theirs], _SMALL_REPETITIONS)
     name, rate = f"kernel/{case.name}", moved_kb / ours
     report.add(name, "time", ours, "us", peer=case.peer, peer_value=theirs)
     report.add(name, "bandwidth", rate, "GB/s", peer="copy", peer_value=copy_gb_per_s)
