@@ -11,7 +11,7 @@ from headrace.kernels.checks import element_type, require
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Extent, Kernel, load
 from headrace.kernels.rows import vector
-from headrace.kernels.stretches import Stretches, layers, stretch
+from headrace.kernels.stretches import Stretches, layers, stretch, stretch_flat
 
 Gelu = Literal["erf", "tanh"]
 Layout = Literal["halves", "alternating"]
@@ -89,12 +89,26 @@ def _planned(
 ) -> tuple[Kernel, Extent, Extent]:
     """Kernel, grid and block: a step asks once a layer."""
     num_sms = open_device(index).num_sms
+    if form == _PLAIN:
+        return _planned_flat(index, element, element_bytes, num_rows * width, function)
     vec = vector(width, element_bytes)
     if vec * element_bytes == _WIDEST and num_rows * (2 * width // vec) <= num_sms * _THREADS_A_SM:
         vec //= 2  # where narrower vectors still leave threads idle, their shorter program counts
     shape = stretch(width // vec, num_rows, num_sms)
     kernel = _kernel(torch.device("cuda", index), element, vec, shape, function, form)
     return kernel, (shape.num_stretches, *layers(num_rows)), (shape.threads,)
+
+
+def _planned_flat(
+    index: int, element: str, element_bytes: int, num_elements: int, function: int
+) -> tuple[Kernel, Extent, Extent]:
+    """Of x alone: rows mean nothing."""
+    num_sms, vec = open_device(index).num_sms, vector(num_elements, element_bytes)
+    if vec * element_bytes == _WIDEST and 4 * num_elements // vec <= num_sms * _THREADS_A_SM:
+        vec //= 2
+    shape = stretch_flat(num_elements // vec, num_sms)
+    kernel = _kernel(torch.device("cuda", index), element, vec, shape, function, _PLAIN)
+    return kernel, (shape.num_stretches,), (shape.threads,)
 
 
 @functools.cache

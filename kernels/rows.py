@@ -7,6 +7,8 @@ _WARP = 32
 _MAX_THREADS = 1024
 # More vectors a thread would not fit the registers of 1,024 threads.
 _MAX_VECS = 4
+# What a multiprocessor runs at once.
+_THREADS_A_SM = 2048
 # Blocks a multiprocessor should have for the memory never to wait, by experience.
 _WAVES = 4
 
@@ -19,9 +21,10 @@ class RowPlan:
         vec: elements of a vector.
         vecs: vectors of a thread; 0: the row does not fit in registers and is read once more per pass.
         rows: reduced together by a warp or a block.
-        warp_a_row: a warp owns a row, else a block.
+        warp_a_row: a warp owns a row, or some of its lanes do, else a block.
         threads: of a block.
         even: every thread holds as many elements as any other, and there are a power of two of them.
+        lanes: of a warp that share a row, a power of two.
     """
 
     vec: int
@@ -30,10 +33,11 @@ class RowPlan:
     warp_a_row: bool
     threads: int
     even: bool = False
+    lanes: int = _WARP
 
     def num_blocks(self, num_rows: int) -> int:
         """Blocks that ``num_rows`` rows need."""
-        rows_a_block = self.rows * (self.threads // _WARP if self.warp_a_row else 1)
+        rows_a_block = self.rows * (self.threads // self.lanes if self.warp_a_row else 1)
         return -(-num_rows // rows_a_block)
 
     @property
@@ -46,7 +50,7 @@ class RowPlan:
             "WARP_A_ROW": int(self.warp_a_row),
             "THREADS": self.threads,
             "EVEN": int(self.even),
-        }
+        } | ({} if self.lanes == _WARP else {"ROW_LANES": self.lanes})
 
 
 def vector(width: int, element_bytes: int) -> int:
@@ -59,7 +63,14 @@ def vector(width: int, element_bytes: int) -> int:
 
 @functools.cache
 def plan_rows(
-    width: int, num_rows: int, element_bytes: int, num_sms: int, max_vecs: int = _MAX_VECS, warp_vecs: int = 2
+    width: int,
+    num_rows: int,
+    element_bytes: int,
+    num_sms: int,
+    max_vecs: int = _MAX_VECS,
+    warp_vecs: int = 2,
+    *,
+    splits_warps: bool = False,
 ) -> RowPlan:
     """Choose a plan; many rows get fewer threads each, and short ones share a block's reductions.
 
@@ -70,10 +81,15 @@ def plan_rows(
         num_sms: of the device.
         max_vecs: vectors that the kernel can hold in a thread.
         warp_vecs: of many rows, those that take no more vectors a lane belong to a warp.
+        splits_warps: whether the kernel lets several short rows share a warp.
     """
     vec = vector(width, element_bytes)
     num_vecs = -(-width // vec)
     many = num_rows >= _WAVES * num_sms * 4
+    if splits_warps and num_vecs <= _WARP // 2:
+        lanes = _power(num_vecs, 1)
+        threads = 256 if num_rows * lanes >= num_sms * _THREADS_A_SM else 128
+        return RowPlan(vec, 1, 1, True, threads, num_vecs == lanes, lanes)
     if num_vecs <= _WARP:
         # Narrower vectors where they let more of the warp's lanes work.
         while vec > 1 and 2 * num_vecs <= _WARP:

@@ -52,7 +52,8 @@ def softmax(scores: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, o
         kind = 1 if mask.dtype == torch.bool else 2
         strides = (spread.stride(0), spread.stride(1), spread.stride(2))
     num_sms = open_device(scores.get_device()).num_sms
-    plan = plan_rows(length, round_rows(num_rows), scores.element_size(), num_sms, _MAX_VECS, _WARP_VECS)
+    element_bytes = scores.element_size()
+    plan = plan_rows(length, round_rows(num_rows), element_bytes, num_sms, _MAX_VECS, _WARP_VECS, splits_warps=True)
     if mask is not None:
         places = (*strides, mask.data_ptr() // mask.element_size())
         aligned = all(place % plan.vec == 0 for place in places)

@@ -1,6 +1,7 @@
 // SwiGLU and GeGLU [1] of a gate and an up half, GELU [2] of x + bias: elementwise, one read and one write.
 //
-// A block works on a stretch of one row, so that no thread divides to find its column.
+// A block works on a stretch of one row, so that no thread divides to find its column; of x alone, where columns mean
+// nothing, on a stretch of all there is.
 //
 // Macros: DTYPE, VEC (elements of a vector of the result), VECS (of a thread), THREADS, FUNCTION (0: SiLU, 1: GELU by
 // erf, 2: GELU by tanh), FORM (0: x, 1: gate before up in a row, 2: gate and up alternate, 3: x + bias).
@@ -33,11 +34,14 @@ __device__ __forceinline__ float activated(float x) {
 #endif
 }
 
+// Of an element among those that a stretch is of.
+using Index = std::conditional_t<FORM == 0, int64_t, int>;
+
 template <typename T>
-__device__ __forceinline__ Vec<T, VEC> at(const T* x, const T* bias, int64_t row, int width, int column) {
+__device__ __forceinline__ Vec<T, VEC> at(const T* x, const T* bias, int64_t row, int width, Index column) {
     float y[VEC];
 #if FORM == 0
-    const Vec<T, VEC> in = load<T, VEC>(x + row * width + column);
+    const Vec<T, VEC> in = load<T, VEC>(x + column);
 #pragma unroll
     for (int e = 0; e < VEC; e++) y[e] = activated<T>(in.get(e));
 #elif FORM == 3
@@ -63,20 +67,21 @@ __device__ __forceinline__ Vec<T, VEC> at(const T* x, const T* bias, int64_t row
 extern "C" __global__ void __launch_bounds__(THREADS)
     activation(DTYPE* out, const DTYPE* x, const DTYPE* bias, int64_t num_rows, int width) {
     using T = DTYPE;
-    const int first = (blockIdx.x * VECS * THREADS + threadIdx.x) * VEC;
-    const int64_t row = int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
+    const Index first = (Index(blockIdx.x) * (VECS * THREADS) + threadIdx.x) * VEC;
+    const int64_t row = FORM == 0 ? 0 : int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
+    const Index behind = FORM == 0 ? Index(num_rows * width) : Index(width);
     wait_for_earlier_kernels();
     let_next_kernel_start();
     if (row >= num_rows) return;
     Vec<T, VEC> y[VECS];
 #pragma unroll
     for (int i = 0; i < VECS; i++) {
-        const int column = first + i * THREADS * VEC;
-        if (column < width) y[i] = at<T>(x, bias, row, width, column);
+        const Index column = first + i * THREADS * VEC;
+        if (column < behind) y[i] = at<T>(x, bias, row, width, column);
     }
 #pragma unroll
     for (int i = 0; i < VECS; i++) {
-        const int column = first + i * THREADS * VEC;
-        if (column < width) store<T, VEC>(out + row * width + column, y[i]);
+        const Index column = first + i * THREADS * VEC;
+        if (column < behind) store<T, VEC>(out + row * width + column, y[i]);
     }
 }

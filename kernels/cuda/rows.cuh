@@ -1,13 +1,17 @@
 // Where a thread finds its part of a row.
 //
-// A row belongs to a warp (short rows: no barrier at all) or to a block. A thread holds VECS vectors of VEC elements of
-// ROWS rows.
+// A row belongs to a warp or to a few lanes of one (short rows: no barrier at all), or to a block. A thread holds VECS
+// vectors of VEC elements of ROWS rows.
 //
-// Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW (0 or 1), THREADS (of a block), EVEN (1: all threads hold as much, and they
-// are a power of two).
+// Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW (0 or 1), ROW_LANES (a power of two; of a warp, those that share a row; 32),
+// THREADS (of a block), EVEN (1: all threads hold as much, and they are a power of two).
 #pragma once
 
 #include "common.cuh"
+
+#ifndef ROW_LANES
+#define ROW_LANES 32
+#endif
 
 namespace headrace {
 
@@ -18,9 +22,10 @@ struct Place {
     int num_vecs;     // of a row
 
     __device__ __forceinline__ Place(int width)
-        : thread(WARP_A_ROW ? threadIdx.x % WARP : threadIdx.x),
-          team(WARP_A_ROW ? WARP : THREADS),
-          row((WARP_A_ROW ? int64_t(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP : int64_t(blockIdx.x)) * ROWS),
+        : thread(WARP_A_ROW ? threadIdx.x % ROW_LANES : threadIdx.x),
+          team(WARP_A_ROW ? ROW_LANES : THREADS),
+          row((WARP_A_ROW ? int64_t(blockIdx.x) * (THREADS / ROW_LANES) + threadIdx.x / ROW_LANES : blockIdx.x) *
+              int64_t(ROWS)),
           num_vecs(width / VEC) {}
 
     __device__ __forceinline__ int vec(int i) const { return thread + i * team; }

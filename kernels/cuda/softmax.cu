@@ -1,9 +1,10 @@
 // Masked softmax over the last dimension: softmax(scores * scale + mask), any length.
 //
-// A row belongs to a warp or to a block and stays in registers; ROWS rows share one batch reduction. A longer row
-// (VECS = 0) is read twice, its maximum and sum found together in one pass [1]. A row that sees nothing becomes zeros.
+// A row belongs to a warp, to a few of its lanes or to a block and stays in registers; ROWS rows share one batch reduction.
+// A longer row (VECS = 0) is read twice, its maximum and sum found together in one pass [1]. A row that sees nothing becomes
+// zeros.
 //
-// Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW, THREADS, EVEN as in rows.cuh; MASK (0: none, 1: bytes, 1 sees, 2: DTYPE,
+// Macros: DTYPE, VEC, VECS, ROWS, WARP_A_ROW, ROW_LANES, THREADS, EVEN as in rows.cuh; MASK (0: none, 1: bytes, 1 sees, 2: DTYPE,
 // added), MASK_ALIGNED (0 or 1: its rows let VEC elements move together), NEGATIVE (0 or 1: scores change signs before they
 // are scaled; not with a mask that is added). The mask's rows are found by strides, so that it may be broadcast.
 //
@@ -223,7 +224,7 @@ __device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask
     }
 #pragma unroll
     for (int r = 0; r < ROWS; r++) max[r] = greatest<T, VECS>(part[r]) * multiplier;
-    warp_reduce<Max, ROWS>(max);
+    warp_reduce<Max, ROWS, ROW_LANES>(max);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         const float base = shift(max[r]);
@@ -239,7 +240,7 @@ __device__ __forceinline__ void in_registers(T* out, const T* scores, const Mask
 #pragma unroll
         for (int i = 1; i < VECS; i++) sum[r] += sums[i];
     }
-    warp_reduce<Sum, ROWS>(sum);
+    warp_reduce<Sum, ROWS, ROW_LANES>(sum);
     merge_warps(factor, max, sum, scratch);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {

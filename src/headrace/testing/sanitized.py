@@ -153,10 +153,9 @@ def encoder_rows() -> Iterator[Computed]:
 
 
 def softmaxes() -> Iterator[Computed]:
-    """Softmax: a warp and a block a row, rows in registers and not, with a mask and without."""
-    for dtype, (queries, length) in product(
-        (torch.bfloat16, torch.float32), ((32, 32), (33, 100), (5, 1000), (3, 5000), (2, 40000))
-    ):
+    """Softmax: lanes, a warp and a block a row, rows in registers and not, with a mask and without."""
+    shapes = ((32, 32), (7, 20), (33, 100), (5, 1000), (3, 5000), (2, 40000))
+    for dtype, (queries, length) in product((torch.bfloat16, torch.float32), shapes):
         scores, mask = normal(2, 3, queries, length, dtype=dtype), torch.rand(2, 1, 1, length) < 0.9
         for seen in (None, mask):
             hidden = scores.double() if seen is None else scores.double().masked_fill(~seen, -torch.inf)

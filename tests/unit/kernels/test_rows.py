@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from headrace.kernels.encoder_embedding import num_blocks, plan_tokens
 from headrace.kernels.pooling import block_threads
 from headrace.kernels.rows import divisor, plan_rows, round_rows, vector
-from headrace.kernels.stretches import layers, stretch
+from headrace.kernels.stretches import layers, stretch, stretch_flat
 
 
 @given(
@@ -14,22 +14,30 @@ from headrace.kernels.stretches import layers, stretch
     element_bytes=st.sampled_from([2, 4]),
     max_vecs=st.sampled_from([2, 4]),
     warp_vecs=st.sampled_from([2, 4]),
+    splits_warps=st.booleans(),
 )
 def test_a_plan_covers_every_element_of_every_row(
-    width: int, num_rows: int, element_bytes: int, max_vecs: int, warp_vecs: int
+    width: int, num_rows: int, element_bytes: int, max_vecs: int, warp_vecs: int, splits_warps: bool
 ) -> None:
-    plan = plan_rows(width, round_rows(num_rows), element_bytes, 132, max_vecs, warp_vecs)
+    plan = plan_rows(width, round_rows(num_rows), element_bytes, 132, max_vecs, warp_vecs, splits_warps=splits_warps)
     assert width % plan.vec == 0
     assert plan.vec * element_bytes <= 16
     assert plan.threads % 32 == 0
     assert 32 <= plan.threads <= 1024
     assert plan.vecs <= max(max_vecs, warp_vecs)
-    team = 32 if plan.warp_a_row else plan.threads
+    assert plan.lanes in ({1, 2, 4, 8, 16, 32} if splits_warps and plan.warp_a_row else {32})
+    team = plan.lanes if plan.warp_a_row else plan.threads
     if plan.vecs:
         assert team * plan.vecs * plan.vec >= width
         assert plan.even == (team * plan.vecs * plan.vec == width and team & (team - 1) == 0)
-    teams = plan.num_blocks(num_rows) * (plan.threads // 32 if plan.warp_a_row else 1)
+    teams = plan.num_blocks(num_rows) * (plan.threads // plan.lanes if plan.warp_a_row else 1)
     assert teams * plan.rows >= num_rows
+
+
+def test_short_rows_share_a_warp_where_a_kernel_lets_them() -> None:
+    assert plan_rows(32, 512, 2, 132, splits_warps=True).lanes == 4
+    assert plan_rows(20, 512, 4, 132, splits_warps=True).lanes == 8
+    assert plan_rows(32, 512, 2, 132).lanes == 32
 
 
 @given(width=st.integers(1, 40_000), num_tokens=st.integers(1, 100_000), element_bytes=st.sampled_from([2, 4]))
@@ -64,6 +72,14 @@ def test_stretches_cover_a_row(num_vecs: int, num_rows: int) -> None:
     shape = stretch(num_vecs, num_rows, 132)
     assert shape.threads % 32 == 0
     assert shape.threads <= 256
+    covered = shape.vecs * shape.threads * shape.num_stretches
+    assert num_vecs <= covered
+    assert covered - num_vecs < shape.vecs * shape.threads
+
+
+@given(num_vecs=st.integers(1, 2**34))
+def test_stretches_cover_what_has_no_rows(num_vecs: int) -> None:
+    shape = stretch_flat(num_vecs, 132)
     covered = shape.vecs * shape.threads * shape.num_stretches
     assert num_vecs <= covered
     assert covered - num_vecs < shape.vecs * shape.threads
