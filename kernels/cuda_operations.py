@@ -14,13 +14,18 @@ from torch import Tensor
 from headrace.errors import KernelError
 from headrace.kernels import activation, rotary_kv
 from headrace.kernels.add import add
+from headrace.kernels.blas import multiply
 from headrace.kernels.cuda_attention import StepAttention
 from headrace.kernels.cuda_products import CudaProducts
 from headrace.kernels.embedding import embedding
 from headrace.kernels.layer_norm import layer_norm
 from headrace.kernels.paged_batch import PagedBatch, StepSizes
+from headrace.kernels.place_rows import place_rows, prepare
 from headrace.kernels.rms_norm import rms_norm
-from headrace.kernels.table import HeadNorm
+from headrace.kernels.table import HeadNorm, Linear
+
+#: Of fewer tokens, a product of some features takes cuBLAS hardly less time than one of all.
+LEAST_TO_SPARE = 4096
 
 _GELU: dict[str, activation.Gelu] = {"none": "erf", "tanh": "tanh"}
 
@@ -102,6 +107,35 @@ class CudaOperations(CudaProducts):
         cosines, sines = (room[:num_tokens] for room in self._angles[half])
         rotary = rotary_kv.rotary_table(positions, inv_freq, scale=scale, out=(cosines, sines))
         return rotary.cosines, rotary.sines
+
+    def norm_linear_for_sampled(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        linear: Linear,
+        num_features: int,
+        *,
+        normed: Tensor | None = None,
+        picked: Tensor | None = None,
+        product: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Normalise and multiply; of many tokens nothing is computed that nobody wants."""
+        if self._batch is None:
+            raise KernelError("what is sampled belongs to a step; enter one first")
+        sampled = self._batch.sampled
+        num_spared = x.shape[0] - sampled.numel()
+        if num_spared < LEAST_TO_SPARE or linear.bias is not None:
+            prepare(x, sampled)  # at an engine's first steps, few tokens as they have
+            return self.norm_linear(x, weight, eps, linear, normed=normed, out=out)
+        normed = self.rms_norm(x, weight, eps, out=normed)
+        out = x.new_empty(x.shape[0], linear.weight.shape[0]) if out is None else out
+        multiply(normed, linear.weight[num_features:], None, out[:, num_features:])
+        if sampled.numel():
+            picked = self.select(normed, sampled, out=picked)
+            place_rows(multiply(picked, linear.weight[:num_features], None, product), sampled, out)
+        return out
 
     def rotary_attention(
         self,

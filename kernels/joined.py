@@ -45,6 +45,22 @@ class JoinedOperations:
         """Normalise, then multiply."""
         return self.linear(self.rms_norm(x, weight, eps, out=normed), linear, out=out)
 
+    def norm_linear_for_sampled(
+        self: _Singles,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        linear: Linear,
+        num_features: int,
+        *,
+        normed: Tensor | None = None,
+        picked: Tensor | None = None,
+        product: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Normalise, then multiply: all features of all tokens."""
+        return self.linear(self.rms_norm(x, weight, eps, out=normed), linear, out=out)
+
     def norm_gate_up(
         self: _Singles,
         x: Tensor,

@@ -39,6 +39,20 @@ class Result(NamedTuple):
     dtype: torch.dtype
 
 
+class Between(NamedTuple):
+    """What an operation that is several in one writes on its way.
+
+    Attributes:
+        width: numbers of a row.
+        dtype: its dtype.
+        per_sampled: whether sampled tokens alone have a row; else each that the operation reads has one.
+    """
+
+    width: int
+    dtype: torch.dtype
+    per_sampled: bool = False
+
+
 @dataclass(slots=True)
 class _Traced:
     first_op: int
@@ -64,17 +78,17 @@ class _Trace:
         *,
         selects: bool,
         planned: bool,
-        between: Sequence[tuple[int, torch.dtype]] = (),
+        between: Sequence[Between] = (),
     ) -> None:
         """Note an operation; its result has a row for each of the first tensor that it reads, unless it selects.
 
-        One that is several in one has rows between them, of such widths. All are kept until it is done: a kernel that
-        joins the last two of three reads the first one's rows while it writes the third one's.
+        One that is several in one has rows between them. All are kept until it is done: a kernel that joins the last
+        two of three reads the first one's rows while it writes the third one's.
         """
         found = [self._by_storage.get(x.untyped_storage().data_ptr()) for x in reads if x is not None]
         done = self._num_ops + len(between)
-        for width, dtype in between:
-            per_sampled = found[0] is not None and found[0].per_sampled
+        for width, dtype, per_sampled in between:
+            per_sampled = per_sampled or (found[0] is not None and found[0].per_sampled)
             self._results.append(_Traced(self._num_ops, done, (width,), dtype, per_sampled, planned=True))
             self._num_ops += 1
         for traced in found:
@@ -177,7 +191,7 @@ class PlannedOperations(Generic[B]):
         result: Tensor | None = None,
         selects: bool = False,
         planned: bool = True,
-        between: Sequence[tuple[int, torch.dtype]] = (),
+        between: Sequence[Between] = (),
     ) -> None:
         if self._trace is not None:
             self._trace.note(reads, result, selects=selects, planned=planned, between=between)
@@ -218,7 +232,33 @@ class PlannedOperations(Generic[B]):
         """See ``Operations``."""
         normed, out = self._out(normed), self._out(out) if linear.writes_out else None
         result = self._operations.norm_linear(x, weight, eps, linear, normed=normed, out=out)
-        self._note(x, result=result, planned=linear.writes_out, between=[(x.shape[1], x.dtype)])
+        self._note(x, result=result, planned=linear.writes_out, between=[Between(x.shape[1], x.dtype)])
+        return result
+
+    def norm_linear_for_sampled(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        linear: Linear,
+        num_features: int,
+        *,
+        normed: Tensor | None = None,
+        picked: Tensor | None = None,
+        product: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Operations``."""
+        normed, picked, product = self._out(normed), self._out(picked), self._out(product)
+        result = self._operations.norm_linear_for_sampled(
+            *(x, weight, eps, linear, num_features),
+            normed=normed,
+            picked=picked,
+            product=product,
+            out=self._out(out) if linear.writes_out else None,
+        )
+        sampled = [Between(width, x.dtype, per_sampled=True) for width in (x.shape[1], num_features)]
+        self._note(x, result=result, planned=linear.writes_out, between=[Between(x.shape[1], x.dtype), *sampled])
         return result
 
     def norm_gate_up(
@@ -237,7 +277,7 @@ class PlannedOperations(Generic[B]):
         result = self._operations.norm_gate_up(
             x, weight, eps, gate_up, normed=normed, product=product, out=self._out(out)
         )
-        between = [(x.shape[1], x.dtype), (2 * result.shape[1], x.dtype)]
+        between = [Between(x.shape[1], x.dtype), Between(2 * result.shape[1], x.dtype)]
         self._note(x, result=result, between=between if gate_up.writes_out else between[:1])
         return result
 
@@ -245,7 +285,7 @@ class PlannedOperations(Generic[B]):
         """See ``Operations``."""
         product = self._out(product) if linear.writes_out else None
         self._operations.linear_add(x, linear, residual, product=product)
-        self._note(x, residual, between=[(residual.shape[1], x.dtype)] if linear.writes_out else ())
+        self._note(x, residual, between=[Between(residual.shape[1], x.dtype)] if linear.writes_out else ())
 
     def embedding(self, token_ids: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
         """See ``Operations``."""
@@ -306,7 +346,7 @@ class PlannedOperations(Generic[B]):
             seen=seen,
             out=self._out(out),
         )
-        between = [(result.shape[1], result.dtype)] if only_sampled else ()
+        between = [Between(result.shape[1], result.dtype)] if only_sampled else ()
         self._note(qkv, result=result, selects=only_sampled, between=between)
         return result
 

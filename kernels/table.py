@@ -120,6 +120,36 @@ class Operations(Packer, Protocol):
             out: see the class.
         """
 
+    def norm_linear_for_sampled(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        linear: Linear,
+        num_features: int,
+        *,
+        normed: Tensor | None = None,
+        picked: Tensor | None = None,
+        product: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Do as ``norm_linear`` does, where some features are wanted of the batch's sampled tokens alone.
+
+        Args:
+            x: ``[num_tokens, in_features]``, of all tokens of the batch.
+            weight: ``[in_features]``, of the norm.
+            eps: added to the mean square.
+            linear: from ``pack_linear``.
+            num_features: the first ones, which mean nothing of a token that is not sampled.
+            normed: room for the normed x.
+            picked: room for ``[num_sampled, in_features]``.
+            product: room for ``[num_sampled, num_features]``.
+            out: see the class.
+
+        Returns:
+            ``[num_tokens, out_features]``.
+        """
+
     def norm_gate_up(
         self,
         x: Tensor,

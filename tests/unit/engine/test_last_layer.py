@@ -1,5 +1,6 @@
 """What a Llama computes of tokens whose logits nobody asks for: everything that later tokens see, and no more."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,9 +48,22 @@ class Counting(ReferenceOperations):
         return super().norm_gate_up(x, weight, eps, gate_up, **rooms)
 
 
-def run(sampled: list[int]) -> tuple[Tensor | None, Tensor, Counting]:
+class Sparing(Counting):
+    """The same, which keeps to what it must: features that mean nothing are NaN."""
+
+    def norm_linear_for_sampled(
+        self, x: Tensor, weight: Tensor, eps: float, linear: Linear, num_features: int, **rooms: Tensor | None
+    ) -> Tensor:
+        made = super().norm_linear_for_sampled(x, weight, eps, linear, num_features, **rooms)
+        others = torch.ones(x.shape[0], dtype=torch.bool)
+        others[self._batch.sampled] = False
+        made[others, :num_features] = torch.nan
+        return made
+
+
+def run(sampled: list[int], operations_of: Callable[[], Counting] = Counting) -> tuple[Tensor | None, Tensor, Counting]:
     """Logits, keys and values of one step of one prompt, and the operations that it took."""
-    operations = Counting()
+    operations = operations_of()
     model = FAMILIES["LlamaForCausalLM"](CONFIG, RandomWeights(torch.device("cpu"), 0.3), operations, torch.float32)
     cache = KVCache(num_layers=LAYERS, num_pages=4, page_size=4, num_kv_heads=2, head_dim=8, dtype=torch.float32)
     cache.storage.zero_()
@@ -86,3 +100,16 @@ def test_keys_and_values_are_written_where_nobody_samples() -> None:
     assert torch.equal(same, written)
     assert counts.rows == [TOKENS] * (LAYERS - 1)
     assert counts.summed == [TOKENS, TOKENS] * (LAYERS - 1)
+
+
+def test_in_the_last_layer_nobody_reads_queries_of_tokens_that_are_not_sampled() -> None:
+    for sampled in ([2, 10], [TOKENS - 1], []):
+        plain, written, _ = run(sampled)
+        spared, same, _ = run(sampled, Sparing)
+        assert torch.equal(same, written)
+        assert same.isfinite().all()
+        if plain is None or spared is None:
+            assert not sampled
+            assert plain is spared
+        else:
+            assert torch.equal(spared, plain)

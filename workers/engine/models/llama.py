@@ -105,7 +105,11 @@ class Llama:
         self, index: int, layer: _Layer, residual: Tensor, table: tuple[Tensor, Tensor], *, only_sampled: bool
     ) -> Tensor:
         ops, config = self._ops, self.config
-        qkv = ops.norm_linear(residual, layer.attention_norm, config.rms_norm_eps, layer.qkv)
+        product = (residual, layer.attention_norm, config.rms_norm_eps, layer.qkv)
+        if only_sampled:
+            qkv = ops.norm_linear_for_sampled(*product, config.num_heads * config.head_dim)
+        else:
+            qkv = ops.norm_linear(*product)
         return ops.rotary_attention(
             *(qkv, index, config.num_heads),
             rotary=table,

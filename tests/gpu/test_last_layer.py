@@ -1,0 +1,95 @@
+"""In the last layer of steps with many tokens, queries are made of sampled tokens alone; tokens stay what they are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.gpu.engines import engine_of, logits_in_chunks
+from tests.gpu.test_families import with_device_heads
+from tests.gpu.tolerance import poisoned
+from tests.model.tiny_models import KINDS, make_oracle
+
+from headrace.kernels import cuda_operations
+from headrace.kernels.cuda_operations import CudaOperations
+from headrace.kernels.paged_batch import PagedBatch
+from headrace.testing.plain_params import plain_params
+from headrace.workers.channel import Add
+from headrace.workers.engine.device_engine import DeviceEngine
+
+FAMILIES = {"llama": 64, "qwen3": 128, "qwen2": 64, "mistral": 128}
+NEVER = 1 << 30
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=str)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kind = next(name for name in KINDS if name.startswith(request.param))
+    path = tmp_path_factory.mktemp("model")
+    make_oracle(with_device_heads(KINDS[kind], FAMILIES[request.param]), path)
+    return path
+
+
+def engine(folder: Path, dtype: torch.dtype = torch.float32) -> DeviceEngine:
+    return engine_of(folder, dtype, max_rows=4, kv_tokens=1280, step_tokens=300, row_tokens=320)
+
+
+def tokens_of(made: DeviceEngine, adds: list[Add], late: Add) -> dict[int, list[int]]:
+    """Draw all tokens; one row comes when the others decode."""
+    tokens: dict[int, list[int]] = {}
+    for add in adds:
+        made.engine.add(add)
+    for turn in range(100):
+        if turn == 5:
+            made.engine.add(late)
+        if not made.engine.has_rows:
+            break
+        for row, token, _ in made.engine.step().tokens:
+            tokens.setdefault(row, []).append(token)
+    return tokens
+
+
+@pytest.mark.parametrize("lengths", [[250], [100, 1, 149], [16, 200, 34]])
+def test_logits_behind_a_chunk_are_those_of_all_queries(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, lengths: list[int]
+) -> None:
+    prompt = tuple(torch.randint(0, 90, (250,), generator=torch.Generator().manual_seed(1)).tolist())
+    found = []
+    for least in (NEVER, 1):
+        monkeypatch.setattr(cuda_operations, "LEAST_TO_SPARE", least)
+        found.append(logits_in_chunks(engine(folder), prompt, lengths))
+    assert torch.allclose(found[0], found[1], atol=1e-4, rtol=1e-4)
+
+
+def test_rows_that_decode_beside_prompts_have_the_tokens_that_they_would_have_had(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    prompts = [tuple(torch.randint(0, 90, (length,), generator=generator).tolist()) for length in (40, 7, 120, 200)]
+    adds = [Add(row, prompt, (), plain_params(12)) for row, prompt in enumerate(prompts)]
+    found = []
+    for least in (NEVER, 1):
+        monkeypatch.setattr(cuda_operations, "LEAST_TO_SPARE", least)
+        found.append(tokens_of(engine(folder), adds[:3], adds[3]))
+    assert found[0] == found[1]
+    assert [len(found[1][row]) for row in range(4)] == [12] * 4
+
+
+@pytest.mark.parametrize("sampled", [[], [4999], [0, 17, 2500, 4998]])
+def test_other_features_are_of_all_tokens_and_the_first_ones_of_sampled_ones(
+    device: torch.device, sampled: list[int]
+) -> None:
+    operations = CudaOperations(device)
+    weight, norm = (torch.randn(shape, device=device).bfloat16() * 0.05 for shape in ((768, 512), (512,)))
+    x = torch.randn(5000, 512, device=device).bfloat16()
+    packed = operations.pack_linear(weight, None)
+    wanted = torch.tensor(sampled, dtype=torch.int32, device=device)
+    nothing = torch.empty(0, dtype=torch.int32, device=device)
+    batch = PagedBatch(torch.zeros(5000, dtype=torch.int64, device=device), nothing, wanted, nothing, None, None, ())
+    plain = operations.norm_linear(x, norm, 1e-5, packed)
+    out = poisoned(plain)
+    with operations.step(batch):
+        assert operations.norm_linear_for_sampled(x, norm, 1e-5, packed, 512, out=out) is out
+    assert torch.allclose(out[:, 512:].float(), plain[:, 512:].float(), atol=1e-2, rtol=1e-2)
+    assert torch.allclose(out[wanted.long()].float(), plain[wanted.long()].float(), atol=1e-2, rtol=1e-2)
+    others = torch.ones(5000, dtype=torch.bool, device=device)
+    others[wanted.long()] = False
+    assert out[others, :512].isnan().all()  # nobody has computed them

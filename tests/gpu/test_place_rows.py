@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from headrace.errors import KernelError
+from headrace.kernels.place_rows import place_rows
+
+
+@pytest.mark.parametrize("width", [1, 7, 96, 4096, 5000])
+@pytest.mark.parametrize("beside", [0, 3, 2048])
+@pytest.mark.parametrize("integers", [torch.int32, torch.int64])
+def test_rows_lie_where_their_indices_say_and_nothing_else_changes(
+    device: torch.device, dtype: torch.dtype, width: int, beside: int, integers: torch.dtype
+) -> None:
+    rows, out = (
+        torch.randn(count, wide, device=device, dtype=dtype) for count, wide in ((9, width), (50, width + beside))
+    )
+    indices = torch.randperm(50, device=device, dtype=integers)[:9]
+    expected = out.clone()
+    expected[indices.long(), :width] = rows
+    place_rows(rows, indices, out)
+    assert torch.equal(out, expected)
+
+
+def test_no_rows_are_placed_and_wider_ones_refused(device: torch.device) -> None:
+    rows, indices, out = (
+        torch.randn(3, 8, device=device),
+        torch.arange(3, device=device),
+        torch.randn(5, 4, device=device),
+    )
+    place_rows(rows[:0], indices[:0], torch.randn(5, 8, device=device))
+    with pytest.raises(KernelError, match="at least 8 wide"):
+        place_rows(rows, indices, out)
