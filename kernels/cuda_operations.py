@@ -37,13 +37,15 @@ class CudaOperations(CudaProducts):
 
     Args:
         device: a GPU, with its index.
+        table_bytes: what may be kept of what every step could compute.
 
     Raises:
         ConfigurationError: no such GPU, no PyCUDA.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, table_bytes: int = 0) -> None:
         super().__init__(device)
+        self._table_bytes = table_bytes
         self._batch: PagedBatch | None = None
         self.reserve(StepSizes(1, 1, 1))
 
@@ -68,6 +70,12 @@ class CudaOperations(CudaProducts):
             yield
         finally:
             self._batch = None
+
+    def affords(self, num_bytes: int) -> bool:
+        """Spend what it was given, once."""
+        affords = num_bytes <= self._table_bytes
+        self._table_bytes -= num_bytes if affords else 0
+        return affords
 
     def hold(self, weight: Tensor) -> Tensor:
         """Bring a weight to the GPU."""

@@ -32,6 +32,10 @@ class FixedOperations(JoinedOperations, CudaOperations):
         super().reserve(sizes, workspace)
         self._attention = FixedAttention(self._device, sizes, self._workspace)
 
+    def affords(self, num_bytes: int) -> bool:
+        """See ``CudaOperations``."""
+        return CudaOperations.affords(self, num_bytes)
+
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Keep rows contiguous."""
         weight = weight.to(self._device).contiguous()

@@ -25,6 +25,10 @@ class _Singles(Protocol):
 class JoinedOperations:
     """A part of a table; shapes are in ``table.Operations``. What lies between two operations is rounded."""
 
+    def affords(self, num_bytes: int) -> bool:
+        """Keep nothing beside the weights, whose memory is mapped from files and shared."""
+        return False
+
     def pack_gate_up(
         self: _Singles, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
     ) -> Linear:

@@ -203,6 +203,10 @@ class PlannedOperations(Generic[B]):
         """See ``Operations``."""
         return self._operations.hold(weight)
 
+    def affords(self, num_bytes: int) -> bool:
+        """See ``Operations``."""
+        return self._operations.affords(num_bytes)
+
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """See ``Operations``."""
         return self._operations.pack_linear(weight, bias)

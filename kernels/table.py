@@ -84,6 +84,9 @@ class Operations(Packer, Protocol):
     between them, and may leave it as it is; it overlaps neither what is read nor the result.
     """
 
+    def affords(self, num_bytes: int) -> bool:
+        """Say whether so many bytes may be kept of what every step could compute, once, at loading."""
+
     def pack_gate_up(
         self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None
     ) -> Linear:

@@ -90,6 +90,7 @@ def run(settings: Settings) -> int:
             step_tokens=settings.step_tokens or sizes.step_tokens,
             row_tokens=settings.max_context_tokens,
             memory_fraction=settings.memory_fraction,
+            table_fraction=settings.table_fraction,
             cuda_graphs=settings.cuda_graphs,
             prompt_graphs=settings.prompt_graphs,
             encoder_graphs=settings.encoder_graphs,

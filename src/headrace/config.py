@@ -193,6 +193,11 @@ class Settings(BaseSettings):
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="of a GPU's memory that one engine may take"
     )
+    table_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.02,
+        description="of a GPU's memory, what a table of the first layer's queries, keys and values of all tokens may "
+        "take; a model whose table is larger, or with 0 any model, computes them in every step",
+    )
     measure_ms: Annotated[int, Field(ge=0)] = Field(
         3_000, description="computing time for measuring costs where none are on file; 0: never measure"
     )

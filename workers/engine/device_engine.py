@@ -61,6 +61,8 @@ class DeviceLimits:
         step_tokens: tokens computed in one step at most, >= ``max_rows``.
         kv_tokens: tokens that the key-value memory holds at most; None: as many as there is memory for.
         memory_fraction: of the memory that was free before the model came, in (0, 1].
+        table_fraction: of the same, what a table of the first layer's queries, keys and values of all tokens may take;
+            in [0, 1), and 0: every step computes them.
         page_size: tokens of a page.
         cuda_graphs: steps in which every row decodes are captured and replayed.
         prompt_graphs: graphs of steps with prompts that are kept, where launching takes longer than computing; with
@@ -76,6 +78,7 @@ class DeviceLimits:
     step_tokens: int
     kv_tokens: int | None = None
     memory_fraction: float = 0.9
+    table_fraction: float = 0.02
     page_size: int = DEFAULT_PAGE_SIZE
     cuda_graphs: bool = True
     prompt_graphs: int = 0
@@ -122,7 +125,8 @@ class DeviceEngine:
         torch.cuda.set_device(self.device)
         with torch.cuda.stream(self._stream), torch.inference_mode():
             before = free_bytes(self.device.index)
-            on_device = (FixedOperations if limits.deterministic else CudaOperations)(self.device)
+            make = FixedOperations if limits.deterministic else CudaOperations
+            on_device = make(self.device, int(limits.table_fraction * before))
             self.operations = PlannedOperations(on_device)
             self.loaded = load(self.operations, dtype)
             weight_bytes = before - free_bytes(self.device.index)

@@ -64,6 +64,7 @@ def _load(settings: EngineSettings) -> tuple[Engine, CostKeeper]:
             step_tokens=settings.step_tokens,
             kv_tokens=settings.kv_tokens or None,
             memory_fraction=settings.memory_fraction,
+            table_fraction=settings.table_fraction,
             page_size=settings.page_size,
             cuda_graphs=settings.cuda_graphs,
             prompt_graphs=settings.prompt_graphs,

@@ -32,6 +32,8 @@ class EngineSettings:
         costs_dir: folder of the files that hold costs; None keeps none.
         row_tokens: tokens of a request at most, prompt and output; a GPU's memory must hold one such request.
         memory_fraction: of a GPU's memory that weights and pool may take, in (0, 1].
+        table_fraction: of a GPU's memory, what a table of the first layer's queries, keys and values of all tokens may
+            take, in [0, 1); 0: every step computes them.
         cuda_graphs: on a GPU, steps in which every row decodes, and encoders' smaller batches, are captured and
             replayed.
         prompt_graphs: on a GPU, captured sizes of steps with prompts that an engine keeps; 0: none.
@@ -58,6 +60,7 @@ class EngineSettings:
     costs_dir: str | None = None
     row_tokens: int = 8192
     memory_fraction: float = 0.9
+    table_fraction: float = 0.02
     cuda_graphs: bool = True
     prompt_graphs: int = 48
     encoder_graphs: int = 336
@@ -92,6 +95,8 @@ class EngineSettings:
                 raise ConfigurationError(f"{name} must be at least 0, not {getattr(self, name):g}")
         if not 0 < self.memory_fraction <= 1:
             raise ConfigurationError(f"memory_fraction {self.memory_fraction} must be above 0 and at most 1")
+        if not 0 <= self.table_fraction < 1:
+            raise ConfigurationError(f"table_fraction {self.table_fraction} must be at least 0 and below 1")
         if self.step_tokens < self.max_rows:
             raise ConfigurationError(f"step_tokens {self.step_tokens} is less than max_rows {self.max_rows}")
 

@@ -22,6 +22,7 @@ def test_settings_survive_the_environment() -> None:
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "num_threads": 0}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "kv_tokens": 0}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "device": "cuda", "memory_fraction": 1.5}',
+        '{"socket_path": "s", "model_dir": "m", "revision": "r", "device": "cuda", "table_fraction": 1}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "max_rows": 9, "step_tokens": 8}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "deterministic": true}',
         '{"socket_path": "s", "model_dir": "m", "revision": "r", "deterministic": true, "device": "cuda"}',

@@ -10,6 +10,9 @@ from headrace.workers.engine.checkpoint import Tensors
 from headrace.workers.engine.models.llama_config import LlamaConfig
 from headrace.workers.engine.models.weights import Weights
 
+# Rows of the vocabulary whose products are made at once: fewer lose speed, and more would want more memory.
+_ROWS_AT_ONCE = 2048
+
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
@@ -49,6 +52,7 @@ class Llama:
         self._norm = weights.tensor("model.norm.weight", hidden)
         head = self._embedding if config.tied else weights.tensor("lm_head.weight", vocab, hidden)
         self._head = operations.pack_linear(head, None)
+        self._first_qkv = self._tabulate_first_qkv()
 
     def _load_layer(self, weights: Weights) -> _Layer:
         config = self.config
@@ -76,6 +80,25 @@ class Llama:
         biases = [weights.tensor(f"{name}.bias", inner) for name in names] if self.config.mlp_bias else []
         return self._ops.pack_gate_up(*pair, *biases)
 
+    def _tabulate_first_qkv(self) -> Tensor | None:
+        """Make the first layer's queries, keys and values, before rotation, which follow from the token alone [1].
+
+        [1] N. Graef, Transformer tricks: precomputing the first layer, 2024.
+
+        Returns:
+            ``[vocab, (num_heads + 2 * num_kv_heads) * head_dim]``; None where there is no memory to spare for it.
+        """
+        ops, config, layer = self._ops, self.config, self._layers[0]
+        width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        if not ops.affords(config.vocab_size * width * self.dtype.itemsize):
+            return None
+        made = self._embedding.new_empty(config.vocab_size, width)
+        for start in range(0, config.vocab_size, _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            norm = layer.attention_norm, config.rms_norm_eps
+            made[rows] = ops.norm_linear(self._embedding[rows], *norm, layer.qkv)
+        return made
+
     def forward(self, batch: Batch) -> Tensor | None:
         """Compute a batch, and write its keys and values.
 
@@ -90,7 +113,17 @@ class Llama:
         residual = ops.embedding(batch.token_ids, self._embedding)
         for index, layer in enumerate(self._layers):
             is_last = index == len(self._layers) - 1
-            seen = self._attend(index, layer, residual, table, only_sampled=is_last)
+            if index == 0 and self._first_qkv is not None:
+                qkv = ops.embedding(batch.token_ids, self._first_qkv)
+            else:
+                qkv = self._qkv(layer, residual, only_sampled=is_last)
+            seen = ops.rotary_attention(
+                *(qkv, index, self.config.num_heads),
+                rotary=table,
+                norm=layer.head_norm,
+                window=self.config.windows[index],
+                only_sampled=is_last,
+            )
             if is_last:
                 # All keys and values are written: of a prompt's other tokens nothing more will be asked.
                 if not batch.sampled.numel():
@@ -101,19 +134,9 @@ class Llama:
             ops.linear_add(gated, layer.down, residual)
         return ops.norm_linear(residual, self._norm, eps, self._head)
 
-    def _attend(
-        self, index: int, layer: _Layer, residual: Tensor, table: tuple[Tensor, Tensor], *, only_sampled: bool
-    ) -> Tensor:
+    def _qkv(self, layer: _Layer, residual: Tensor, *, only_sampled: bool) -> Tensor:
         ops, config = self._ops, self.config
         product = (residual, layer.attention_norm, config.rms_norm_eps, layer.qkv)
         if only_sampled:
-            qkv = ops.norm_linear_for_sampled(*product, config.num_heads * config.head_dim)
-        else:
-            qkv = ops.norm_linear(*product)
-        return ops.rotary_attention(
-            *(qkv, index, config.num_heads),
-            rotary=table,
-            norm=layer.head_norm,
-            window=config.windows[index],
-            only_sampled=only_sampled,
-        )
+            return ops.norm_linear_for_sampled(*product, config.num_heads * config.head_dim)
+        return ops.norm_linear(*product)

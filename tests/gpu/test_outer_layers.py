@@ -1,10 +1,11 @@
-"""In the last layer of steps with many tokens, queries are made of sampled tokens alone; tokens stay what they are."""
+"""First layers whose products are looked up, last ones that make queries of sampled tokens alone: the same tokens."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from tests.gpu.engines import engine_of, logits_in_chunks
+from tests.gpu.engines import logits_in_chunks
 from tests.gpu.test_families import with_device_heads
 from tests.gpu.tolerance import poisoned
 from tests.model.tiny_models import KINDS, make_oracle
@@ -14,10 +15,12 @@ from headrace.kernels.cuda_operations import CudaOperations
 from headrace.kernels.paged_batch import PagedBatch
 from headrace.testing.plain_params import plain_params
 from headrace.workers.channel import Add
-from headrace.workers.engine.device_engine import DeviceEngine
+from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
+from headrace.workers.engine.loading import load
 
 FAMILIES = {"llama": 64, "qwen3": 128, "qwen2": 64, "mistral": 128}
-NEVER = 1 << 30
+# How many tokens must be spared, and what of the memory a table may take: plain, each alone.
+WAYS = ((1 << 30, 0.0), (1, 0.0), (1 << 30, 0.02))
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=str)
@@ -28,8 +31,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def engine(folder: Path, dtype: torch.dtype = torch.float32) -> DeviceEngine:
-    return engine_of(folder, dtype, max_rows=4, kv_tokens=1280, step_tokens=300, row_tokens=320)
+def engine(folder: Path, table_fraction: float = 0.0) -> DeviceEngine:
+    limits = DeviceLimits(max_rows=4, row_tokens=320, step_tokens=300, kv_tokens=1280, table_fraction=table_fraction)
+    device = torch.device("cuda")
+    return DeviceEngine(partial(load, folder, device=device), device, torch.float32, limits)
 
 
 def tokens_of(made: DeviceEngine, adds: list[Add], late: Add) -> dict[int, list[int]]:
@@ -53,10 +58,11 @@ def test_logits_behind_a_chunk_are_those_of_all_queries(
 ) -> None:
     prompt = tuple(torch.randint(0, 90, (250,), generator=torch.Generator().manual_seed(1)).tolist())
     found = []
-    for least in (NEVER, 1):
+    for least, table_fraction in WAYS:
         monkeypatch.setattr(cuda_operations, "LEAST_TO_SPARE", least)
-        found.append(logits_in_chunks(engine(folder), prompt, lengths))
+        found.append(logits_in_chunks(engine(folder, table_fraction), prompt, lengths))
     assert torch.allclose(found[0], found[1], atol=1e-4, rtol=1e-4)
+    assert torch.allclose(found[0], found[2], atol=1e-4, rtol=1e-4)
 
 
 def test_rows_that_decode_beside_prompts_have_the_tokens_that_they_would_have_had(
@@ -66,10 +72,10 @@ def test_rows_that_decode_beside_prompts_have_the_tokens_that_they_would_have_ha
     prompts = [tuple(torch.randint(0, 90, (length,), generator=generator).tolist()) for length in (40, 7, 120, 200)]
     adds = [Add(row, prompt, (), plain_params(12)) for row, prompt in enumerate(prompts)]
     found = []
-    for least in (NEVER, 1):
+    for least, table_fraction in WAYS:
         monkeypatch.setattr(cuda_operations, "LEAST_TO_SPARE", least)
-        found.append(tokens_of(engine(folder), adds[:3], adds[3]))
-    assert found[0] == found[1]
+        found.append(tokens_of(engine(folder, table_fraction), adds[:3], adds[3]))
+    assert found[0] == found[1] == found[2]
     assert [len(found[1][row]) for row in range(4)] == [12] * 4
 
 
@@ -93,3 +99,8 @@ def test_other_features_are_of_all_tokens_and_the_first_ones_of_sampled_ones(
     others = torch.ones(5000, dtype=torch.bool, device=device)
     others[wanted.long()] = False
     assert out[others, :512].isnan().all()  # nobody has computed them
+
+
+def test_memory_for_tables_is_spent_once(device: torch.device) -> None:
+    operations = CudaOperations(device, table_bytes=100)
+    assert [operations.affords(num_bytes) for num_bytes in (101, 60, 60, 40, 1)] == [False, True, False, True, False]

@@ -1,8 +1,9 @@
-"""What a Llama computes of tokens whose logits nobody asks for: everything that later tokens see, and no more."""
+"""What a Llama computes in its first and its last layer: what later tokens see and what is asked for, and no more."""
 
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from headrace.kernels.reference import ReferenceOperations
 from headrace.kernels.table import Linear
 from headrace.memory.kv_cache import KVCache
 from headrace.testing.state_dict import RandomWeights
+from headrace.workers.engine.models import llama
 from headrace.workers.engine.models.families import FAMILIES
 from headrace.workers.engine.segments import segments_of
 
@@ -113,3 +115,34 @@ def test_in_the_last_layer_nobody_reads_queries_of_tokens_that_are_not_sampled()
             assert plain is spared
         else:
             assert torch.equal(spared, plain)
+
+
+class Tabulating(Sparing):
+    """The same, with memory to spare: it notes what the first layer's table takes, and products of all features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes: list[int] = []
+        self.products = 0
+
+    def affords(self, num_bytes: int) -> bool:
+        self.num_bytes.append(num_bytes)
+        return True
+
+    def norm_linear(self, x: Tensor, weight: Tensor, eps: float, linear: Linear, **rooms: Tensor | None) -> Tensor:
+        self.products += 1
+        return super().norm_linear(x, weight, eps, linear, **rooms)
+
+
+def test_the_first_layer_s_products_can_be_looked_up_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama, "_ROWS_AT_ONCE", 17)
+    plain, written, _ = run([2, 10])
+    looked_up, same, counts = run([2, 10], Tabulating)
+    assert plain is not None
+    assert looked_up is not None
+    assert torch.allclose(looked_up, plain, atol=1e-5)
+    assert torch.allclose(same, written, atol=1e-5)
+    assert isinstance(counts, Tabulating)
+    assert counts.num_bytes == [CONFIG["vocab_size"] * (4 + 2 * 2) * 8 * 4]
+    # Four pieces of the table, then the layer between the first and the last, and the head.
+    assert counts.products == 4 + (LAYERS - 2) + 1
