@@ -20,6 +20,7 @@ namespace headrace {
 #define HEADRACE_ALL_56_SUMS(c, i) HEADRACE_ALL_48_SUMS(c, i), HEADRACE_8_SUMS(c, i + 48)
 #define HEADRACE_ALL_72_SUMS(c, i) HEADRACE_64_SUMS(c, i), HEADRACE_8_SUMS(c, i + 64)
 #define HEADRACE_ALL_96_SUMS(c, i) HEADRACE_64_SUMS(c, i), HEADRACE_32_SUMS(c, i + 64)
+#define HEADRACE_ALL_128_SUMS(c, i) HEADRACE_64_SUMS(c, i), HEADRACE_64_SUMS(c, i + 64)
 #define HEADRACE_ALL_112_SUMS(c, i) HEADRACE_ALL_96_SUMS(c, i), HEADRACE_ALL_16_SUMS(c, i + 96)
 
 // Products of one width: c[AT], c[AT + 1], ... (+)= a [64 x 16] b^T, b [WIDTH x 16]; unless ADD, they are overwritten.
@@ -51,6 +52,7 @@ HEADRACE_PANEL_PRODUCT(112, HEADRACE_SUMS_56, "%56, %57", "%58", HEADRACE_ALL_56
 HEADRACE_PANEL_PRODUCT(128, HEADRACE_SUMS_64, "%64, %65", "%66", HEADRACE_64_SUMS)
 HEADRACE_PANEL_PRODUCT(144, HEADRACE_SUMS_72, "%72, %73", "%74", HEADRACE_ALL_72_SUMS)
 HEADRACE_PANEL_PRODUCT(224, HEADRACE_SUMS_112, "%112, %113", "%114", HEADRACE_ALL_112_SUMS)
+HEADRACE_PANEL_PRODUCT(256, HEADRACE_SUMS_128, "%128, %129", "%130", HEADRACE_ALL_128_SUMS)
 
 // What has been asked for since the last call can be waited for.
 __device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -71,7 +73,7 @@ __device__ __forceinline__ void wait_for_products(float (&results)[N]) {
 
 // The widest product there is of no more than ``left`` rows. One wide one reads a less often than two narrow ones.
 __host__ __device__ constexpr int panel_width(int left) {
-    constexpr int WIDTHS[] = {224, 144, 128, 112, 96, 64, 48, 32, 16};
+    constexpr int WIDTHS[] = {256, 224, 144, 128, 112, 96, 64, 48, 32, 16};
     for (int width : WIDTHS)
         if (left >= width && width <= WIDEST_PANEL) return width;
     return 8;
