@@ -3,7 +3,7 @@
 Pure arithmetic; ``wide_product`` launches, ``cuda_products`` asks (docs/bench/wide_product.md has the figures).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.kernels.thin_choice import MOST_BYTES, Product
 
@@ -21,6 +21,7 @@ _BARRIER_BYTES = 1024
 _ROW_BYTES = 2 * STEP_COLUMNS
 _EIGHT = 8  # rows that are swizzled together
 _VECTOR_BYTES = 16
+_PART_ROWS = 32
 _WARP, _GROUP_THREADS = 32, 128
 _NUM_SMS = 132  # of the H200
 _LEAST_USED = 0.9  # of what rounds of clusters could compute; at 0.85 cuBLAS was faster
@@ -37,6 +38,7 @@ class Tiling:
         splits: blocks of a cluster that share the columns.
         stages: of the ring.
         band: tiles of tokens of which all tiles of rows are computed before the next ones.
+        overlaps: a tile is written while the next one is begun.
     """
 
     rows: int
@@ -45,6 +47,7 @@ class Tiling:
     splits: int
     stages: int
     band: int = 1
+    overlaps: bool = False
 
     @property
     def cluster(self) -> int:
@@ -59,7 +62,7 @@ class Tiling:
     @property
     def threads(self) -> int:
         """Threads of a block: those that multiply, and a warp that fills the ring, or four if registers are short."""
-        return self.groups * _GROUP_THREADS + (_GROUP_THREADS if self.groups > 2 else _WARP)
+        return self.groups * _GROUP_THREADS + (_GROUP_THREADS if self.groups > 2 or self.overlaps else _WARP)
 
     @property
     def shared_bytes(self) -> int:
@@ -76,6 +79,7 @@ class Tiling:
             "TOKEN_BLOCKS": self.token_blocks,
             "SPLITS": self.splits,
             "GATED": int(gated),
+            **({"OVERLAPS": 1} if self.overlaps else {}),
         }
 
     def x_rows(self, product: Product) -> int:
@@ -115,9 +119,15 @@ class Tiling:
             and (self.splits == 1 or self.num_token_tiles(product) == 1)
             and 1 <= self.cluster <= MOST_CLUSTER
             and self.splits <= self.num_steps(product)
+            and (not self.overlaps or self._overlaps(product))
             and self.stages > 1
             and self.shared_bytes <= MOST_BYTES
         )
+
+    def _overlaps(self, product: Product) -> bool:
+        """Whether the kernel can write a tile behind the next one's first steps, 32 rows behind each."""
+        parts = self.rows // _PART_ROWS
+        return (self.groups, self.splits) == (2, 1) and not self.rows % _PART_ROWS and parts < self.num_steps(product)
 
 
 def takes(product: Product, *, gated: bool = False) -> bool:
@@ -130,10 +140,9 @@ def choose(product: Product) -> Tiling | None:
     for least, most, tiling in MEASURED.get((product.out_features, product.in_features), ()):
         if least <= product.num_tokens <= most:
             return tiling
-    many = MANY.get((product.out_features, product.in_features))
-    if many is None or product.num_tokens < MANY_TOKENS or many.used(product) < _LEAST_USED:
-        return None
-    return many
+    many = MANY.get((product.out_features, product.in_features), ())
+    taken = [tiling for least, tiling in many if product.num_tokens >= least]
+    return taken[-1] if taken and taken[-1].used(product) >= _LEAST_USED else None
 
 
 #: By the weight's shape ``(out_features, in_features)``: from so many tokens to so many, this tiling.
@@ -163,8 +172,11 @@ MEASURED: dict[tuple[int, int], tuple[tuple[int, int, Tiling], ...]] = {
     (1024, 3072): ((129, 256, Tiling(48, 2, 2, 2, 10)),),
 }
 
-#: By the shape of a weight of gates and ups: how products of many tokens are cut up.
-MANY: dict[tuple[int, int], Tiling] = {
-    (28672, 4096): Tiling(256, 2, 2, 1, 4, band=8),
-    (6144, 1024): Tiling(256, 2, 2, 1, 4, band=8),
+_GATES = Tiling(256, 2, 2, 1, 4, band=8)
+_MANY_GATES = ((MANY_TOKENS, _GATES), (4096, replace(_GATES, overlaps=True)))
+
+#: By the shape of a weight of gates and ups: from so many tokens on, this tiling.
+MANY: dict[tuple[int, int], tuple[tuple[int, Tiling], ...]] = {
+    (28672, 4096): _MANY_GATES,
+    (6144, 1024): _MANY_GATES,
 }

@@ -44,8 +44,8 @@ class WideProduct:
         """
         shape = (self.weight.shape[0], self.weight.shape[1])
         tilings = [tiling for _, _, tiling in MEASURED.get(shape, ())]
-        if gated and shape in MANY:
-            tilings.append(MANY[shape])
+        if gated:
+            tilings += [tiling for _, tiling in MANY.get(shape, ())]
         for tiling in tilings:
             _kernel(self._device.index, self.weight.dtype, tiling, gated)
 

@@ -11,63 +11,55 @@
 // than one: then the ring's memory takes each other's sums (meeting.cuh). A result has the same bits whatever tokens
 // are beside it, and whatever the other constants are.
 //
+// OVERLAPS (default 0): a tile is written while the next one is begun (wide_overlap.cuh); of two groups, and SPLITS 1.
 // GATED: the weight's rows alternate, gate and up, and y [m, n / 2] is silu(gate) * up of the rounded sums.
-// Macros: DTYPE, TILE, GROUPS, TOKEN_BLOCKS, SPLITS, GATED.
+// Macros: DTYPE, TILE, GROUPS, TOKEN_BLOCKS, SPLITS, OVERLAPS, GATED.
 #define HEAD_DIM 64  // of panels.cuh: panels of 64 columns
 #define WARPGROUPS 1
 #define WIDEST_PANEL (GROUPS < 3 ? 256 : 128)
 #define SPACING TOKEN_BLOCKS
+#ifndef OVERLAPS
+#define OVERLAPS 0
+#endif
 #include "meeting.cuh"
 #include "middle_result.cuh"
-#include "panel_step.cuh"
 #include "registers.cuh"
-#include "wide_ring.cuh"
+#include "wide_steps.cuh"
+#if OVERLAPS
+#include "wide_overlap.cuh"
+#endif
 
 namespace headrace {
 
 constexpr int BARRIER_BYTES = 1024, MOST_STAGES = 60;
-// Of three groups, a launch may ask for too few registers for tall tiles. Then four warps come to fill the ring, one of
-// them does, and all of them leave theirs to the groups: no more than a launch gives to all of its threads.
-constexpr bool TRADES = GROUPS == 3;
-constexpr int FILLING_WARPS = TRADES ? 4 : 1, TAKEN = 152, LEFT = 56, GIVEN = 128;
-static_assert(3 * TAKEN + LEFT <= 4 * GIVEN && 16 * WARP * GIVEN == 1 << 16);
+// A launch may ask for too few registers for tall tiles of three groups, or for two tiles at once. Then four warps come
+// to fill the ring, one of them does, and all of them leave theirs to the groups: no more than a launch gives to all of
+// its threads.
+constexpr bool TRADES = GROUPS == 3 || OVERLAPS;
+constexpr int FILLING_WARPS = TRADES ? 4 : 1;
+constexpr int TAKEN = GROUPS == 3 ? 152 : 240, LEFT = GROUPS == 3 ? 56 : 24, GIVEN = GROUPS == 3 ? 128 : 168;
+static_assert(!TRADES || GROUPS * TAKEN + LEFT <= (GROUPS + 1) * GIVEN && 4 * (GROUPS + 1) * WARP * GIVEN <= 1 << 16);
 static_assert(TILE % 8 == 0 && TILE <= 256 && GROUPS <= 3);
+static_assert(!OVERLAPS || GROUPS == 2 && SPLITS == 1 && TILE % 32 == 0);
 
-__device__ __forceinline__ void consume(const Ring& ring, Way way, const Meeting& meeting, Result to) {
-    // The same in all lanes, which the compiler cannot know of a thread's number.
-    const int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0), lane = threadIdx.x % WARP;
-    const int first_token = warp / 4 * GROUP_TOKENS;
-    const int num_tokens = to.m;
-    int stage = 0, phase = 0, before = 0;
-    const auto multiply = [&](auto add, float (&sums)[TILE / 2]) {
-        barrier_wait(ring.full + stage * 8, phase);
-        const Matrix x = rows_matrix(ring.x(stage) + first_token * PANEL_BYTES);
-        multiply_step<DTYPE, decltype(add)::value, TILE>(sums, x, rows_matrix(ring.weight(stage)));
-    };
-    const auto next = [&] {
-        before = stage;
-        if (++stage == ring.num_stages) stage = 0, phase ^= 1;
-    };
-    const auto release = [&] {
-        if (TOKEN_BLOCKS == 1 && lane == 0) barrier_arrive(ring.empty + before * 8);
-        if (TOKEN_BLOCKS > 1 && lane < TOKEN_BLOCKS) barrier_arrive_at(way.at.first() + lane, ring.empty + before * 8);
-    };
+__device__ __forceinline__ void consume(Steps steps, Way way, const Meeting& meeting, Result to) {
+    const int lane = threadIdx.x % WARP, num_tokens = to.m;
     for (; !way.ended(); way.next_tile()) {
         float sums[TILE / 2];
-        multiply(std::false_type(), sums);
-        next();
+        steps.multiply<false>(sums);
+        steps.next();
 #pragma unroll 1
         for (int step = way.first_step + 1; step < way.last_step; step++) {
-            multiply(std::true_type(), sums);
+            steps.multiply<true>(sums);
             wait_for_products<1>();
-            release();
-            next();
+            steps.release();
+            steps.next();
         }
         wait_for_products(sums);
-        release();
+        steps.release();
         const int first_row = way.tile * TILE, end = min(first_row + TILE, to.n);
-        const int own_token = way.tokens * ring.x_rows + first_token + warp % 4 * 16;
-        to.m = min(num_tokens, (way.tokens + 1) * ring.x_rows);
+        const int own_token = way.tokens * steps.ring.x_rows + steps.first_token + steps.warp % 4 * 16;
+        to.m = min(num_tokens, (way.tokens + 1) * steps.ring.x_rows);
 #if SPLITS > 1
         meet_cluster();  // nobody reads the ring any more
         if (own_token < to.m) meeting.send(sums);
@@ -138,7 +130,13 @@ extern "C" __global__ void __launch_bounds__(headrace::CONSUMERS + headrace::FIL
     } else {
         if constexpr (TRADES) take_registers<TAKEN>();
         wait_for_earlier_kernels();
-        consume(ring, way, meeting, Result{y, bias, residual, m, n, y_stride, residual_stride});
+        const Steps steps(ring, at);
+        const Result to{y, bias, residual, m, n, y_stride, residual_stride};
+#if OVERLAPS
+        consume_overlapping(steps, way, to);
+#else
+        consume(steps, way, meeting, to);
+#endif
         __syncwarp();
     }
     // A block stays until nobody tells its barriers anything any more.

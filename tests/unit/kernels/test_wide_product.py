@@ -27,6 +27,7 @@ SPLIT = Tiling(80, 1, 1, 2, 2)
 ALL = Tiling(48, 1, 2, 4, 2)
 TWO_GROUPS = Tiling(80, 2, 2, 2, 2)
 THREE_GROUPS = Tiling(32, 3, 1, 1, 2)
+OVERLAPPING = Tiling(64, 2, 1, 1, 2, band=2, overlaps=True)
 NUM_SMS = 4  # so few that a cluster computes several tiles
 
 
@@ -101,6 +102,11 @@ def expect(
         (TWO_GROUPS, 200, 112, 200, False, True),
         (replace(ALONE, band=2), 300, 200, 72, True, True),  # tiles of tokens, in bands of which the last is not whole
         (replace(SHARED, band=3), 600, 208, 200, False, True),
+        (OVERLAPPING, 600, 200, 328, True, True),
+        (OVERLAPPING, 300, 200, 264, False, True),
+        (replace(OVERLAPPING, rows=96, token_blocks=2, stages=3), 900, 208, 328, True, False),
+        (replace(OVERLAPPING, rows=96, token_blocks=2, stages=3), 700, 200, 264, False, True),
+        (OVERLAPPING, 20, 56, 200, False, True),  # a tile a block, behind which no other comes
     ],
 )
 def test_products_err_no_more_than_torch_however_they_are_cut(
@@ -129,6 +135,7 @@ def test_a_token_has_the_same_bits_beside_any_others_and_in_any_tile_of_as_many_
     expected = product(folder, SHARED, x, weight)
     assert torch.equal(product(folder, ALONE, x[60:100], weight, chance=5), expected[60:100])
     assert torch.equal(product(folder, THREE_GROUPS, x[-33:], weight, chance=6), expected[-33:])
+    assert torch.equal(product(folder, replace(OVERLAPPING, rows=32), x, weight, chance=8), expected)
     split = product(folder, TWO_GROUPS, x, weight)
     assert torch.equal(product(folder, SPLIT, x[70:], weight, chance=7), split[70:])
 
@@ -188,6 +195,11 @@ def test_cuts_that_the_kernel_cannot_make_do_not_fit() -> None:
     assert not Tiling(64, 2, 2, 4, 4).fits(sizes), "more splits than steps"
     assert not Tiling(64, 2, 2, 1, 16).fits(sizes), "too much memory"
     assert not Tiling(64, 2, 2, 1, 1).fits(sizes), "no ring"
+    assert Tiling(32, 2, 1, 1, 4, overlaps=True).fits(sizes)
+    assert not Tiling(64, 2, 1, 1, 4, overlaps=True).fits(sizes), "fewer steps than a tile has parts, and one"
+    assert not Tiling(40, 2, 1, 1, 4, overlaps=True).fits(sizes), "no whole parts"
+    assert not Tiling(32, 1, 1, 1, 4, overlaps=True).fits(sizes), "too few registers to trade"
+    assert not Tiling(32, 2, 1, 2, 4, overlaps=True).fits(sizes), "shared columns"
 
 
 @given(st.integers(1, 20_000), st.integers(1, 2000).map(lambda eights: 8 * eights), st.sampled_from((1, 2, 4)))
@@ -204,10 +216,16 @@ def test_blocks_have_all_tokens_in_shares_of_whole_eights(
 
 def test_many_tokens_are_taken_where_they_fill_most_of_what_the_multiprocessors_could_compute() -> None:
     def taken(shape: tuple[int, int], *num_tokens: int) -> list[bool]:
-        return [choose(Product(each, *shape)) is MANY[shape] for each in num_tokens]
+        found = [choose(Product(each, *shape)) for each in num_tokens]
+        assert all(tiling is None or tiling in [many for _, many in MANY[shape]] for tiling in found)
+        return [tiling is not None for tiling in found]
 
     assert taken((28672, 4096), 512, MANY_TOKENS, 1100, 2048, 4096, 8192) == [False, True, False, True, True, True]
     assert taken((6144, 1024), 512, MANY_TOKENS, 2048, 4096, 8192) == [False, False, True, True, True]
-    for shape, tiling in MANY.items():
-        assert tiling.fits(Product(MANY_TOKENS, *shape))
+    for shape, tilings in MANY.items():
+        for least, tiling in tilings:
+            assert least >= MANY_TOKENS
+            assert tiling.fits(Product(least, *shape))
+            assert tiling.shared_bytes <= MOST_BYTES
+        assert [choose(Product(each, *shape)) for each in (2048, 4096)] == [tiling for _, tiling in tilings]
         assert choose(Product(8192, shape[0] - 16, shape[1])) is None
