@@ -12,7 +12,7 @@
 //
 // To cut an item costs the meeting of its parts, which short ones do not earn: items of up to ``whole_units`` stay whole
 // if there is a block for each. Longer ones are cut where they would be if each began a share, if that takes no more
-// than the shares there are and does not make them much larger.
+// than the shares there are and does not make them much larger; the longest into equal parts, if may be.
 //
 // That equal runs of a flattened index space beat splitting each row on its own is Stream-K's point for products [1]
 // and FlashInfer's for ragged attention [2].
@@ -73,10 +73,13 @@ extern "C" __global__ void __launch_bounds__(512, 1)
             aligned = all_shares(max(longest, share)) <= num_blocks;
             if (aligned) share = max(longest, share);
         }
-        for (int trial = 0, size = share; trial < 4 && !aligned && size <= most; trial++) {
+        // The longest row's equal parts: where all are as long, no smaller shares would do.
+        const int parts = max(longest / share, 1), even = (longest + parts - 1) / parts;
+        for (int trial = 0, size = share; trial < 5 && !aligned && size <= most; trial++) {
             const int count = all_shares(size);
             aligned = count <= num_shares;
             if (aligned) share = size;
+            else if (size < even) size = even;
             else size = max(size + 1, static_cast<int>(static_cast<long long>(size) * count / num_shares));
         }
     }
