@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from headrace.kernels import reference_attention as reference
+from headrace.kernels.decode_attention import DecodeAttention
+from headrace.kernels.decode_shape import DecodeShape, Ring
 from headrace.kernels.encoder_attention import HEAD_DIMS, encoder_attention, most_items, plan_items
 from headrace.kernels.encoder_embedding import encoder_embedding
 from headrace.kernels.encoder_table import Embeddings, Norm
@@ -20,6 +23,7 @@ from headrace.kernels.fixed_product import FEW, MANY, fixed_product
 from headrace.kernels.middle_choice import Tiling
 from headrace.kernels.middle_product import MiddleProduct
 from headrace.kernels.pooling import pool
+from headrace.kernels.rotary_kv import KVPages
 from headrace.kernels.softmax import softmax
 from headrace.kernels.thin_choice import Tiling as ThinTiling
 from headrace.kernels.thin_product import ThinProduct
@@ -121,6 +125,33 @@ def encoder_attentions() -> Iterator[Computed]:
         yield Computed(f"{dtype}, heads of {size}", out, torch.cat(rows))
 
 
+def decode_attentions() -> Iterator[Computed]:
+    """Attention of decoding rows: heads that meet at once and in two rounds; rows whole, in few parts and in many."""
+    num_kv_heads, page_size, counts = 2, 16, [1, 2, 0, 44]
+    lengths, page_table = torch.tensor([1, 17, 0, 700]), torch.zeros(len(counts), max(counts), dtype=torch.int32)
+    order = torch.randperm(sum(counts)).int()
+    for row, pages in enumerate(torch.split_with_sizes(order, counts)):
+        page_table[row, : len(pages)] = pages
+    for dtype, head_dim, group in (
+        (torch.bfloat16, 128, 4),
+        (torch.bfloat16, 128, 16),
+        (torch.float16, 256, 4),
+        (torch.float32, 64, 9),
+    ):
+        shape = DecodeShape(num_kv_heads, group, head_dim, dtype, len(counts), max(counts), page_size)
+        memory = normal(sum(counts), 2, num_kv_heads, page_size, head_dim, dtype=dtype)
+        query = normal(len(counts), shape.num_heads, head_dim, dtype=dtype)
+        exact = KVPages(memory[:, 0].double(), memory[:, 1].double(), page_table)
+        truth = reference.decode_attention(query.double(), exact, lengths)
+        on_device, own = memory.cuda(), lengths.int().cuda()
+        for ring in (None, Ring(2, 2, least_tiles=11, whole_tiles=0), Ring(2, 2, least_tiles=1, whole_tiles=0)):
+            attention = DecodeAttention(shape, on_device.device, ring=ring)
+            out = room(query, *query.shape)
+            attention.plan(own)
+            attention.run(out, query.cuda(), KVPages(on_device[:, 0], on_device[:, 1], page_table.cuda()), own)
+            yield Computed(f"{dtype}, {shape.num_heads} heads of {head_dim} on {num_kv_heads}, {ring}", out, truth)
+
+
 def encoder_rows() -> Iterator[Computed]:
     """Encoders' first input and pooling: a warp and a block a row, several rows a warp, ids that tables do not hold."""
     for dtype, width, num_tokens in (
@@ -175,6 +206,7 @@ PROGRAMS: Mapping[str, Callable[[], Iterator[Computed]]] = {
     "thin_products": thin_products,
     "middle_products": middle_products,
     "encoder_attentions": encoder_attentions,
+    "decode_attentions": decode_attentions,
     "encoder_rows": encoder_rows,
     "softmaxes": softmaxes,
     "cublas": cublas,
