@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headrace.kernels import rotary_kv
 from headrace.kernels.decode_attention import DecodeAttention
-from headrace.kernels.decode_shape import DecodeShape, Ring, choose_fused_ring, fused_rings
+from headrace.kernels.decode_shape import DecodeShape, Ring, choose_fused_ring, choose_ring, fused_rings, plain_rings
 from headrace.kernels.device import open_device
 from headrace.kernels.layer_views import LayerViews
 from headrace.kernels.paged_batch import PagedBatch, Queries, StepSizes
@@ -39,8 +39,9 @@ class StepAttention:
         self._device = device
         self._sizes = sizes
         self._workspace = workspace
-        self._decode: dict[tuple[int | None, Heads | None, Ring | None], DecodeAttention] = {}
-        self._rings: dict[int, Ring | None] = {}  # of fused launches, by number of rows
+        self._decode: dict[tuple[int | None, Heads | None, Ring], DecodeAttention] = {}
+        self._rings: dict[int, Ring] = {}  # by number of rows
+        self._fused_rings: dict[int, Ring | None] = {}
         self._loaded: set[Heads] = set()
         self._prefill: PrefillAttention | None = None
         self._planned: set[DecodeAttention | PrefillAttention] = set()
@@ -84,7 +85,8 @@ class StepAttention:
             return out
         self._rotate(batch, qkv, pages, views, angles, weights)
         if batch.lengths is not None:
-            decode = self._decode_attention(qkv, num_heads, pages, window)
+            own = self._ring(qkv, num_heads, pages, window, num_decoding)
+            decode = self._decode_attention(qkv, num_heads, pages, window, own)
             settled = self._plan_decode(decode, batch.lengths)
             decode.run(views.decoding_seen, views.decoding_query, pages, batch.lengths, old_is_settled=settled)
         if batch.queries is not None:
@@ -184,15 +186,24 @@ class StepAttention:
         shape = replace(self._decode_shape(qkv, num_heads, pages, None), max_rows=_MANY_ROWS)
         for ring in fused_rings(shape, device.shared_bytes, device.num_sms):
             DecodeAttention.load(shape, self._device, ring, heads)
+        for ring in plain_rings(shape, device.shared_bytes, device.num_sms):
+            DecodeAttention.load(shape, self._device, ring)
         self._loaded.add(heads)
 
-    def _fused_ring(self, qkv: Tensor, num_heads: int, pages: KVPages, window: int | None) -> Ring | None:
-        num_rows = qkv.shape[0]
+    def _ring(self, qkv: Tensor, num_heads: int, pages: KVPages, window: int | None, num_rows: int) -> Ring:
         if num_rows not in self._rings:
             device = open_device(self._device.index)
             shape = self._decode_shape(qkv, num_heads, pages, window)
-            self._rings[num_rows] = choose_fused_ring(shape, num_rows, device.shared_bytes, device.num_sms)
+            self._rings[num_rows] = choose_ring(shape, num_rows, device.shared_bytes, device.num_sms)
         return self._rings[num_rows]
+
+    def _fused_ring(self, qkv: Tensor, num_heads: int, pages: KVPages, window: int | None) -> Ring | None:
+        num_rows = qkv.shape[0]
+        if num_rows not in self._fused_rings:
+            device = open_device(self._device.index)
+            shape = self._decode_shape(qkv, num_heads, pages, window)
+            self._fused_rings[num_rows] = choose_fused_ring(shape, num_rows, device.shared_bytes, device.num_sms)
+        return self._fused_rings[num_rows]
 
     def _decode_attention(
         self,
@@ -200,7 +211,7 @@ class StepAttention:
         num_heads: int,
         pages: KVPages,
         window: int | None,
-        ring: Ring | None = None,
+        ring: Ring,
         heads: Heads | None = None,
     ) -> DecodeAttention:
         if (window, heads, ring) not in self._decode:

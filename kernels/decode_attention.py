@@ -21,7 +21,7 @@ from headrace.kernels.rotary_kv import HeadNorm, Heads, KVPages, Rotary, heads_o
 
 _PLAN_THREADS = 512
 _FEW_ROWS = 4096  # as decode_plan.cu has it
-_REGISTERS = 65536  # of a multiprocessor
+_QUARTER_REGISTERS = 16384  # of a multiprocessor's quarter, which has whole warps
 
 
 class DecodeAttention:
@@ -33,7 +33,7 @@ class DecodeAttention:
         shape: what all steps have in common.
         device: a GPU; without an index, torch's current one.
         workspace: uint8, at least ``workspace_bytes`` long, 16-byte aligned; default: torch allocates it.
-        ring: default: what was measured to be the fastest (docs/bench/decode_attention.md).
+        ring: default: what was measured to be the fastest for ``max_rows`` rows (docs/bench/decode_attention.md).
         heads: given, ``run_fused`` serves the object's steps; None: ``run`` does.
 
     Raises:
@@ -51,7 +51,7 @@ class DecodeAttention:
         opened = _open(device)
         self.shape = shape
         self._heads = heads
-        self._ring = ring or choose_ring(shape, opened.shared_bytes)
+        self._ring = ring or _ring(shape, opened, heads)
         self._shared_bytes = self._ring.shared_bytes(shape, fused=heads is not None)
         self._plan_kernel = _plan_kernel(opened.index)
         self._kernel = _kernel(opened.index, shape.dtype, shape.head_dim, shape.group, self._ring, heads)
@@ -70,13 +70,13 @@ class DecodeAttention:
     ) -> int:
         """How much workspace an object wants on a GPU."""
         opened = _open(device)
-        ring = ring or choose_ring(shape, opened.shared_bytes)
+        ring = ring or _ring(shape, opened, heads)
         kernel = _kernel(opened.index, shape.dtype, shape.head_dim, shape.group, ring, heads)
         return sum(_layout(shape, ring, opened, kernel, heads)[1])
 
     @staticmethod
-    def load(shape: DecodeShape, device: torch.device, ring: Ring, heads: Heads) -> None:
-        """Compile, or find in the cache, what ``run_fused`` of an object like this launches."""
+    def load(shape: DecodeShape, device: torch.device, ring: Ring, heads: Heads | None = None) -> None:
+        """Compile, or find in the cache, what ``run_fused`` of such an object launches; without heads, ``run``."""
         _kernel(_open(device).index, shape.dtype, shape.head_dim, shape.group, ring, heads)
 
     def plan(self, lengths: Tensor) -> None:
@@ -229,19 +229,25 @@ def _open(device: torch.device) -> Device:
     return open_device(torch.cuda.current_device() if device.index is None else device.index)
 
 
+def _ring(shape: DecodeShape, device: Device, heads: Heads | None) -> Ring:
+    return choose_ring(shape, shape.max_rows, device.shared_bytes, device.num_sms, fused=heads is not None)
+
+
 def _layout(
     shape: DecodeShape, ring: Ring, device: Device, kernel: Kernel, heads: Heads | None = None
 ) -> tuple[int, list[int]]:
     """Count the shares, as many as run at once, and the bytes of plan, starts, tickets and slots."""
     shared_bytes = ring.shared_bytes(shape, fused=heads is not None)
     by_shared = (device.shared_bytes + RESERVED_BYTES) // (shared_bytes + RESERVED_BYTES)
-    by_registers = _REGISTERS // (-(-kernel.num_registers // 8) * 8 * ring.warps * 32)
+    warps_a_quarter = _QUARTER_REGISTERS // (-(-kernel.num_registers // 8) * 8 * 32)
+    by_registers = 4 * warps_a_quarter // ring.warps
     num_shares = device.num_sms * min(by_shared, by_registers)
+    num_slots = shape.num_slots(num_shares)
     sizes = (
         16 * (1 + 2 * max(num_shares, shape.num_items if ring.whole_tiles else 0)),
         4 * (shape.max_rows + 1),
-        4 * shape.num_items,
-        shape.num_slots(num_shares) * shape.slot_bytes,
+        4 * (shape.num_items + num_slots),
+        num_slots * shape.slot_bytes,
     )
     return num_shares, [-(-size // 16) * 16 for size in sizes]
 

@@ -14,6 +14,7 @@ from headrace.kernels.build import C_TYPES
 HEAD_DIMS = (64, 80, 96, 128, 256)
 MOST_GROUP = 16
 TILE_KEYS = 16
+MEETING_HEADS = 8  # as decode_settle.cuh has it
 RESERVED_BYTES = 1024  # of shared memory, by CUDA, in each block
 
 
@@ -76,6 +77,11 @@ class DecodeShape:
         return 0 if self.segment_tokens is None else self.segment_tokens // TILE_KEYS
 
     @property
+    def has_many_sums(self) -> bool:
+        """Whether 16-bit numbers' sums take so many of a thread's registers that twelve warps do not fit."""
+        return self.dtype.itemsize == 2 and -(-self.group // 8) * self.head_dim > 128
+
+    @property
     def slot_bytes(self) -> int:
         """One part of an item's sums: ``decode_attention.cu``'s SLOT."""
         return -(-self.group * (self.head_dim + 2) // 4) * 16
@@ -93,7 +99,8 @@ class Ring:
 
     Attributes:
         warps: of a block.
-        stages: tiles of 16 keys and values that each warp has in flight.
+        stages: tiles of 16 keys and values that each warp has in flight; of one, keys and values are fetched apart,
+            which ``run_fused`` does not do.
         least_tiles: a share is never smaller, so that few keys are not spread over blocks that only meet again.
         whole_tiles: rows of up to so many tiles are not cut if there is a block for each of their heads.
         least_blocks: on a multiprocessor; it limits a thread's registers.
@@ -109,7 +116,7 @@ class Ring:
         """Shared memory of a block, as ``decode_attention.cu`` divides it."""
         row_bytes = shape.head_dim * shape.dtype.itemsize
         tile = 2 * TILE_KEYS * (row_bytes if row_bytes % 128 == 0 else row_bytes + 16)
-        meeting = 4 * (self.warps * shape.group * (shape.head_dim + 4 + 2) + 1)
+        meeting = 4 * (self.warps * min(shape.group, MEETING_HEADS) * (shape.head_dim + 4 + 2) + 1)
         # Queries in shared memory: decode_fragments.cuh says when.
         steps = -(-shape.group // 8) * shape.head_dim // 16
         private = 256 * steps if steps > 16 else 16
@@ -119,22 +126,38 @@ class Ring:
         return self.warps * (self.stages * tile + private) + -(-meeting // 16) * 16 + newest
 
 
-def choose_ring(shape: DecodeShape, shared_bytes: int) -> Ring:
+def choose_ring(shape: DecodeShape, num_rows: int, shared_bytes: int, num_sms: int, *, fused: bool = False) -> Ring:
     """Prefer blocks to warps and warps to stages: one block's end of a row is another's middle.
+
+    Two blocks are as many as registers allow where a thread has many sums; more than two stages win nothing there. Sums
+    of more than eight heads take long to meet: if there is one (row, head of keys) a multiprocessor at most, one block
+    of many warps makes fewer parts of rows.
 
     Args:
         shape: what is attended to.
+        num_rows: of a step.
         shared_bytes: the most that a block may have; a multiprocessor has ``RESERVED_BYTES`` more.
+        num_sms: multiprocessors.
+        fused: for ``run_fused``, whatever is the fastest there (``choose_fused_ring``).
 
     Raises:
         KernelError: not even one warp's ring fits.
     """
-    candidates = [
-        (blocks, Ring(warps, stages))
-        for blocks, warps in ((3, 4), (2, 4), (3, 2), (2, 2), (1, 2), (1, 1))
-        for stages in (4, 3, 2)
-    ]
-    return _first_that_fits(candidates, shape, shared_bytes, fused=False)
+    candidates = []
+    is_large = shape.group > MEETING_HEADS
+    if is_large and shape.has_many_sums and num_rows * shape.num_kv_heads <= num_sms:
+        candidates.append((1, Ring(8, 2)))
+    if not shape.has_many_sums:
+        candidates += [(3, Ring(4, stages, least_blocks=3)) for stages in ((2,) if is_large else (4, 3, 2))]
+    candidates += [(2, Ring(4, stages)) for stages in ((2,) if fused else (2, 1))]
+    candidates += [(blocks, Ring(2, stages)) for blocks in (3, 2, 1) for stages in (4, 3, 2)]
+    candidates += [(1, Ring(1, stages)) for stages in (4, 3, 2)]
+    return _first_that_fits(candidates, shape, shared_bytes, fused=fused)
+
+
+def plain_rings(shape: DecodeShape, shared_bytes: int, num_sms: int) -> set[Ring]:
+    """All that ``choose_ring`` may choose, for any number of rows up to the shape's."""
+    return {choose_ring(shape, rows, shared_bytes, num_sms) for rows in range(1, shape.max_rows + 1)}
 
 
 def choose_fused_ring(shape: DecodeShape, num_rows: int, shared_bytes: int, num_sms: int) -> Ring | None:

@@ -10,7 +10,8 @@
 // sums are put together. All GROUP query heads of a head of keys share each tile (decode_fragments.cuh computes, with
 // the softmax of [1] one tile at a time). At a piece's end the warps' sums meet in shared memory. If the piece is all
 // of its item the result is written; otherwise the sums go to a slot in the workspace, and the block that comes last to
-// an item, by its ticket, puts its slots together [2], in the order of keys: the result does not depend on timing.
+// an item, by its ticket, puts its slots together [2], in the order of keys: the result does not depend on timing. Many
+// slots are put together by several blocks first (decode_settle.cuh).
 //
 // [1] T. Dao et al. FlashAttention: fast and memory-efficient exact attention with IO-awareness. NeurIPS 2022.
 // [2] T. Dao, D. Haziza, F. Massa, G. Sizov. Flash-Decoding for long-context inference. 2023.
@@ -22,12 +23,19 @@
 
 namespace headrace {
 
+// A ring of one tile is two halves, keys and values, each of which is filled again as soon as it has been read.
+constexpr bool APART = STAGES == 1;
+static_assert(!APART || !FUSED);
+
 // Issues a warp's copies, tile after tile.
 struct Feeder {
     Walk walk;
     int tile, batch;     // next tile; tiles since the offsets were read
     uint64_t policy;
     long long offset;    // a lane's: where the batch's tile number ``lane`` lies in a head's pages, elements
+    long long from;      // where the tile lies that was entered last
+    int num_keys;        // how many of its keys lie there
+    bool is_within;      // whether there was one
 
     // ``guessed``: the page that a lane would look up first if the share began with row ``guessed_row``.
     __device__ __forceinline__ Feeder(const Args& args, const Walk& walk, int guessed_row, int guessed)
@@ -54,26 +62,32 @@ struct Feeder {
         if (walk.left > 0 && tile < walk.end) look_up(args);
     }
 
-    // One tile, or nothing if the share is at its end. FIRST: before the kernels before this one are known to have ended.
-    template <bool FIRST>
+    // The next tile's keys, its values, or first the ones and then the others; nothing if the share is at its end. FIRST:
+    // before the kernels before this one are known to have ended.
+    template <bool FIRST, bool KEYS, bool VALUES>
     __device__ __forceinline__ void feed(const Args& args, uint32_t stage) {
-        while (walk.left > 0 && tile >= walk.end) walk.next(args), enter(args);
-        if (walk.left > 0) {
-            // The row's newest key and value are the previous kernel's work.
-            if (FIRST && !FUSED && (tile + 1) * TILE_KEYS >= walk.length) wait_for_earlier_kernels();
-            if (batch == WARP) look_up(args);
-            const long long from = __shfl_sync(ALL_LANES, offset, batch++) + walk.head * args.head_stride;
-            const int num_keys = min(walk.length - FUSED - tile * TILE_KEYS, TILE_KEYS);
-            if (num_keys == TILE_KEYS) {
-                copy_tile<true>(stage, args.keys + from, num_keys);
-                copy_tile<true>(stage + TILE_BYTES, args.values + from, num_keys);
-            } else {
-                copy_tile<false>(stage, args.keys + from, num_keys);
-                copy_tile<false>(stage + TILE_BYTES, args.values + from, num_keys);
-            }
-            tile += WARPS;
+        if (KEYS) enter_tile<FIRST>(args);
+        if (is_within && num_keys == TILE_KEYS) {
+            if (KEYS) copy_tile<true>(stage, args.keys + from, num_keys);
+            if (VALUES) copy_tile<true>(stage + TILE_BYTES, args.values + from, num_keys);
+        } else if (is_within) {
+            if (KEYS) copy_tile<false>(stage, args.keys + from, num_keys);
+            if (VALUES) copy_tile<false>(stage + TILE_BYTES, args.values + from, num_keys);
         }
         commit_copies();
+    }
+
+    template <bool FIRST>
+    __device__ __forceinline__ void enter_tile(const Args& args) {
+        while (walk.left > 0 && tile >= walk.end) walk.next(args), enter(args);
+        is_within = walk.left > 0;
+        if (!is_within) return;
+        // The row's newest key and value are the previous kernel's work.
+        if (FIRST && !FUSED && (tile + 1) * TILE_KEYS >= walk.length) wait_for_earlier_kernels();
+        if (batch == WARP) look_up(args);
+        from = __shfl_sync(ALL_LANES, offset, batch++) + walk.head * args.head_stride;
+        num_keys = min(walk.length - FUSED - tile * TILE_KEYS, TILE_KEYS);
+        tile += WARPS;
     }
 
     // Rows behind the row's last key become zeros: what lies there in the page may be no number.
@@ -122,7 +136,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     const int guessed = guesses ? page_table[static_cast<long long>(guessed_row) * max_pages + turn] : 0;
     Walk walk(args);
     Feeder feeder(args, walk, guessed_row, guessed);
-    for (int i = 0; i < STAGES; i++) feeder.feed<true>(args, shared_address(ring) + i * 2 * TILE_BYTES);
+    for (int i = 0; i < STAGES; i++) {
+        const uint32_t to = shared_address(ring) + i * 2 * TILE_BYTES;
+        if (APART) feeder.feed<true, true, false>(args, to), feeder.feed<true, false, true>(args, to);
+        else feeder.feed<true, true, true>(args, to);
+    }
     Fragments fragments;
 #if FUSED
     Newest& newest = *reinterpret_cast<Newest*>(memory + RINGS + PRIVATE + sizeof(Meeting));
@@ -147,7 +165,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     int stage = 0;
     while (walk.left > 0) {
         for (int tile = walk.begin + warp; tile < walk.end; tile += WARPS) {
-            wait_for_copies<STAGES - 1>();
+            wait_for_copies<APART ? 1 : STAGES - 1>();
             __syncwarp();
             unsigned char* at = ring + stage * 2 * TILE_BYTES;
             const int first_key = tile * TILE_KEYS, num_keys = min(walk.length - first_key, TILE_KEYS);
@@ -156,20 +174,31 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
 #endif
             const uint32_t address = shared_address(at);
             fragments.add(address, address + TILE_BYTES, window > 0 ? max(walk.length - window - first_key, 0) : 0,
-                          num_keys, score_scale, own);
+                          num_keys, score_scale, own, [&] {
+                              if (!APART) return;
+                              __syncwarp();
+                              feeder.feed<false, true, false>(args, address);
+                              wait_for_copies<1>();
+                              __syncwarp();
+                          });
             __syncwarp();
-            feeder.feed<false>(args, address);
+            feeder.feed<false, !APART, true>(args, address);
             if (++stage == STAGES) stage = 0;
         }
-        // Whoever is late with the last piece's sums is done with them.
-        __syncthreads();
-        fragments.give(meeting.sums[warp], meeting.mosts[warp], meeting.weights[warp]);
-        __syncthreads();
-        const Walk done = walk;
+        const auto meet = [&](int c) {
+            // Whoever is late with the sums before is done with them.
+            __syncthreads();
+            fragments.give(c, meeting.sums[warp], meeting.mosts[warp], meeting.weights[warp]);
+            __syncthreads();
+        };
+        meet(0);
+        const Settlement settlement(args, walk);
+        if (MEETINGS > 1) settlement.put(meeting, 0), meet(MEETINGS - 1);
         walk.next(args);
         // If registers suffice, the next queries are under way while the sums are settled.
         if (STARTS_EARLY && walk.left > 0) start();
-        settle(args, done, meeting);
+        settlement.put(meeting, MEETINGS > 1 ? MEETING_HEADS : 0);
+        settlement.finish(meeting);
         if (!STARTS_EARLY && walk.left > 0) {
 #if FUSED
             heads = NewestHeads(args, more, walk);

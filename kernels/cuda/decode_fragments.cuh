@@ -45,8 +45,9 @@ struct Fragments {
         }
     }
 
-    __device__ __forceinline__ void add(uint32_t keys, uint32_t values, int first, int last, float scale,
-                                        Private& own) {
+    template <typename Between>
+    __device__ __forceinline__ void add(uint32_t keys, uint32_t values, int first, int last, float scale, Private& own,
+                                        const Between& between) {
         const int lane = threadIdx.x % WARP, key = lane % TILE_KEYS, half = lane / TILE_KEYS * (HEAD_DIM / 2);
         float score[GROUP] = {};
 #pragma unroll(UNROLLED)
@@ -58,6 +59,7 @@ struct Fragments {
                 score[head] += k.x * q.x + k.y * q.y + k.z * q.z + k.w * q.w;
             }
         }
+        between();
         const bool seen = key >= first && key < last;
 #pragma unroll
         for (int head = 0; head < GROUP; head++) {
@@ -96,19 +98,22 @@ struct Fragments {
         }
     }
 
-    __device__ __forceinline__ void give(float (*to)[SUM_PITCH], float* mosts, float* weights) {
+    // Heads 8 c to 8 c + 7, as far as there are.
+    __device__ __forceinline__ void give(int c, float (*to)[SUM_PITCH], float* mosts, float* weights) {
         const int lane = threadIdx.x % WARP;
 #pragma unroll
-        for (int head = 0; head < GROUP; head++) {
+        for (int place = 0; place < 8; place++) {
+            const int head = c * 8 + place;
+            if (head >= GROUP) break;
             float total = weight[head];
 #pragma unroll
             for (int distance = TILE_KEYS / 2; distance > 0; distance /= 2)
                 total += __shfl_xor_sync(ALL_LANES, total, distance);
-            if (lane == 0) mosts[head] = most[head], weights[head] = total;
+            if (lane == 0) mosts[place] = most[head], weights[place] = total;
 #pragma unroll
             for (int p = 0; p < PARTS; p++)
                 if (p * 128 + lane * 4 < HEAD_DIM)
-                    *reinterpret_cast<float4*>(&to[head][p * 128 + lane * 4]) = sums[head][p];
+                    *reinterpret_cast<float4*>(&to[place][p * 128 + lane * 4]) = sums[head][p];
         }
     }
 
@@ -160,9 +165,11 @@ struct Fragments {
         }
     }
 
-    // Keys ``first`` to ``last`` - 1 of the tile are seen; at least one is.
-    __device__ __forceinline__ void add(uint32_t keys, uint32_t values, int first, int last, float scale,
-                                        Private& own) {
+    // Keys ``first`` to ``last`` - 1 of the tile are seen; at least one is. ``between``: done with the keys, before the
+    // values.
+    template <typename Between>
+    __device__ __forceinline__ void add(uint32_t keys, uint32_t values, int first, int last, float scale, Private& own,
+                                        const Between& between) {
         const int lane = threadIdx.x % WARP, g = lane / 4;
         // Two sums, so that products need not wait for each other.
         float score[COLUMNS][4] = {}, other[COLUMNS][4] = {};
@@ -177,6 +184,7 @@ struct Fragments {
                 multiply_add<DTYPE>(s % 2 ? other[c] : score[c], a, b.x, b.y);
             }
         }
+        between();
         uint32_t weights[COLUMNS][2];
         bool rescaled = false;
         float factor[COLUMNS][2];
@@ -222,23 +230,22 @@ struct Fragments {
         }
     }
 
-    __device__ __forceinline__ void give(float (*to)[SUM_PITCH], float* mosts, float* weights) {
+    // Heads 8 c to 8 c + 7, as far as there are.
+    __device__ __forceinline__ void give(int c, float (*to)[SUM_PITCH], float* mosts, float* weights) {
         const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++)
+        for (int h = 0; h < 2; h++) {
+            const int place = t * 2 + h;
+            float total = weight[c][h];
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const int head = c * 8 + t * 2 + h;
-                float total = weight[c][h];
+            for (int distance = 4; distance < WARP; distance *= 2)
+                total += __shfl_xor_sync(ALL_LANES, total, distance);
+            if (c * 8 + place >= GROUP) continue;
+            if (g == 0) mosts[place] = most[c][h], weights[place] = total;
 #pragma unroll
-                for (int distance = 4; distance < WARP; distance *= 2)
-                    total += __shfl_xor_sync(ALL_LANES, total, distance);
-                if (head >= GROUP) continue;
-                if (g == 0) mosts[head] = most[c][h], weights[head] = total;
-#pragma unroll
-                for (int s = 0; s < STEPS; s++)
-                    to[head][s * 16 + g] = sums[s][c][h], to[head][s * 16 + g + 8] = sums[s][c][h + 2];
-            }
+            for (int s = 0; s < STEPS; s++)
+                to[place][s * 16 + g] = sums[s][c][h], to[place][s * 16 + g + 8] = sums[s][c][h + 2];
+        }
     }
 };
 

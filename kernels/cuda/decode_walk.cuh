@@ -16,7 +16,7 @@ struct Args {
     const int *page_table, *lengths;
     const int4* plan;
     float* slots;
-    int* tickets;  // [num_rows * num_kv_heads], zeros before and after
+    int* tickets;  // one an item, then one a slot; zeros before and after
     int num_rows, num_kv_heads, max_pages, page_tiles, window;
     long long query_stride, page_stride, head_stride;
     float score_scale;  // softmax's, times log2(e)

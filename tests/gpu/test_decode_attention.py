@@ -108,6 +108,14 @@ def test_results_are_right_however_a_block_reads(device: torch.device, ring: Rin
     check(shaped(lengths, torch.bfloat16, 128, 4), lengths, device, ring)
 
 
+@pytest.mark.parametrize(("head_dim", "group"), [(64, 7), (128, 4), (128, 16), (256, 4)])
+@pytest.mark.parametrize("lengths", [[30000, 0, 3], [1500] * 70], ids=["many_parts", "equal_rows"])
+def test_rows_are_put_together_from_many_parts_and_from_equal_ones(
+    device: torch.device, head_dim: int, group: int, lengths: list[int]
+) -> None:
+    check(shaped(lengths, torch.bfloat16, head_dim, group), lengths, device)
+
+
 def test_with_segments_a_row_has_the_same_bits_alone_and_among_others(device: torch.device, dtype: torch.dtype) -> None:
     lengths = [3000, 1, 511, 512, 513, 0, 77]
     shape = replace(shaped(lengths, dtype, 128, 4), segment_tokens=512)

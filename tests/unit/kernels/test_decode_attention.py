@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from headrace.kernels.build import CUDA_DIR, Macro, Target
-from headrace.kernels.decode_shape import HEAD_DIMS, DecodeShape, Ring, choose_fused_ring, choose_ring, fused_rings
+from headrace.kernels.decode_shape import (
+    HEAD_DIMS,
+    DecodeShape,
+    Ring,
+    choose_fused_ring,
+    choose_ring,
+    fused_rings,
+    plain_rings,
+)
 
 SHARED_BYTES, NUM_SMS = 232448, 132  # of an H200
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -26,10 +34,29 @@ def shape(
 def test_every_head_fits(head_dim: int, dtype: torch.dtype) -> None:
     for group in (1, 4, 16):
         of = shape(head_dim, group, dtype)
-        assert choose_ring(of, SHARED_BYTES).shared_bytes(of) <= SHARED_BYTES
+        for rows in (1, 256):
+            assert choose_ring(of, rows, SHARED_BYTES, NUM_SMS).shared_bytes(of) <= SHARED_BYTES
         fused = choose_fused_ring(of, 1, SHARED_BYTES, NUM_SMS)
         assert fused is not None
         assert fused.shared_bytes(of, fused=True) <= SHARED_BYTES
+
+
+def test_blocks_are_as_many_as_registers_and_memory_allow() -> None:
+    assert choose_ring(shape(), 256, SHARED_BYTES, NUM_SMS) == Ring(4, 2, least_blocks=3)
+    assert choose_ring(shape(head_dim=256), 256, SHARED_BYTES, NUM_SMS) == Ring(4, 1)
+    # Keys and values are not fetched apart in one launch with what is before attention.
+    assert choose_ring(shape(head_dim=256), 256, SHARED_BYTES, NUM_SMS, fused=True).stages > 1
+    assert choose_ring(shape(group=16, num_kv_heads=2), 256, SHARED_BYTES, NUM_SMS) == Ring(4, 2)
+    for rows in (1, 256):
+        assert choose_ring(shape(64, 16), rows, SHARED_BYTES, NUM_SMS).least_blocks == 3
+
+
+def test_few_rows_of_large_groups_are_cut_into_few_parts() -> None:
+    of = shape(group=16, num_kv_heads=2)
+    assert choose_ring(of, 66, SHARED_BYTES, NUM_SMS) == Ring(8, 2)
+    assert choose_ring(of, 67, SHARED_BYTES, NUM_SMS) == Ring(4, 2)
+    assert plain_rings(of, SHARED_BYTES, NUM_SMS) == {Ring(8, 2), Ring(4, 2)}
+    assert plain_rings(shape(), SHARED_BYTES, NUM_SMS) == {Ring(4, 2, least_blocks=3)}
 
 
 def test_few_items_are_read_by_many_warps_and_more_by_several_blocks() -> None:
@@ -51,20 +78,29 @@ FUSED: Mapping[str, Macro] = {
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
-@pytest.mark.parametrize("group", [2, 4])
 @pytest.mark.parametrize(
-    ("ring", "more"),
-    [(Ring(4, 2, least_blocks=3), PLAIN), (Ring(8, 2), FUSED), (Ring(2, 3, least_blocks=4), FUSED)],
-    ids=["plain", "few_rows", "more_rows"],
+    ("head_dim", "group", "ring", "more"),
+    [
+        (128, 2, Ring(4, 2, least_blocks=3), PLAIN),
+        (128, 4, Ring(4, 2, least_blocks=3), PLAIN),
+        (64, 16, Ring(4, 2, least_blocks=3), PLAIN),
+        (128, 16, Ring(4, 2), PLAIN),
+        (128, 16, Ring(8, 2), PLAIN),
+        (256, 4, Ring(4, 1), PLAIN),
+        (128, 2, Ring(8, 2), FUSED),
+        (128, 4, Ring(8, 2), FUSED),
+        (128, 2, Ring(2, 3, least_blocks=4), FUSED),
+        (128, 4, Ring(2, 3, least_blocks=4), FUSED),
+    ],
 )
 def test_specialisations_compile_and_spill_nothing(
-    ring: Ring, more: Mapping[str, Macro], group: int, tmp_path: Path
+    head_dim: int, group: int, ring: Ring, more: Mapping[str, Macro], tmp_path: Path
 ) -> None:
     macros: dict[str, Macro] = {
         **more,
         "DTYPE": "__nv_bfloat16",
         "IS_FP32": 0,
-        "HEAD_DIM": 128,
+        "HEAD_DIM": head_dim,
         "GROUP": group,
         "WARPS": ring.warps,
         "STAGES": ring.stages,
