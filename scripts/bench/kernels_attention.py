@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from headrace.testing.rows import ONLY, Report, arguments
 
 DEVICE = torch.device("cuda", 0)
 COPIES_BYTES = 400 << 20
+MORE_WORKS = ((8, 32000), (64, 1024), (256, 256), (1, 256), (8, 256), (1, 4000), (1, 32000), (16, 2000), (128, 1024))
 L8B = DecodeShape(num_kv_heads=8, group=4, head_dim=128, dtype=torch.bfloat16, max_rows=256, max_pages=1)
 
 
@@ -56,6 +58,11 @@ def cases() -> Iterator[Case]:
     for heads, group, head_dim in ((8, 2, 128), (8, 7, 64), (32, 1, 80), (8, 3, 96), (4, 4, 256), (2, 16, 128)):
         shape = replace(L8B, num_kv_heads=heads, group=group, head_dim=head_dim)
         yield Case(f"64x4000_{heads * group}on{heads}x{head_dim}", shape, [4000] * 64)
+    # Heads and groups whose sums take most registers, at other lengths.
+    works = {f"{rows}x{keys}": [keys] * rows for rows, keys in MORE_WORKS} | {"256xragged": ragged}
+    for (heads, group, head_dim), (work, lengths) in product(((4, 4, 256), (2, 16, 128)), works.items()):
+        shape = replace(L8B, num_kv_heads=heads, group=group, head_dim=head_dim)
+        yield Case(f"{work}_{heads * group}on{heads}x{head_dim}", shape, lengths)
 
 
 def launches(case: Case) -> tuple[int, list[Operation]]:
