@@ -48,12 +48,13 @@ class StepAttention:
         # What a layer has in common with the one before it is not made anew.
         self._last_views: LayerViews | None = None
         self._last_angles: Rotary | None = None
+        self._last_chunks_angles: Rotary | None = None
         self._norms: dict[int, tuple[HeadNorm, rotary_kv.HeadNorm]] = {}
 
     def begin(self) -> None:
         """Begin a step: its work is shared out when the first layer asks."""
         self._planned.clear()
-        self._last_views = self._last_angles = None
+        self._last_views = self._last_angles = self._last_chunks_angles = None
 
     def rotary_attention(
         self,
@@ -83,14 +84,19 @@ class StepAttention:
             settled = self._plan_decode(decode, batch.lengths)
             decode.run_fused(views.seen, qkv, pages, batch.lengths, rotary=angles, norm=weights, old_is_settled=settled)
             return out
-        self._rotate(batch, qkv, pages, views, angles, weights)
+        # Where nothing else is done to them, queries of chunks are rotated when attention reads them.
+        is_later = angles is not None and weights is None and angles.turns_halves(head_dim)
+        self._rotate(batch, qkv, pages, views, angles, weights, num_decoding if is_later else None)
         if batch.lengths is not None:
             own = self._ring(qkv, num_heads, pages, window, num_decoding)
             decode = self._decode_attention(qkv, num_heads, pages, window, own)
             settled = self._plan_decode(decode, batch.lengths)
             decode.run(views.decoding_seen, views.decoding_query, pages, batch.lengths, old_is_settled=settled)
         if batch.queries is not None:
-            self._attend_chunks(batch.queries, views.chunks_seen, views.chunks_query, pages, window, only_last)
+            self._attend_chunks(
+                *(batch.queries, views.chunks_seen, views.chunks_query, pages, window, only_last),
+                self._angles_behind(num_decoding) if is_later else None,
+            )
         return out
 
     def _rotate(
@@ -101,8 +107,9 @@ class StepAttention:
         views: LayerViews,
         angles: Rotary | None,
         weights: rotary_kv.HeadNorm | None,
+        num_query_tokens: int | None = None,
     ) -> None:
-        """Norm and rotate queries where they lie; write keys and values."""
+        """Norm and rotate queries where they lie, of the first tokens at least; write keys and values."""
         rotary_kv.rotary_kv(
             qkv,
             batch.positions,
@@ -112,6 +119,7 @@ class StepAttention:
             norm=weights,
             rows=batch.rows,
             out=views.query,
+            num_query_tokens=num_query_tokens,
         )
 
     def _views(self, qkv: Tensor, out: Tensor, num_heads: int, head_dim: int, num_decoding: int) -> LayerViews:
@@ -126,8 +134,15 @@ class StepAttention:
             return None
         angles = self._last_angles
         if angles is None or angles.cosines is not rotary[0] or angles.sines is not rotary[1]:
+            self._last_chunks_angles = None
             angles = self._last_angles = Rotary(*rotary)
         return angles
+
+    def _angles_behind(self, num_tokens: int) -> Rotary | None:
+        """The step's angles of the tokens behind the first ones."""
+        if self._last_chunks_angles is None and self._last_angles is not None:
+            self._last_chunks_angles = self._last_angles.behind(num_tokens)
+        return self._last_chunks_angles
 
     def _weights(self, layer: int, norm: HeadNorm | None) -> rotary_kv.HeadNorm | None:
         """A layer's weights, as kernels take them."""
@@ -158,6 +173,7 @@ class StepAttention:
         pages: KVPages,
         window: int | None,
         only_last: bool,
+        rotary: Rotary | None = None,
     ) -> None:
         if self._prefill is None:
             num_kv_heads, page_size, head_dim = pages.keys.shape[1:]
@@ -166,7 +182,7 @@ class StepAttention:
                 num_kv_heads, group, head_dim, query.dtype, sizes.max_rows, sizes.max_tokens, page_size
             )
             workspace = self._workspace(PrefillAttention.workspace_bytes(shape, self._device))
-            self._prefill = PrefillAttention(shape, self._device, workspace)
+            self._prefill = PrefillAttention(shape, self._device, workspace, rotates=rotary is not None)
         if only_last or self._prefill not in self._planned:
             self._prefill.plan(
                 *(queries.starts, queries.lengths, queries.num_tokens),
@@ -174,7 +190,7 @@ class StepAttention:
                 only_last=only_last,
             )
             self._planned.add(self._prefill)
-        self._prefill.run(out, query, pages, window=window)
+        self._prefill.run(out, query, pages, window=window, rotary=rotary)
         if only_last:
             self._planned.remove(self._prefill)  # no plan for another layer
 

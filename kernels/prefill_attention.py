@@ -7,6 +7,7 @@ graph serves any cut of the same number of tokens into the same number of rows.
 
 import functools
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from headrace.kernels.checks import require
 from headrace.kernels.device import Device, open_device
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.prefill_shape import UNIT_KEYS, Block, PrefillShape, choose_block
-from headrace.kernels.rotary_kv import KVPages
+from headrace.kernels.rotary_kv import KVPages, Rotary
 
 _PLAN_THREADS = 512
 _ITEM_BYTES = 32
@@ -34,18 +35,26 @@ class PrefillAttention:
         device: a GPU; without an index, torch's current one.
         workspace: uint8, at least ``workspace_bytes`` long, 16-byte aligned; default: torch allocates it.
         block: default: ``choose_block``; steps that do not fill the GPU take blocks of half as many rows.
+        rotates: whether queries come as they were before rotation.
 
     Raises:
         KernelError: the workspace is too small, or the GPU's shared memory is.
     """
 
     def __init__(
-        self, shape: PrefillShape, device: torch.device, workspace: Tensor | None = None, block: Block | None = None
+        self,
+        shape: PrefillShape,
+        device: torch.device,
+        workspace: Tensor | None = None,
+        block: Block | None = None,
+        *,
+        rotates: bool = False,
     ) -> None:
         opened = _open(device)
         self.shape = shape
         self._num_sms = opened.num_sms
-        self._large = block or choose_block(shape, opened.shared_bytes, opened.arch)
+        block = block or choose_block(shape, opened.shared_bytes, opened.arch)
+        self._large = replace(block, rotates=rotates)
         self._small = self._large.halved()
         self._block = self._large
         self._plan_kernel = _plan_kernel(opened.index)
@@ -114,7 +123,14 @@ class PrefillAttention:
         self._planned = num_rows, num_tokens
 
     def run(
-        self, out: Tensor, query: Tensor, pages: KVPages, *, window: int | None = None, scale: float | None = None
+        self,
+        out: Tensor,
+        query: Tensor,
+        pages: KVPages,
+        *,
+        window: int | None = None,
+        scale: float | None = None,
+        rotary: Rotary | None = None,
     ) -> None:
         """Attend in one layer, on torch's current stream, after ``plan`` of the same tokens and rows.
 
@@ -128,6 +144,7 @@ class PrefillAttention:
                 heads may be strided. Only pages that a row's length (and window) reaches are looked up.
             window: keys that a token sees at most, itself included; None: all before it.
             scale: of scores, above 0; default: ``head_dim ** -0.5``.
+            rotary: angles of these tokens, where attention rotates: for whole heads, not interleaved. Else None.
 
         Raises:
             KernelError: shapes, dtypes or layouts do not fit.
@@ -141,6 +158,7 @@ class PrefillAttention:
             raise KernelError(f"scores cannot be scaled by {scale} over a window of {window} keys")
         self._check_tokens(out, query)
         self._check_pages(pages)
+        self._check_angles(rotary, num_tokens)
         self._kernels[self._block](
             (self._num_items * shape.num_kv_heads, 1),
             (32 * self._block.warps, 1, 1),
@@ -148,6 +166,7 @@ class PrefillAttention:
             *(shape.num_kv_heads, shape.group, 65536 // shape.group + 1),
             *(pages.page_table.shape[1], shape.page_size // UNIT_KEYS, window or 0),
             *(query.stride(0), *pages.strides[:2], scale * math.log2(math.e)),
+            *((None, None) if rotary is None else (rotary.cosines, rotary.sines)),
             shared_bytes=self._shared_bytes,
         )
 
@@ -165,6 +184,14 @@ class PrefillAttention:
             raise KernelError(f"query is {query.dtype} {tuple(query.shape)}, and should be {shape.dtype} {expected}")
         if query.stride(0) * shape.dtype.itemsize % 16 or query.data_ptr() % 16:
             raise KernelError("query's tokens do not begin at multiples of 16 bytes")
+
+    def _check_angles(self, rotary: Rotary | None, num_tokens: int) -> None:
+        if (rotary is not None) != self._large.rotates:
+            raise KernelError("angles are for attention that rotates, and wanted there")
+        if rotary is None:
+            return
+        if rotary.cosines.shape[0] != num_tokens or not rotary.turns_halves(self.shape.head_dim):
+            raise KernelError(f"angles of {tuple(rotary.cosines.shape)} do not turn the heads of {num_tokens} tokens")
 
     def _check_pages(self, pages: KVPages) -> None:
         shape, keys = self.shape, pages.keys
@@ -197,7 +224,7 @@ def _kernel(index: int, dtype: torch.dtype, head_dim: int, block: Block) -> Kern
     return load(
         "prefill_attention",
         "prefill_attention",
-        "PPPPPPiiiiiiqqqf",
+        "PPPPPPiiiiiiqqqfPP",
         torch.device("cuda", index),
         shared_bytes=block.shared_bytes(dtype, head_dim),
         **block.macros(dtype, head_dim),

@@ -63,12 +63,14 @@ class Block:
         keys: of a tile; two tiles are in shared memory. Results depend on it, in their last bits.
         least_blocks: on a multiprocessor; it limits a thread's registers.
         warpgroups: whether Hopper's products of four warps are used: 16-bit numbers, 64 keys.
+        rotates: whether queries are rotated on their way, the first half of a head against the second.
     """
 
     rows: int
     keys: int
     least_blocks: int = 2
     warpgroups: bool = False
+    rotates: bool = False
 
     @property
     def warps(self) -> int:
@@ -109,6 +111,7 @@ class Block:
             "BLOCK_ROWS": self.rows,
             "BLOCK_KEYS": self.keys,
             "BLOCKS": self.least_blocks,
+            "ROTATES": int(self.rotates),
         }
 
 

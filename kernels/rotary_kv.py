@@ -73,6 +73,14 @@ class Rotary:
         for name, table in (("cosines", self.cosines), ("sines", self.sines)):
             require(table, name, self.cosines.shape, torch.float32)
 
+    def turns_halves(self, head_dim: int) -> bool:
+        """Whether the whole of a head is rotated, its first half against the second."""
+        return not self.interleaved and 2 * self.cosines.shape[1] == head_dim
+
+    def behind(self, num_tokens: int) -> "Rotary":
+        """Give the angles of the tokens behind the first ones."""
+        return Rotary(self.cosines[num_tokens:], self.sines[num_tokens:], self.interleaved) if num_tokens else self
+
 
 @dataclass(frozen=True, slots=True)
 class HeadNorm:
@@ -149,6 +157,7 @@ def rotary_kv(
     norm: HeadNorm | None = None,
     rows: Tensor | None = None,
     out: Tensor | None = None,
+    num_query_tokens: int | None = None,
 ) -> Tensor:
     """Norm and rotate queries and keys; write keys and values into their pages.
 
@@ -164,6 +173,7 @@ def rotary_kv(
         rows: int32 ``[num_tokens]``, each token's row of the page table; None: token i is row i.
         out: queries, ``[num_tokens, num_heads, head_dim]``, a token's heads contiguous; may be that very part of
             ``qkv``. Default: a new tensor.
+        num_query_tokens: of the first tokens alone queries are normed, rotated and written; default: of all.
 
     Returns:
         ``out``.
@@ -182,7 +192,9 @@ def rotary_kv(
     _check_heads(qkv.dtype, pages, norm, heads.vec)
     many = num_tokens >= 4 * open_device(qkv.get_device()).num_sms
     types = element_type(qkv, "qkv"), integer_type(positions, "positions")
-    kernel, num_parts = _split_heads(qkv.get_device(), *types, heads, num_slots, many)
+    num_query_tokens = num_tokens if num_query_tokens is None else num_query_tokens
+    most_slots = num_slots if num_query_tokens else num_slots - num_heads
+    kernel, num_parts = _split_heads(qkv.get_device(), *types, heads, most_slots, many)
     kernel(
         (num_tokens, num_parts),
         (_THREADS,),
@@ -192,6 +204,7 @@ def rotary_kv(
         num_slots * head_dim,
         num_heads,
         num_kv_heads,
+        num_query_tokens,
         None if rotary is None else rotary.cosines,
         None if rotary is None else rotary.sines,
         None if norm is None else norm.query,
@@ -280,7 +293,7 @@ def _kernel(device: torch.device, element: str, position: str, heads: Heads, tur
     return load(
         "rotary_kv",
         "rotary_kv",
-        "PqPqiiPPPPfPPPPqqqPiiIi",
+        "PqPqiiiPPPPfPPPPqqqPiiIi",
         device,
         DTYPE=element,
         HEAD_DIM=heads.head_dim,

@@ -2,6 +2,8 @@
 // of a row with q queries and n keys sees keys 0 to n - q + i, and of these the last ``window`` (0: all).
 //
 //   out [num_tokens, num_kv_heads * group, HEAD_DIM]; query the same, tokens query_stride elements apart;
+//   cosines, sines [num_tokens, HEAD_DIM / 2] fp32, with which queries are rotated on their way where ROTATES is 1, the
+//   first half of a head against the second;
 //   keys, values: a page's keys of one head are [page_units * 16, HEAD_DIM], contiguous; pages page_stride elements
 //   apart, heads head_stride; page_table [num_rows, max_pages]; plan from prefill_plan.cu.
 //
@@ -26,12 +28,13 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     prefill_attention(DTYPE* out, const DTYPE* query, const DTYPE* keys, const DTYPE* values, const int* page_table,
                       const int4* plan, int num_kv_heads, int group, int group_inverse, int max_pages, int page_units,
                       int window, long long query_stride, long long page_stride, long long head_stride,
-                      float score_scale) {
+                      float score_scale, const float* cosines, const float* sines) {
     using namespace headrace;
     // queries, two stages of keys and values, weights on their way between lanes (fp32)
     extern __shared__ __align__(WARPGROUPS ? 1024 : 128) unsigned char memory[];
     const Args args{out,           query,     keys,       values, page_table,   plan,        num_kv_heads, group,
-                    group_inverse, max_pages, page_units, window, query_stride, page_stride, head_stride,  score_scale};
+                    group_inverse, max_pages, page_units, window, query_stride, page_stride, head_stride,  score_scale,
+                    cosines,       sines};
     let_next_kernel_start();
     wait_for_earlier_kernels();
     const int4* item = plan + blockIdx.x / num_kv_heads * 2;
@@ -45,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     const auto last = [&, end = rows.last_tile()] { return WARPGROUPS ? rows.last_tile() : end; };
     int tile = rows.first_tile();
     if (tile < last()) {
-        copy_queries(args, rows, queries);
+        bring_queries(args, rows, memory);
         Feeder::feed(args, rows, tile, ring + tile % 2 * 2 * TILE_BYTES);
     }
     Fragments fragments(args, rows);

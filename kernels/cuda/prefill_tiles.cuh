@@ -2,6 +2,7 @@
 #pragma once
 
 #include "head_tiles.cuh"
+#include "rotate_pair.cuh"
 
 namespace headrace {
 
@@ -15,6 +16,7 @@ struct Args {
     int num_kv_heads, group, group_inverse, max_pages, page_units, window;  // group_inverse: 65536 / group + 1
     long long query_stride, page_stride, head_stride;
     float score_scale;  // softmax's, times log2(e)
+    const float *cosines, *sines;  // [num_tokens, HEAD_DIM / 2], where queries come as they were before rotation
 };
 
 // A block's rows: pairs of a query token and one of the ``group`` heads that share a head of keys, in this order; and
@@ -50,7 +52,10 @@ struct Rows {
     // Where a block's row lies in a tensor [tokens, heads, HEAD_DIM] whose tokens are ``stride`` elements apart.
     __device__ __forceinline__ long long place(const Args& args, int i, long long stride) const {
         const int member = before + i - tokens_in(args, before + i) * args.group;
-        return (first_token + token_of(args, i)) * stride + (head(args) * args.group + member) * HEAD_DIM;
+        return token_in_step(args, i) * stride + (head(args) * args.group + member) * HEAD_DIM;
+    }
+    __device__ __forceinline__ long long token_in_step(const Args& args, int i) const {
+        return first_token + token_of(args, i);
     }
 
     static __device__ __forceinline__ int head(const Args& args) { return blockIdx.x % args.num_kv_heads; }
@@ -116,8 +121,39 @@ struct Feeder {
     }
 };
 
-__device__ __forceinline__ void copy_queries(const Args& args, const Rows& rows, uint32_t to) {
+#if ROTATES
+// Queries, rotated on their way: written and read once more they would take longer than a step's norms.
+__device__ __forceinline__ void bring_queries(const Args& args, const Rows& rows, unsigned char* to) {
+    constexpr int N = FULL<DTYPE>, EACH = CHUNKS / 2, TOTAL = BLOCK_ROWS * EACH, HALF = HEAD_DIM / 2;
+    static_assert(CHUNKS % 2 == 0);
+#pragma unroll 2
+    for (int pair = threadIdx.x; pair < TOTAL; pair += THREADS) {
+        const int at = pair / EACH, column = (pair - at * EACH) * N;
+        const DTYPE* from = args.query + rows.place(args, at, args.query_stride) + column;
+        const long long angle = rows.token_in_step(args, at) * HALF + column;
+        const Vec<DTYPE, N> held[2] = {load<DTYPE, N>(from), load<DTYPE, N>(from + HALF)};
+        float first[N], second[N];
+#pragma unroll
+        for (int e = 0; e < N; e += 4) {
+            const Vec<float, 4> cosine = load<float, 4>(args.cosines + angle + e);
+            const Vec<float, 4> sine = load<float, 4>(args.sines + angle + e);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                first[e + i] = held[0].get(e + i), second[e + i] = held[1].get(e + i);
+                rotate_pair(first[e + i], second[e + i], cosine.get(i), sine.get(i));
+            }
+        }
+        const auto place = [&](int column) {
+            return reinterpret_cast<DTYPE*>(to + place_in_tile<BLOCK_ROWS>(at, column * sizeof(DTYPE)));
+        };
+        store<DTYPE, N>(place(column), pack<DTYPE, N>(first));
+        store<DTYPE, N>(place(column + HALF), pack<DTYPE, N>(second));
+    }
+}
+#else
+__device__ __forceinline__ void bring_queries(const Args& args, const Rows& rows, unsigned char* memory) {
     static_assert(BLOCK_ROWS * CHUNKS % THREADS == 0);
+    const uint32_t to = shared_address(memory);
 #pragma unroll 4
     for (int i = 0; i < BLOCK_ROWS * CHUNKS / THREADS; i++) {
         const int chunk = i * THREADS + threadIdx.x, at = chunk / CHUNKS, column = (chunk - at * CHUNKS) * 16;
@@ -125,5 +161,6 @@ __device__ __forceinline__ void copy_queries(const Args& args, const Rows& rows,
         copy_16_bytes(to + place_in_tile<BLOCK_ROWS>(at, column), from + column, 16);
     }
 }
+#endif
 
 }  // namespace headrace

@@ -7,7 +7,7 @@
 // the second, as in Llama's Hugging Face weights; 1: neighbours, as in GPT-J), VEC, LANES.
 #pragma once
 
-#include "common.cuh"
+#include "rotate_pair.cuh"
 
 namespace headrace {
 
@@ -55,9 +55,7 @@ __device__ __forceinline__ void rotate(float (&value)[2 * VEC], const float (&co
 #pragma unroll
     for (int e = 0; e < VEC; e++) {
         const int a = INTERLEAVED ? 2 * e : e, b = INTERLEAVED ? 2 * e + 1 : VEC + e;
-        const float x = value[a], y = value[b];
-        value[a] = x * cosine[e] - y * sine[e];
-        value[b] = y * cosine[e] + x * sine[e];
+        rotate_pair(value[a], value[b], cosine[e], sine[e]);
     }
 }
 #endif

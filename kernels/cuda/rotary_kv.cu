@@ -1,5 +1,6 @@
 // Between the product that makes queries, keys and values and attention: RMSNorm of each head (optional), rotary
-// position embedding [1], and the write of keys and values into pages. One read and one write of each.
+// position embedding [1], and the write of keys and values into pages. One read and one write of each. Queries of
+// ``num_query_tokens`` tokens are normed and rotated, the others' stay as they are.
 //
 // LANES neighbouring threads own a head, each VEC pairs of dimensions that rotate together, so that neither norm nor
 // rotation leaves the group. A group takes several heads of one token and loads the token's angles once.
@@ -33,7 +34,7 @@ struct Pages {
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     rotary_kv(DTYPE* query, int64_t query_stride, const DTYPE* qkv, int64_t qkv_stride, int num_heads, int num_kv_heads,
-              const float* cosines, const float* sines, const DTYPE* query_norm, const DTYPE* key_norm, float eps,
+              int num_query_tokens, const float* cosines, const float* sines, const DTYPE* query_norm, const DTYPE* key_norm, float eps,
               const POSITION* positions, const int* rows, DTYPE* key_pages, DTYPE* value_pages, int64_t page_stride,
               int64_t head_stride, int64_t slot_stride, const int* page_table, int max_pages, int page_size,
               uint32_t page_factor, int page_shift) {
@@ -59,8 +60,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     commit_copies();
 #endif
     const int num_slots = num_heads + 2 * num_kv_heads, step = gridDim.y * GROUPS;
+    const int first_slot = token < num_query_tokens ? 0 : num_heads;
     // Whole warps go round together, because the norm's reduction needs all lanes.
-    for (int base = blockIdx.y * GROUPS; base < num_slots; base += TURNS * step) {
+    for (int base = first_slot + blockIdx.y * GROUPS; base < num_slots; base += TURNS * step) {
         HeadPart<T> part[TURNS];
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {

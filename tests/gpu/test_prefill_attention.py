@@ -12,7 +12,7 @@ from headrace.kernels import reference_attention as reference
 from headrace.kernels.device import open_device
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import Block, PrefillShape
-from headrace.kernels.rotary_kv import KVPages
+from headrace.kernels.rotary_kv import KVPages, rotary_kv, rotary_table
 
 NUM_KV_HEADS = 2
 # Pairs of a row's queries and keys. Whole prompts, chunks, single queries, padding; borders of pages, tiles and blocks.
@@ -325,3 +325,53 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
         attention.run(
             out, step.query, replace(step.pages, keys=step.pages.keys[:, :1], values=step.pages.values[:, :1])
         )
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("num_decoding", [0, 9])
+def test_queries_have_the_same_bits_rotated_on_their_way_as_before(
+    device: torch.device, dtype: torch.dtype, head_dim: int, num_decoding: int
+) -> None:
+    rows = [(100, 300), (1, 65), (64, 64), (700, 700)]
+    shape = shaped(dtype, head_dim, 4)
+    step = paged(shape, rows, device)
+    num_tokens = num_decoding + step.query.shape[0]
+    wide = torch.randn(num_tokens, (shape.num_heads + 2 * NUM_KV_HEADS) * head_dim, device=device, dtype=dtype)
+    positions = torch.randint(0, 5000, (num_tokens,), device=device)
+    rotary = rotary_table(positions, 1e4 ** -(torch.arange(0, head_dim, 2, device=device) / head_dim))
+    scratch = torch.zeros(5000 // 16 + 1, 2, NUM_KV_HEADS, 16, head_dim, device=device, dtype=dtype)
+    table = torch.arange(5000 // 16 + 1, device=device, dtype=torch.int32).expand(num_tokens, -1).contiguous()
+
+    def queries(num_query_tokens: int | None) -> Tensor:
+        qkv = wide.clone()
+        query = qkv.view(num_tokens, -1, head_dim)[:, : shape.num_heads]
+        pages = KVPages(scratch[:, 0], scratch[:, 1], table)
+        rotary_kv(
+            *(qkv, positions, pages),
+            num_heads=shape.num_heads,
+            rotary=rotary,
+            out=query,
+            num_query_tokens=num_query_tokens,
+        )
+        return query
+
+    before, later = queries(None), queries(num_decoding)
+    assert torch.equal(later[:num_decoding], before[:num_decoding])
+    original = wide.view(num_tokens, -1, head_dim)[:, : shape.num_heads]
+    assert torch.equal(later[num_decoding:], original[num_decoding:])
+    expected = attend(PrefillAttention(shape, device), replace(step, query=before[num_decoding:]))
+    rotating, out = PrefillAttention(shape, device, rotates=True), poisoned(expected)
+    rotating.plan(step.query_starts, step.lengths, step.query.shape[0])
+    rotating.run(out, later[num_decoding:], step.pages, rotary=rotary.behind(num_decoding))
+    assert torch.equal(out, expected)
+
+
+def test_angles_are_asked_for_where_attention_rotates_and_nowhere_else(device: torch.device) -> None:
+    shape = shaped(torch.bfloat16, 128, 4)
+    step = paged(shape, [(7, 7)], device)
+    rotary = rotary_table(torch.arange(7, device=device), torch.ones(64, device=device))
+    for rotates, angles in ((True, None), (False, rotary), (True, rotary.behind(1))):
+        attention = PrefillAttention(shape, device, rotates=rotates)
+        attention.plan(step.query_starts, step.lengths, 7)
+        with pytest.raises(KernelError, match="angles"):
+            attention.run(torch.empty_like(step.query.contiguous()), step.query, step.pages, rotary=angles)

@@ -149,6 +149,9 @@ SPECIALISATIONS = [
     ("sm_90a", torch.bfloat16, 256, None),
     ("sm_80", torch.bfloat16, 256, None),
     ("sm_90a", torch.float32, 128, None),
+    ("sm_90a", torch.bfloat16, 128, Block(128, 64, warpgroups=True, rotates=True)),
+    ("sm_90a", torch.float16, 64, Block(128, 64, warpgroups=True, rotates=True)),
+    ("sm_80", torch.bfloat16, 128, Block(128, 64, rotates=True)),
 ]
 
 
@@ -174,7 +177,14 @@ class Emulated:
         self._library = library
         self._block = block
 
-    def attend(self, step: Step, *, window: int | None = None, only_last: bool = False) -> Tensor:
+    def attend(
+        self,
+        step: Step,
+        *,
+        window: int | None = None,
+        only_last: bool = False,
+        angles: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         query, pages, num_rows = step.query, step.pages, step.lengths.shape[0]
         num_tokens, num_heads, head_dim = query.shape
         num_kv_heads, page_size = pages.keys.shape[1:3]
@@ -191,6 +201,7 @@ class Emulated:
             *(pages.page_table.shape[1], page_size // 16, window or 0),
             *map(ctypes.c_longlong, (query.stride(0), *pages.keys.stride()[:2])),
             ctypes.c_float(head_dim**-0.5 * math.log2(math.e)),
+            *((None, None) if angles is None else map(pointer, angles)),
         )
         return out
 
@@ -301,3 +312,34 @@ def test_the_source_writes_zeros_behind_the_last_row(emulated: tuple[Emulated, t
     out = attention.attend(fewer)
     assert (out[25:] == 0).all()
     assert (out[:25] != 0).any(dim=2).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "block"),
+    [
+        (torch.bfloat16, 128, Block(128, 64, warpgroups=True)),
+        (torch.float16, 80, Block(64, 64)),
+        (torch.float32, 96, Block(64, 32)),
+    ],
+    ids=["bf16x128_warpgroups", "fp16x80", "fp32x96"],
+)
+def test_queries_are_rotated_on_their_way_as_if_they_had_been_before(
+    dtype: torch.dtype, head_dim: int, block: Block, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    torch.manual_seed(0)
+    plain, attention = (
+        Emulated(build_prefill(each, dtype, head_dim, tmp_path_factory.mktemp("rotated")), each)
+        for each in (block, replace(block, rotates=True))
+    )
+    step = paged([(5, 70), (33, 33), (1, 130), (70, 65 + 70)], 2, 3, head_dim, dtype, 16)
+    angles = torch.rand(step.query.shape[0], head_dim // 2) * 6
+    cosines, sines = angles.cos(), angles.sin()
+    first, second = step.query.double().chunk(2, dim=-1)
+    cos, sin = cosines.double()[:, None], sines.double()[:, None]
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(dtype)
+    expected = plain.attend(replace(step, query=rotated))
+    found = attention.attend(step, angles=(cosines, sines))
+    # A query is rounded to its dtype once, before or on its way: seldom otherwise.
+    same = (found == expected).all(dim=-1).float().mean()
+    assert same > 0.97 or dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=2e-2 if dtype != torch.float32 else 1e-5, rtol=0)

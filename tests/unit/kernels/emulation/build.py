@@ -45,7 +45,9 @@ def compiler() -> str | None:
 
 def build_prefill(block: Block, dtype: torch.dtype, head_dim: int, folder: Path) -> ctypes.CDLL:
     """Compile prefill attention in an empty folder."""
-    return _build("prefill", ("prefill_*.cu*", "plan.cuh", *_TILES), block.macros(dtype, head_dim), folder)
+    return _build(
+        "prefill", ("prefill_*.cu*", "plan.cuh", "rotate_pair.cuh", *_TILES), block.macros(dtype, head_dim), folder
+    )
 
 
 def build_decode_plan(folder: Path) -> ctypes.CDLL:

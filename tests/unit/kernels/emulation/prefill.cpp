@@ -6,10 +6,10 @@ extern "C" void emulate_attention(int num_blocks, DTYPE* out, const DTYPE* query
                                   const DTYPE* values, const int* page_table, const int4* plan, int num_kv_heads,
                                   int group, int group_inverse, int max_pages, int page_units, int window,
                                   long long query_stride, long long page_stride, long long head_stride,
-                                  float score_scale) {
+                                  float score_scale, const float* cosines, const float* sines) {
     emulated::launch(num_blocks, WARPS * 32, [=] {
         prefill_attention(out, query, keys, values, page_table, plan, num_kv_heads, group, group_inverse, max_pages,
-                          page_units, window, query_stride, page_stride, head_stride, score_scale);
+                          page_units, window, query_stride, page_stride, head_stride, score_scale, cosines, sines);
     });
 }
 
