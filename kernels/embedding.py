@@ -13,7 +13,9 @@ from headrace.kernels.stretches import layers
 
 _WARP, _MAX_THREADS, _THREADS_A_SM = 32, 256, 2048
 # Rows that a thread has on their way at a time, where there are many.
-_TOKENS = (4, 2, 1)
+_TOKENS = (4, 2)
+# Or where as many blocks are left: one begins every 1.25 ns, however small it is.
+_BLOCKS_A_SM = 6
 
 
 def embedding(token_ids: Tensor, weight: Tensor, *, first_id: int = 0, out: Tensor | None = None) -> Tensor:
@@ -41,14 +43,29 @@ def embedding(token_ids: Tensor, weight: Tensor, *, first_id: int = 0, out: Tens
     num_vecs = width // vec
     threads = min(_MAX_THREADS, -(-num_vecs // _WARP) * _WARP)
     stretches = -(-num_vecs // threads)
-    busy = open_device(weight.get_device()).num_sms * _THREADS_A_SM
-    tokens = next(count for count in _TOKENS if count == 1 or num_tokens * num_vecs >= busy * count)
+    tokens = tokens_a_thread(num_tokens, num_vecs, stretches, open_device(weight.get_device()).num_sms)
     kernel = _kernel(
         weight.device, element_type(weight, "weight"), integer_type(token_ids, "token_ids"), vec, threads, tokens
     )
     grid = (stretches, *layers(-(-num_tokens // tokens)))
     kernel(grid, (threads,), out, token_ids, weight, num_tokens, num_ids, num_vecs, first_id)
     return out
+
+
+def tokens_a_thread(num_tokens: int, num_vecs: int, stretches: int, num_sms: int) -> int:
+    """Choose how many rows a thread takes a vector of: several where that leaves threads enough, or blocks too many.
+
+    Args:
+        num_tokens: how many rows there are.
+        num_vecs: of a row.
+        stretches: blocks that share a row.
+        num_sms: of the device.
+    """
+    threads, blocks = num_tokens * num_vecs, num_tokens * stretches
+    for count in _TOKENS:
+        if threads >= count * num_sms * _THREADS_A_SM or blocks >= count * num_sms * _BLOCKS_A_SM:
+            return count
+    return 1
 
 
 @functools.cache

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.kernels.embedding import tokens_a_thread
 from headrace.kernels.encoder_embedding import num_blocks, plan_tokens
 from headrace.kernels.pooling import block_threads
 from headrace.kernels.rows import divisor, plan_rows, round_rows, vector
@@ -75,6 +76,13 @@ def test_stretches_cover_a_row(num_vecs: int, num_rows: int) -> None:
     covered = shape.vecs * shape.threads * shape.num_stretches
     assert num_vecs <= covered
     assert covered - num_vecs < shape.vecs * shape.threads
+
+
+def test_a_gather_takes_several_rows_a_thread_where_threads_or_blocks_are_many() -> None:
+    taken = [tokens_a_thread(n, 512, 2, 132) for n in (1, 256, 1024, 65536)]
+    assert taken == [1, 1, 2, 4]
+    assert [tokens_a_thread(n, 128, 1, 132) for n in (256, 2048, 65536)] == [1, 2, 4]
+    assert tokens_a_thread(70000, 1, 1, 132) == 4  # of a vector each: few threads, many blocks
 
 
 @given(num_vecs=st.integers(1, 2**34))
