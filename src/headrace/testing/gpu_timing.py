@@ -8,6 +8,8 @@ import torch
 
 # Many times any card's second-level cache: the host has the time that this takes to queue the operation.
 _FLUSH_BYTES = 1 << 30
+# Turns of all operations between two waits, and runs before them.
+_TURNS, _UNTIMED = 10, 3
 
 
 class Timer:
@@ -22,31 +24,33 @@ class Timer:
         Before each run the cache is overwritten; that takes the device longer than the host needs to queue the
         operation, so that launches are not part of the time, but gaps between an operation's own kernels are.
 
-        What runs among the first after a wait takes a third of a microsecond less than what runs later. So each
-        operation has each place equally often, and its time is the mean of its places' medians.
+        What runs among the first three after a wait takes a third of a microsecond less than what runs later, so these
+        are not timed; the others begin with each operation equally often.
 
         Args:
             operations: what to time; each runs once before, untimed.
-            repetitions: runs of each, rounded up to as many in each place.
+            repetitions: timed runs of each.
         """
         count = len(operations)
-        times: list[list[list[float]]] = [[[] for _ in operations] for _ in operations]
+        times: list[list[float]] = [[] for _ in operations]
         for operation in operations:
             operation()
-        for repetition in range(-(-repetitions // count) * count):
-            events = []
-            for place in range(count):
-                index = (place + repetition) % count
-                begin, end = _event(), _event()
-                self._flushed.zero_()
-                begin.record()
-                operations[index]()
-                end.record()
-                events.append((times[index][place], begin, end))
+        for begin in range(0, repetitions, _TURNS):
+            turns = range(begin, min(begin + _TURNS, repetitions))
+            order = [(turn + place) % count for turn in turns for place in range(count)]
+            events = [self._run(operations[index]) for index in (*order[:_UNTIMED], *order)]
             torch.cuda.synchronize()
-            for taken, begin, end in events:
-                taken.append(begin.elapsed_time(end) * 1e3)
-        return [statistics.fmean(statistics.median(taken) for taken in places) for places in times]
+            for index, (start, end) in zip(order, events[-len(order) :], strict=True):
+                times[index].append(start.elapsed_time(end) * 1e3)
+        return [statistics.median(taken) for taken in times]
+
+    def _run(self, operation: Callable[[], object]) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+        start, end = _event(), _event()
+        self._flushed.zero_()
+        start.record()
+        operation()
+        end.record()
+        return start, end
 
     def copying(self, num_bytes: int) -> Callable[[], object]:
         """The card's own copy of so many bytes, read and written once each."""
