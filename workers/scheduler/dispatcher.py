@@ -176,7 +176,14 @@ class Dispatcher:
 
         Where rows cannot join a batch later, the last one stays while it has room for more of them and as many others
         wait as there are workers: who comes until one is claimed shares what a batch costs, and nobody has to wait.
+        Where they can, a batch that takes more than a quarter of a worker stays behind as many that leave now: all
+        are cut to the room there was before, and once these are claimed it is cut to the room that they left. While
+        no worker lives nobody knows what one will hold, and any holds one request: they leave one by one.
         """
+        if not worker_class.num_workers:
+            alone = [request for requests, _ in batches for request in requests]
+            batches = [((request,), worker_class.table.cost(request.length, 1)) for request in alone]
+        num_sent = 0
         last = next((requests for requests, _ in reversed(batches) if not requests[0].strikes), ())
         stays = self._for_encoders and len(last) < worker_class.limits.max_rows
         for requests, cost_ms in batches:
@@ -184,8 +191,18 @@ class Dispatcher:
                 return
             if stays and requests is last and num_waiting >= max(1, worker_class.num_workers):
                 continue
+            if num_sent >= worker_class.num_workers and self._is_large(requests):
+                return
             yield requests, cost_ms
+            num_sent += not requests[0].strikes
             num_waiting += not requests[0].strikes
+
+    def _is_large(self, requests: Sequence[ReadyRequest]) -> bool:
+        """Whether a batch could be cut smaller, and takes more than a quarter of a worker whose rows come and go."""
+        if self._for_encoders or len(requests) == 1:
+            return False
+        quarter_rows, quarter_tokens = self._book.quarter()
+        return len(requests) > quarter_rows or sum(request.cost_tokens for request in requests) > quarter_tokens
 
     def cut(self, window: Window, worker_class: WorkerClass | None = None) -> Cut:
         """Partition a window for a class of workers, by default the first there is.
@@ -219,7 +236,11 @@ class Dispatcher:
                 sound.append(request)
                 items.append(Item(request.length, request.cost_tokens, slack_ms, request.score))
                 slacks_ms.append(_slack_ms(request, window.now_ms, step_ms))
-        limits = self._book.limits(worker_class, window.running_tokens)
+        num_taken, taken_tokens = 0, window.running_tokens
+        if not self._for_encoders:  # what waits comes first, and the suspect that leaves before others
+            num_taken = window.num_running + window.num_waiting + len(suspects[:1])
+            taken_tokens += window.waiting_tokens + sum(suspect.cost_tokens for (suspect,), _ in suspects[:1])
+        limits = self._book.limits(worker_class, num_taken, taken_tokens)
         plan = self._strategy(worker_class.name).plan(items, table, limits)
         self._report(worker_class.name, plan)
         batches = [(tuple(sound[index] for index in batch.members), batch.cost_ms) for batch in plan.batches]

@@ -26,6 +26,7 @@ class WorkerClass:
         table: what batches cost there.
         limits: what each of them can hold.
         num_workers: alive; 0 only where no worker of any class is.
+        max_rows: that they compute at a time, all together.
         kv_tokens: of their memory, all together.
         busy: part of their rows that is taken, 0 to 1.
     """
@@ -34,6 +35,7 @@ class WorkerClass:
     table: CostTable
     limits: Limits
     num_workers: int
+    max_rows: int
     kv_tokens: int
     busy: float
 
@@ -74,20 +76,36 @@ class ClassBook:
             members.setdefault(worker.worker_class, []).append(worker)
         self.classes = tuple(self._class(name, of_class) for name, of_class in sorted((members or {"": []}).items()))
 
-    def limits(self, worker_class: WorkerClass, running_tokens: int) -> Limits:
-        """What a batch may hold now, with so many tokens of the workers' memory taken.
+    def limits(self, worker_class: WorkerClass, num_taken: int, taken_tokens: int) -> Limits:
+        """What a batch may hold now, with so many of the workers' rows and so much of their memory taken.
 
-        A batch that needs more memory than is free would wait at a worker, and all behind it. But where nearly
-        nothing is free, it may still take a quarter of a worker: rows end, and batches of one would cost more.
+        A batch that needs more than is free would wait at a worker, and all behind it. But where nearly nothing is
+        free, it may still take a quarter of a worker: rows end, and batches of one would cost more.
+
+        Args:
+            worker_class: that it is cut for.
+            num_taken: rows; 0 where rows do not join a batch that runs.
+            taken_tokens: what they may come to hold.
         """
-        limits = worker_class.limits
-        num_workers = sum(found.num_workers for found in self.classes)
+        limits, num_workers = worker_class.limits, sum(found.num_workers for found in self.classes)
         if not num_workers:
             return limits
-        # One worker at least has as much as they have on average.
-        free_tokens = (sum(found.kv_tokens for found in self.classes) - running_tokens) // num_workers
-        most_tokens = min(limits.max_kv_tokens, max(free_tokens, limits.max_kv_tokens // 4))
-        return replace(limits, max_kv_tokens=most_tokens)
+        # One worker at least has as much free as they have on average.
+        free_rows = (sum(found.max_rows for found in self.classes) - num_taken) // num_workers
+        free_tokens = (sum(found.kv_tokens for found in self.classes) - taken_tokens) // num_workers
+        quarter_rows, _ = self.quarter()
+        most_rows = max(free_rows, quarter_rows)
+        most_tokens = max(free_tokens, limits.max_kv_tokens // 4)
+        return replace(
+            limits, max_rows=min(limits.max_rows, most_rows), max_kv_tokens=min(limits.max_kv_tokens, most_tokens)
+        )
+
+    def quarter(self) -> tuple[int, int]:
+        """A quarter of a worker as they are on average: rows, one at least, and tokens of memory."""
+        num_workers = max(1, sum(found.num_workers for found in self.classes))
+        max_rows = sum(found.max_rows for found in self.classes) // num_workers
+        kv_tokens = sum(found.kv_tokens for found in self.classes) // num_workers
+        return max(1, max_rows // 4), kv_tokens // 4
 
     def least_ms(self, length: int) -> float:
         """What a request costs where it costs least, alone."""
@@ -108,4 +126,4 @@ class ClassBook:
         )
         num_rows, max_rows = sum(w.num_rows for w in workers), sum(w.max_rows for w in workers)
         kv_tokens = sum(worker.kv_tokens for worker in workers)
-        return WorkerClass(name, table, limits, len(workers), kv_tokens, num_rows / max(1, max_rows))
+        return WorkerClass(name, table, limits, len(workers), max_rows, kv_tokens, num_rows / max(1, max_rows))

@@ -14,7 +14,7 @@ local last_hopeless = first_id + number(ARGV[8]) - 1
 local waiting = 0
 if redis.call('XLEN', BATCHES) >= max_backlog then -- few, and each a short list
   for _, e in ipairs(redis.call('XRANGE', BATCHES, '-', '+')) do
-    if class_of(e[2]) == class then waiting = waiting + 1 end
+    if field_of(e[2], 'class') == class then waiting = waiting + 1 end
   end
 end
 local t, go, late, rest, seen, virtual, solo = now(), {}, {}, {}, {}, 0, '0'

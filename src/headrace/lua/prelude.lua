@@ -33,9 +33,9 @@ local function is_told(h)
     and is_whole(h.t_submit or '0') and string.match(h.at or '', '^[^:]*:%d+:%d+$') ~= nil
 end
 
--- which class of workers a batch was cut for; '' for any. Takes the fields of a batch's entry
-local function class_of(fields)
-  for i = 1, #fields, 2 do if fields[i] == 'class' then return fields[i+1] end end
+-- a field of a stream's entry, '' without one. Takes the entry's fields
+local function field_of(fields, name)
+  for i = 1, #fields, 2 do if fields[i] == name then return fields[i+1] end end
   return ''
 end
 

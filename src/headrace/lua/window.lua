@@ -3,11 +3,23 @@
 -- nothing.
 -- KEYS[1] load
 -- ARGV    count
--- returns {now_ms, how many are ready, tokens that running requests may come to hold, then 8 a request: id, score, prompt,
---         cost (tokens), tokens written before, strikes, deadline_ms, t_submit}. Ids behind which no queued request is,
---         or one whose hash is damaged, take their places until `reap` finds them.
+-- returns {now_ms, how many are ready, how many run, tokens that these may come to hold, how many are in batches that
+--         wait for a worker, tokens that these may come to hold, then 8 a request: id, score, prompt, cost (tokens),
+--         tokens written before, strikes, deadline_ms, t_submit}. Ids behind which no queued request is, or one whose
+--         hash is damaged, take their places until `reap` finds them.
 local ids = redis.call('ZRANGE', READY, 0, number(ARGV[1]) - 1, 'WITHSCORES')
-local out = {int(now()), redis.call('ZCARD', READY), int(number(redis.call('HGET', LOAD, 'running_tokens')))}
+local totals = redis.call('HMGET', LOAD, 'running', 'running_tokens')
+local num_waiting, waiting_tokens = 0, 0
+for _, e in ipairs(redis.call('XRANGE', BATCHES, '-', '+')) do -- few, and each a short list
+  for id in string.gmatch(field_of(e[2], 'ids'), '%S+') do
+    local h = read(id, 'state', 'batch', 'cost')
+    if h.state == 'batched' and h.batch == e[1] and is_whole(h.cost) then
+      num_waiting, waiting_tokens = num_waiting + 1, waiting_tokens + number(h.cost)
+    end
+  end
+end
+local out = {int(now()), redis.call('ZCARD', READY), int(number(totals[1])), int(number(totals[2])),
+  num_waiting, int(waiting_tokens)}
 for i = 1, #ids, 2 do
   local h = read(ids[i], 'v', 'state', 'prompt', 'cost', 'at', 'strikes', 'deadline', 't_submit')
   if h.v == VERSION and h.state == 'queued' and is_told(h) then

@@ -44,13 +44,19 @@ class Window:
     Attributes:
         now_ms: the server's clock.
         num_ready: how many are ready in all.
-        running_tokens: what running requests may come to hold in workers' memory, prompt and output in full.
+        num_running: requests in workers' hands.
+        running_tokens: what these may come to hold in workers' memory, prompt and output in full.
+        num_waiting: requests in batches that no worker has taken yet.
+        waiting_tokens: what these may come to hold.
         requests: the first ones, in the order of their scores.
     """
 
     now_ms: int
     num_ready: int
+    num_running: int
     running_tokens: int
+    num_waiting: int
+    waiting_tokens: int
     requests: tuple[ReadyRequest, ...]
 
 
@@ -66,12 +72,13 @@ class WindowCall:
         return [self.count]
 
     def read(self, reply: object) -> Window:
-        """Of ``{now_ms, ready, running_tokens, 8 a request}``."""
+        """Of ``{now_ms, ready, running, running_tokens, waiting, waiting_tokens, 8 a request}``."""
         flat: list[Any] = read_bytes(reply)
         requests = tuple(
             ReadyRequest(request_id.decode(errors="replace"), int(prompt), int(cost), int(num_tokens), int(strikes),
                          float(score), int(deadline), int(submitted))
             for request_id, score, prompt, cost, num_tokens, strikes, deadline, submitted
-            in zip(*(flat[3 + i :: 8] for i in range(8)), strict=True)
+            in zip(*(flat[6 + i :: 8] for i in range(8)), strict=True)
         )  # fmt: skip
-        return Window(int(flat[0]), int(flat[1]), int(flat[2]), requests)
+        now_ms, num_ready, num_running, running_tokens, num_waiting, waiting_tokens = map(int, flat[:6])
+        return Window(now_ms, num_ready, num_running, running_tokens, num_waiting, waiting_tokens, requests)

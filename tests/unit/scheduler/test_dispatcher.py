@@ -18,9 +18,11 @@ def ready(request_id: str, length: int, strikes: int = 0, num_tokens: int = 0) -
     return ReadyRequest(request_id, length, length + 10, num_tokens, strikes)
 
 
-def cut(dispatcher: Dispatcher, *requests: ReadyRequest, running_tokens: int = 0) -> list[list[str]]:
+def cut(
+    dispatcher: Dispatcher, *requests: ReadyRequest, num_running: int = 0, running_tokens: int = 0
+) -> list[list[str]]:
     """The ids of each batch."""
-    found = dispatcher.cut(Window(1_000, len(requests), running_tokens, requests))
+    found = dispatcher.cut(Window(1_000, len(requests), num_running, running_tokens, 0, 0, requests))
     return [[request.request_id for request in batch] for batch, _ in found.batches]
 
 
@@ -79,6 +81,7 @@ def test_a_full_backlog_stops_dispatching(fake_broker: Broker) -> None:
 def test_an_encoder_s_last_batch_stays_while_another_waits_and_rows_may_join_it(fake_broker: Broker) -> None:
     actors = Actors(fake_broker)
     dispatcher = Dispatcher(fake_broker, fake_broker.settings, for_encoders=True)
+    dispatcher.fit([WorkerInfo("w", 0, 32, 9999, 0, {})], {})
     actors.queued("a")
     assert dispatcher.dispatch() == 1
     actors.queued("b")
@@ -129,11 +132,35 @@ def test_batches_fit_into_the_memory_that_is_free_but_never_shrink_below_a_quart
     assert max(len(batch) for batch in cut(dispatcher, *waiting, running_tokens=800)) == 5
 
 
+def test_batches_fit_into_the_rows_that_are_free_but_never_shrink_below_a_quarter(fake_broker: Broker) -> None:
+    dispatcher = padded(fake_broker)
+    dispatcher.fit([WorkerInfo("w", 0, 12, 9999, 0, {}), WorkerInfo("v", 0, 12, 9999, 0, {})], {})
+    waiting = [ready(str(i), 4) for i in range(12)]
+    assert [len(batch) for batch in cut(dispatcher, *waiting)] == [12]
+    assert [len(batch) for batch in cut(dispatcher, *waiting, num_running=12)] == [6, 6]
+    assert {len(batch) for batch in cut(dispatcher, *waiting, num_running=24)} == {3}
+
+
+def test_the_suspect_that_travels_first_leaves_less_room_to_those_behind_it(fake_broker: Broker) -> None:
+    dispatcher = padded(fake_broker)
+    dispatcher.fit([WorkerInfo("w", 0, 12, 9999, 0, {})], {})
+    suspects = [ready("suspect", 4, strikes=1), ready("other suspect", 4, strikes=1)]
+    sizes = [len(batch) for batch in cut(dispatcher, *suspects, *(ready(str(i), 4) for i in range(8)), num_running=6)]
+    assert sizes == [1, 5, 3, 1]
+
+
+def test_an_encoder_s_batches_do_not_shrink_by_rows_that_they_cannot_join(fake_broker: Broker) -> None:
+    dispatcher = padded(fake_broker)
+    encoders = Dispatcher(fake_broker, dispatcher._settings, for_encoders=True)
+    encoders.fit([WorkerInfo("w", 0, 12, 9999, 0, {})], {})
+    assert [len(batch) for batch in cut(encoders, *(ready(str(i), 4) for i in range(12)), num_running=12)] == [12]
+
+
 def test_a_deadline_that_cannot_be_met_even_alone_is_given_up_where_the_setting_says_so(fake_broker: Broker) -> None:
     past = replace(ready("past", 4), deadline_ms=1_000)
     soon = replace(ready("soon", 400), deadline_ms=1_100)
     later = replace(ready("later", 4), deadline_ms=9_000)
-    window = Window(1_000, 3, 0, (past, soon, later))
+    window = Window(1_000, 3, 0, 0, 0, 0, (past, soon, later))
     table = {"": CostTable.linear(100.0, 1.0, 512, 16).encode()}
     for drop_hopeless, wanted in ((False, ["past"]), (True, ["past", "soon"])):
         dispatcher = padded(fake_broker, drop_hopeless=drop_hopeless)
@@ -163,7 +190,7 @@ def test_what_one_class_is_too_slow_for_waits_for_a_faster_one(fake_broker: Brok
     dispatcher.fit(workers, {name: table.encode() for name, table in tables.items()})
     fast, slow = dispatcher._book.classes
     requests = (ready("calm", 4), replace(ready("soon", 4), deadline_ms=1_500))
-    window = Window(1_000, 2, 0, requests)
+    window = Window(1_000, 2, 0, 0, 0, 0, requests)
     for worker_class, batches in ((fast, {"calm", "soon"}), (slow, {"calm"})):
         found = dispatcher.cut(window, worker_class)
         assert {request.request_id for batch, _ in found.batches for request in batch} == batches
@@ -174,6 +201,7 @@ def test_what_one_class_is_too_slow_for_waits_for_a_faster_one(fake_broker: Brok
 def test_a_lazy_dispatcher_lets_requests_gather_and_says_for_how_long(fake_broker: Broker) -> None:
     actors = Actors(fake_broker)
     dispatcher = padded(fake_broker, trigger="lazy", lazy_timeout_ms=60_000, window=3)
+    dispatcher.fit([WorkerInfo("w", 0, 32, 9999, 0, {})], {})
     actors.queued("a", "b")
     assert dispatcher.dispatch() == 0
     assert 50_000 < dispatcher.wait_ms <= 60_000

@@ -54,7 +54,7 @@ class Queue:
 
     def window(self, count: int) -> Window:
         front = sorted(self.ready.values(), key=lambda request: request.score)[:count]
-        return Window(self.now_ms, len(self.ready), 0, tuple(front))
+        return Window(self.now_ms, len(self.ready), 0, 0, 0, 0, tuple(front))
 
     def run_all(self, calls: Sequence[DispatchCall]) -> list[Dispatched]:
         return [self._dispatch(call) for call in calls]
