@@ -68,7 +68,8 @@ class ThinProduct:
         self._device = open_device(weight.device.index)
         if not self._device.arch.startswith("sm_9"):
             raise KernelError(f"a thin product needs bulk copies (sm_90); this GPU is {self._device.arch}")
-        self._counter = torch.zeros(1, dtype=torch.int32, device=weight.device)
+        # From the host: it is there before any stream's launch, whichever stream is torch's now.
+        self._counter = torch.zeros(1, dtype=torch.int32).to(weight.device)
 
     def __call__(
         self,
