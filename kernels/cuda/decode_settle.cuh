@@ -109,7 +109,10 @@ struct Settlement {
 
     static __device__ __forceinline__ void put_part(float* slot, int head, int dim, const Part& part) {
         *reinterpret_cast<float4*>(slot + head * HEAD_DIM + dim) = part.sums;
-        if (dim == 0) slot[GROUP * HEAD_DIM + head] = part.most, slot[GROUP * (HEAD_DIM + 1) + head] = part.weight;
+        if (dim == 0) put_head(slot, head, part.most, part.weight);
+    }
+    static __device__ __forceinline__ void put_head(float* slot, int head, float most, float weight) {
+        slot[GROUP * HEAD_DIM + head] = most, slot[GROUP * (HEAD_DIM + 1) + head] = weight;
     }
 
     // Heads from ``from`` on, which have met.
@@ -135,12 +138,16 @@ struct Settlement {
         return meeting.is_last;
     }
 
-    // What each ``step``-th part from ``begin`` to ``end`` comes to, in order: the result, or a part, at ``slot``.
-    __device__ __forceinline__ void add_up(int begin, int end, int step, float* slot) const {
+    // What each ``step``-th part from ``begin`` to ``end`` comes to, in order: the result, or a part, at ``slot``, which
+    // is that of part ``begin``.
+    __device__ __forceinline__ void add_up(int begin, int end, int step, float* slot, Meeting& meeting) const {
         // Reads whose latencies overlap, as many as registers allow: of some of a thread's quads, and of some parts.
         constexpr int EACH = (GROUP * QUADS + THREADS - 1) / THREADS;
         constexpr int QUADS_AT_ONCE = EACH > 1 && !Fragments::STARTS_EARLY ? 2 : 1;
         constexpr int PARTS_AT_ONCE = QUADS_AT_ONCE == 1 ? (GROUP > 8 ? 6 : 8) : EACH > 2 ? 2 : GROUP > 8 ? 3 : 4;
+        static_assert(2 * GROUP <= sizeof(meeting.sums) / 4 && GROUP <= THREADS);
+        // Of what the parts come to, on their way: nobody needs the warps' sums any more.
+        float *mosts = meeting.sums[0][0], *weights = mosts + GROUP;
         for (int base = threadIdx.x; base < GROUP * QUADS; base += QUADS_AT_ONCE * THREADS) {
             const auto read = [&](int part, int quad) {
                 const int i = min(base + quad * THREADS, GROUP * QUADS - 1);
@@ -166,10 +173,16 @@ struct Settlement {
 #pragma unroll
             for (int q = 0; q < QUADS_AT_ONCE; q++)
                 if (const int i = base + q * THREADS; i < GROUP * QUADS) {
-                    if (slot) put_part(slot, i / QUADS, i % QUADS * 4, total[q]);
+                    if (slot) *reinterpret_cast<float4*>(slot + i * 4) = total[q].sums;
                     else write(out + i * 4, total[q]);
+                    if (slot && i % QUADS == 0) mosts[i / QUADS] = total[q].most, weights[i / QUADS] = total[q].weight;
                 }
         }
+        if (!slot) return;
+        // Not before every thread has read those of part ``begin``: a head is several warps', or of several rounds.
+        __syncthreads();
+        const int head = threadIdx.x;
+        if (head < GROUP) put_head(slot, head, mosts[head], weights[head]);
     }
 
     // After all heads: whoever comes last to the item puts its parts together. Of many parts, whoever comes last to
@@ -185,7 +198,7 @@ struct Settlement {
             const int count = (step == 1 ? end - begin : (end - begin) / CHUNK) + 1;
             int* ticket = args.tickets + (final ? item : args.num_rows * args.num_kv_heads + slot_number(begin));
             if (!comes_last(ticket, count, meeting)) return;
-            add_up(begin, end, step, final ? nullptr : slot_of(begin));
+            add_up(begin, end, step, final ? nullptr : slot_of(begin), meeting);
             if (final) return;
             step = CHUNK;
         }

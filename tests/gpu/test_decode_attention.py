@@ -108,7 +108,7 @@ def test_results_are_right_however_a_block_reads(device: torch.device, ring: Rin
     check(shaped(lengths, torch.bfloat16, 128, 4), lengths, device, ring)
 
 
-@pytest.mark.parametrize(("head_dim", "group"), [(64, 7), (128, 4), (128, 16), (256, 4)])
+@pytest.mark.parametrize(("head_dim", "group"), [(64, 7), (96, 8), (128, 4), (128, 16), (256, 4)])
 @pytest.mark.parametrize("lengths", [[30000, 0, 3], [1500] * 70], ids=["many_parts", "equal_rows"])
 def test_rows_are_put_together_from_many_parts_and_from_equal_ones(
     device: torch.device, head_dim: int, group: int, lengths: list[int]

@@ -55,6 +55,12 @@ def build_decode_plan(folder: Path) -> ctypes.CDLL:
     return _build("decode_plan", ("decode_plan.cu", "decode_tiles.cuh", "plan.cuh"), {}, folder)
 
 
+def build_decode_settle(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    """Compile the end of decode attention's pieces in an empty folder."""
+    names = ("settle", "walk", "fragments", "tiles")
+    return _build("decode_settle", ("head_rows.cuh", *(f"decode_{name}.cuh" for name in names)), macros, folder)
+
+
 def build_encoder(block: Block, dtype: torch.dtype, head_size: int, head_dim: int, folder: Path) -> ctypes.CDLL:
     """Compile encoders' attention in an empty folder."""
     macros = {"HEAD_SIZE": head_size, **block.macros(dtype, head_dim)}

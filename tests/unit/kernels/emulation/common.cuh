@@ -46,6 +46,7 @@ struct alignas(sizeof(T) * N) Vec {
     T at[N];
 
     float get(int i) const { return to_float(at[i]); }
+    void set(int i, float x) { at[i] = from_float<T>(x); }
 };
 template <typename T, int N>
 void store(T* address, const Vec<T, N>& value) {

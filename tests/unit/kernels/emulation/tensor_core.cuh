@@ -53,4 +53,13 @@ uint32_t pack(float low, float high) {
     return word;
 }
 
+inline uint32_t transpose_matrix(uint32_t rows) {
+    const emulated::Slot* all = emulated::exchange(rows);
+    const int lane = threadIdx.x % 32, row = lane / 4, column = lane % 4 * 2;
+    uint32_t columns = 0;
+    for (int i = 0; i < 2; i++)
+        columns |= (emulated::brought<uint32_t>(all[(column + i) * 4 + row / 2]) >> row % 2 * 16 & 0xffff) << 16 * i;
+    return columns;
+}
+
 }  // namespace headrace
