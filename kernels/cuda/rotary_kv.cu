@@ -34,10 +34,10 @@ struct Pages {
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     rotary_kv(DTYPE* query, int64_t query_stride, const DTYPE* qkv, int64_t qkv_stride, int num_heads, int num_kv_heads,
-              int num_query_tokens, const float* cosines, const float* sines, const DTYPE* query_norm, const DTYPE* key_norm, float eps,
-              const POSITION* positions, const int* rows, DTYPE* key_pages, DTYPE* value_pages, int64_t page_stride,
-              int64_t head_stride, int64_t slot_stride, const int* page_table, int max_pages, int page_size,
-              uint32_t page_factor, int page_shift) {
+              int num_query_tokens, const float* cosines, const float* sines, const DTYPE* query_norm,
+              const DTYPE* key_norm, float eps, const POSITION* positions, const int* rows, DTYPE* key_pages,
+              DTYPE* value_pages, int64_t page_stride, int64_t head_stride, int64_t slot_stride, const int* page_table,
+              int max_pages, int page_size, uint32_t page_factor, int page_shift) {
     using T = DTYPE;
     const Pages pages{key_pages,  value_pages, page_stride, head_stride,          slot_stride,
                       page_table, max_pages,   page_size,   {page_factor, page_shift}};
