@@ -164,7 +164,7 @@ def _packed(params: str) -> str:
 def _refusals() -> tuple[type[Exception], ...]:
     import pycuda.driver
 
-    return pycuda.driver.Error, struct.error
+    return pycuda.driver.Error, struct.error, OverflowError  # the last of extents that no 32 bits hold
 
 
 def is_ours(name: str) -> bool:

@@ -1,7 +1,9 @@
 """What a launch hands to the driver, on a device that launches nothing."""
 
 import struct
+import sys
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from headrace.errors import KernelError
 from headrace.kernels.launch import Kernel
+from headrace.kernels.launch import _refusals as refusals
 
 # torch's number for the host: its tensors are on this device.
 INDEX = -1
@@ -21,8 +24,11 @@ class Function:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.refusal: Exception | None = None
 
     def _launch_kernel(self, grid: Any, block: Any, packed: bytes, shared_size: int, stream: Any) -> None:
+        if self.refusal is not None:
+            raise self.refusal
         self.calls.append((grid, block, stream, packed, shared_size))
 
 
@@ -65,6 +71,23 @@ def test_a_stream_that_is_not_ours_is_met_by_one_that_is(function: Function, mon
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 8, raising=False)
     kernel(function, "i")((1,), (1,), 5)
     assert function.calls[0][2] == "detour of 8"
+
+
+def test_a_launch_that_the_driver_or_its_binding_refuses_is_a_kernels_error(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DriverError(Exception):
+        pass
+
+    driver = SimpleNamespace(Error=DriverError)
+    monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=driver))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    monkeypatch.setattr("headrace.kernels.launch._refusals", refusals.__wrapped__)
+    scale = kernel(function, "i")
+    for error in (DriverError("invalid argument"), OverflowError("positive overflow")):
+        function.refusal = error
+        with pytest.raises(KernelError, match=f"scale was not launched.*{error}"):
+            scale((2**33,), (1,), 5)
 
 
 def test_arguments_that_do_not_fit_are_refused(function: Function) -> None:
