@@ -1,7 +1,8 @@
 """Which kernels a step's attention takes on a GPU, and the plans that they share for all layers of the step.
 
 Rows that decode go through ``decode_attention``, chunks of prompts through ``prefill_attention``; before both,
-``rotary_kv`` norms, rotates and writes. In some steps none of whose rows brings a chunk, one launch does all of it
+``rotary_kv`` norms, rotates and writes, but for queries of chunks whose heads have no norm and are rotated as a whole:
+``prefill_attention`` rotates these. In some steps none of whose rows brings a chunk, one launch does all of it
 (``decode_shape.choose_fused_ring``).
 """
 

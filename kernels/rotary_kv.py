@@ -173,7 +173,8 @@ def rotary_kv(
         rows: int32 ``[num_tokens]``, each token's row of the page table; None: token i is row i.
         out: queries, ``[num_tokens, num_heads, head_dim]``, a token's heads contiguous; may be that very part of
             ``qkv``. Default: a new tensor.
-        num_query_tokens: of the first tokens alone queries are normed, rotated and written; default: of all.
+        num_query_tokens: of the first tokens alone queries are normed, rotated and written to ``out``, whose other
+            tokens stay as they are; default: of all.
 
     Returns:
         ``out``.
