@@ -9,6 +9,7 @@ from tests.unit.contract.actors import Actors
 
 from headrace.broker import Broker
 from headrace.job import Job
+from headrace.moves import HeartbeatCall
 from headrace.testing.words import word_tokenizer
 from headrace.workers.channel import Add
 from headrace.workers.costs.table import CostTable
@@ -35,6 +36,9 @@ def shared_prefills(broker: Broker, make_engine: MakeEngine, table: CostTable, r
         body = {"prompt": [3 + (17 * i + k) % 90 for k in range(length)], "max_tokens": 1, "temperature": 0}
         broker.client.xadd(stream, {"id": name, "json": json.dumps(body)})
     admitter = Admitter(word_tokenizer(64), "r1", broker.settings)
+    # Four times as large as any batch here; while nobody lives, requests leave one by one.
+    worker = '{"num_rows": 0, "max_rows": 32, "kv_tokens": 4096}'
+    broker.run(HeartbeatCall("worker", "w1", worker, broker.settings.lease_ms, ""))
     Scheduler(broker, admitter, broker.settings).step()
     engine, actors, steps = make_engine(max_rows=8, kv_tokens=512, step_tokens=256), Actors(broker), []
     numbers: dict[int, str] = {}
