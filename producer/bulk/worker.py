@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rq.exceptions import AbandonedJobError, InvalidJobOperation, NoSuchJobError
+from rq.exceptions import AbandonedJobError, InvalidJobOperation, NoSuchJobError, StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
@@ -81,6 +81,11 @@ class JobWorker(Worker):
     def dequeue_timeout(self) -> int:
         """Seconds to wait for a job before looking after those of others."""
         return self._tick_s
+
+    def bootstrap(self, *args: Any, **kwargs: Any) -> None:
+        """Begin; who is asked to stop meanwhile ends in order, though RQ takes signals only when all is begun."""
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        super().bootstrap(*args, **kwargs)
 
     def subscribe(self) -> None:
         """Listen to RQ's commands, in a thread that takes no signal: the main one waits to be interrupted by them."""
@@ -301,7 +306,10 @@ def run(settings: Settings, *, burst: bool = False) -> int:
     with translated(settings):
         worker = JobWorker(settings)
         logger.info("rq worker %s serves %s for queue %s", worker.name, settings.rq_queue, settings.queue_name)
-        worker.work(burst=burst, logging_level="DEBUG" if settings.log_level == "debug" else "WARNING")
+        try:
+            worker.work(burst=burst, logging_level="DEBUG" if settings.log_level == "debug" else "WARNING")
+        except StopRequested:
+            worker.teardown()  # type: ignore[no-untyped-call]
         is_done = burst and all(queue.is_empty() for queue in worker.queues)
     logger.info("rq worker stopped")
     return 0 if is_done or worker.ended_in_order else 1

@@ -45,6 +45,15 @@ def test_a_worker_without_a_job_waits_for_room_or_for_its_end(bench: RqBench) ->
     assert "Traceback" not in bench.log
 
 
+def test_a_worker_that_is_asked_to_stop_before_it_could_begin_ends_in_order(bench: RqBench) -> None:
+    _set_memory(bench, 1)
+    worker = bench.start()
+    until(lambda: "the server's memory is full; waiting" in bench.log)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(LIMIT_S) == 0
+    assert "Traceback" not in bench.log
+
+
 def test_a_job_that_outlasts_its_lease_while_nothing_can_be_written_is_not_lost(bench: RqBench) -> None:
     bench.fleet.until_token = HELD
     job = bench.enqueue(GENERATE, prompt="hi", max_tokens=9)  # without a retry: lost once, and it has failed
