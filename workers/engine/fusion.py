@@ -138,10 +138,12 @@ class Fusion:
         self._admit()
         num_rows = len(self._running)
         num_tokens = sum(sequence.num_tokens_left for sequence in self._running.values())
-        if num_tokens > num_rows and closely:
-            return min(self._step_tokens, num_tokens), num_rows
         most_rows = min(self._max_rows, _power_of_two(num_rows))
-        return min(self._step_tokens, _power_of_two(num_tokens)) if num_tokens > num_rows else most_rows, most_rows
+        if num_tokens == num_rows:
+            return most_rows, most_rows
+        if closely:
+            return min(self._step_tokens, num_tokens), num_rows
+        return min(self._step_tokens, _power_of_two(num_tokens)), most_rows
 
     def preempt(self) -> bool:
         """Let the row that was admitted last give its pages back; False where it is the only one."""
