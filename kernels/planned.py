@@ -1,203 +1,21 @@
 """A table whose results lie where a plan says: it hands each operation of another table the tensor to write into.
 
-The first step of a kind (with logits, without) is traced: which operation makes which result, and which reads it last.
-From then on results are laid out by these lifetimes for the lengths at hand (``memory.planner``), and nothing is
-allocated in a step whose lengths have been seen before. A model knows nothing of it, but must keep to the table's
-rule: it computes by its operations only, always the same ones in the same order.
+A model knows nothing of it, but must keep to the table's rule: it computes by its operations only, always the same
+ones in the same order. How a step is traced and laid out stands in ``planned_steps``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from headrace.errors import KernelError
-from headrace.kernels.table import Batch, HeadNorm, Linear, Table
-
-B = TypeVar("B", bound=Batch)
-
-#: Gives a step's tensors memory: called with the lengths and, if these are new, what is to be laid out.
-Place = Callable[[tuple[int, int], Callable[[], Sequence["Result"]]], Sequence[Tensor]]
+from headrace.kernels.planned_steps import B, PlannedSteps
+from headrace.kernels.step_trace import Between
+from headrace.kernels.table import HeadNorm, Linear
 
 
-class Result(NamedTuple):
-    """What one operation writes.
-
-    Attributes:
-        first_op: number of that operation in the step.
-        last_op: number of the last operation that reads it.
-        shape: its shape.
-        dtype: its dtype.
-    """
-
-    first_op: int
-    last_op: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-class Between(NamedTuple):
-    """What an operation that is several in one writes on its way.
-
-    Attributes:
-        width: numbers of a row.
-        dtype: its dtype.
-        per_sampled: whether sampled tokens alone have a row; else each that the operation reads has one.
-    """
-
-    width: int
-    dtype: torch.dtype
-    per_sampled: bool = False
-
-
-@dataclass(slots=True)
-class _Traced:
-    first_op: int
-    last_op: int
-    width: tuple[int, ...]
-    dtype: torch.dtype
-    per_sampled: bool  # a row each for sampled tokens only
-    planned: bool
-
-
-class _Trace:
-    """The results of one kind of step, for any lengths."""
-
-    def __init__(self) -> None:
-        self._results: list[_Traced] = []
-        self._num_ops = 0
-        self._by_storage: dict[int, _Traced] = {}
-
-    def note(
-        self,
-        reads: Sequence[Tensor | None],
-        result: Tensor | None,
-        *,
-        selects: bool,
-        planned: bool,
-        between: Sequence[Between] = (),
-    ) -> None:
-        """Note an operation; its result has a row for each of the first tensor that it reads, unless it selects.
-
-        One that is several in one has rows between them. All are kept until it is done: a kernel that joins the last
-        two of three reads the first one's rows while it writes the third one's.
-        """
-        found = [self._by_storage.get(x.untyped_storage().data_ptr()) for x in reads if x is not None]
-        done = self._num_ops + len(between)
-        for width, dtype, per_sampled in between:
-            per_sampled = per_sampled or (found[0] is not None and found[0].per_sampled)
-            self._results.append(_Traced(self._num_ops, done, (width,), dtype, per_sampled, planned=True))
-            self._num_ops += 1
-        for traced in found:
-            if traced is not None:
-                traced.last_op = self._num_ops
-        if result is not None:
-            per_sampled = selects or (found[0] is not None and found[0].per_sampled)
-            traced = _Traced(self._num_ops, self._num_ops, tuple(result.shape[1:]), result.dtype, per_sampled, planned)
-            self._results.append(traced)
-            self._by_storage[result.untyped_storage().data_ptr()] = traced
-        self._num_ops += 1
-
-    def close(self) -> None:
-        """End the trace: what the last operation wrote is read by whoever asked for the step."""
-        self._by_storage.clear()
-
-    def results(self, num_tokens: int, num_sampled: int) -> list[Result]:
-        """The results that are planned, in the order in which they are written."""
-        return [
-            Result(
-                traced.first_op,
-                traced.last_op,
-                (num_sampled if traced.per_sampled else num_tokens, *traced.width),
-                traced.dtype,
-            )
-            for traced in self._results
-            if traced.planned
-        ]
-
-
-class PlannedOperations(Generic[B]):
-    """A table over another one.
-
-    Args:
-        operations: computes.
-        place: gives results memory; until it is known, they have memory of their own.
-    """
-
-    def __init__(self, operations: Table[B], place: Place | None = None) -> None:
-        self._operations = operations
-        self._place = place
-        self._traces: dict[bool, _Trace] = {}
-        self._trace: _Trace | None = None
-        self._outs: Iterator[Tensor] = iter(())
-
-    def place_in(self, place: Place) -> None:
-        """Give results memory from now on."""
-        self._place = place
-
-    def results(self, num_tokens: int, num_sampled: int) -> Sequence[Result]:
-        """Tell what a step of such lengths writes, once a step of its kind has been computed."""
-        trace = self._traces.get(num_sampled > 0)
-        if trace is None:
-            raise KernelError(f"no step {'with' if num_sampled else 'without'} logits has been computed yet")
-        return trace.results(num_tokens, num_sampled)
-
-    def lay_out(self, lengths: tuple[int, int]) -> Sequence[Tensor]:
-        """Give results the memory that a step of such lengths writes, as beginning the step does.
-
-        Args:
-            lengths: numbers of tokens and of sampled ones.
-
-        Raises:
-            KernelError: no step of that kind has been computed yet, or nobody gives results memory.
-        """
-        if self._place is None:
-            raise KernelError("results have memory of their own")
-        return self._place(lengths, lambda: self.results(*lengths))
-
-    def knows(self, num_sampled: int) -> bool:
-        """Whether a step that samples so many tokens, or like it, has been computed."""
-        return (num_sampled > 0) in self._traces
-
-    @contextmanager
-    def step(self, batch: B) -> Iterator[None]:
-        """Hold the memory of one step's results; they are overwritten by the next step."""
-        lengths = batch.token_ids.shape[0], batch.sampled.shape[0]
-        kind = lengths[1] > 0
-        trace = self._traces.get(kind)
-        try:
-            with self._operations.step(batch):
-                if trace is None:
-                    self._trace = _Trace()
-                    yield
-                    # Only now: a step that raised has not shown all of its operations.
-                    self._trace.close()
-                    self._traces[kind] = self._trace
-                elif self._place is None:
-                    yield
-                else:
-                    self._outs = iter(self._place(lengths, lambda: trace.results(*lengths)))
-                    yield
-        finally:
-            self._trace = None
-            self._outs = iter(())
-
-    def _note(
-        self,
-        *reads: Tensor | None,
-        result: Tensor | None = None,
-        selects: bool = False,
-        planned: bool = True,
-        between: Sequence[Between] = (),
-    ) -> None:
-        if self._trace is not None:
-            self._trace.note(reads, result, selects=selects, planned=planned, between=between)
-
-    def _out(self, out: Tensor | None) -> Tensor | None:
-        return next(self._outs, None) if out is None else out
+class PlannedOperations(PlannedSteps[B]):
+    """The operations of a table over another one; what each writes goes where the step's plan says."""
 
     def hold(self, weight: Tensor) -> Tensor:
         """See ``Operations``."""

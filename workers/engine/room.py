@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from headrace.kernels.planned import Place
+from headrace.kernels.planned_steps import Place
 from headrace.memory.pool import Pool
 from headrace.memory.workspace import Activation
 from headrace.workers.engine.fusion import Fusion

@@ -3,7 +3,8 @@
 import torch
 
 from headrace.job import SamplingParams
-from headrace.kernels.planned import Place, Result
+from headrace.kernels.planned_steps import Place
+from headrace.kernels.step_trace import Result
 from headrace.memory.budget import Budget, KVShape
 from headrace.memory.pool import Pool
 from headrace.workers.engine.fusion import Fusion

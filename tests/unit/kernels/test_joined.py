@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from headrace.kernels.planned import PlannedOperations, Result
+from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.ragged import Ragged
 from headrace.kernels.reference import ReferenceOperations
+from headrace.kernels.step_trace import Result
 from headrace.kernels.table import Linear
 from headrace.memory.planner import Buffer, lay_out
 
