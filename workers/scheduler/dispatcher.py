@@ -191,17 +191,17 @@ class Dispatcher:
                 return
             if stays and requests is last and num_waiting >= max(1, worker_class.num_workers):
                 continue
-            if num_sent >= worker_class.num_workers and self._is_large(requests):
+            if num_sent >= worker_class.num_workers and self._is_large(requests, worker_class):
                 return
             yield requests, cost_ms
             num_sent += not requests[0].strikes
             num_waiting += not requests[0].strikes
 
-    def _is_large(self, requests: Sequence[ReadyRequest]) -> bool:
+    def _is_large(self, requests: Sequence[ReadyRequest], worker_class: WorkerClass) -> bool:
         """Whether a batch could be cut smaller, and takes more than a quarter of a worker whose rows come and go."""
         if self._for_encoders or len(requests) == 1:
             return False
-        quarter_rows, quarter_tokens = self._book.quarter()
+        quarter_rows, quarter_tokens = worker_class.quarter()
         return len(requests) > quarter_rows or sum(request.cost_tokens for request in requests) > quarter_tokens
 
     def cut(self, window: Window, worker_class: WorkerClass | None = None) -> Cut:

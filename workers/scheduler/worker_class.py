@@ -46,6 +46,11 @@ class WorkerClass:
         """
         return num_waiting / max(1, self.num_workers), self.busy, self.table.cost(*_TYPICAL)
 
+    def quarter(self) -> tuple[int, int]:
+        """A quarter of a worker as they are on average: rows, one at least, and tokens of memory."""
+        num_quarters = 4 * max(1, self.num_workers)
+        return max(1, self.max_rows // num_quarters), self.kv_tokens // num_quarters
+
 
 #: Length and rows by which the speed of classes is compared.
 _TYPICAL = (64, 4)
@@ -80,7 +85,7 @@ class ClassBook:
         """What a batch may hold now, with so many of the workers' rows and so much of their memory taken.
 
         A batch that needs more than is free would wait at a worker, and all behind it. But where nearly nothing is
-        free, it may still take a quarter of a worker: rows end, and batches of one would cost more.
+        free, it may still take a quarter of a worker of the class: rows end, and batches of one would cost more.
 
         Args:
             worker_class: that it is cut for.
@@ -93,19 +98,12 @@ class ClassBook:
         # One worker at least has as much free as they have on average.
         free_rows = (sum(found.max_rows for found in self.classes) - num_taken) // num_workers
         free_tokens = (sum(found.kv_tokens for found in self.classes) - taken_tokens) // num_workers
-        quarter_rows, _ = self.quarter()
-        most_rows = max(free_rows, quarter_rows)
-        most_tokens = max(free_tokens, limits.max_kv_tokens // 4)
+        quarter_rows, quarter_tokens = worker_class.quarter()
         return replace(
-            limits, max_rows=min(limits.max_rows, most_rows), max_kv_tokens=min(limits.max_kv_tokens, most_tokens)
+            limits,
+            max_rows=min(limits.max_rows, max(free_rows, quarter_rows)),
+            max_kv_tokens=min(limits.max_kv_tokens, max(free_tokens, quarter_tokens)),
         )
-
-    def quarter(self) -> tuple[int, int]:
-        """A quarter of a worker as they are on average: rows, one at least, and tokens of memory."""
-        num_workers = max(1, sum(found.num_workers for found in self.classes))
-        max_rows = sum(found.max_rows for found in self.classes) // num_workers
-        kv_tokens = sum(found.kv_tokens for found in self.classes) // num_workers
-        return max(1, max_rows // 4), kv_tokens // 4
 
     def least_ms(self, length: int) -> float:
         """What a request costs where it costs least, alone."""

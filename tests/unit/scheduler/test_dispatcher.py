@@ -141,6 +141,19 @@ def test_batches_fit_into_the_rows_that_are_free_but_never_shrink_below_a_quarte
     assert {len(batch) for batch in cut(dispatcher, *waiting, num_running=24)} == {3}
 
 
+def test_what_a_busy_class_may_still_take_is_a_quarter_of_its_own_workers(fake_broker: Broker) -> None:
+    dispatcher = padded(fake_broker)
+    sizes = {"big": (40, 4_000), "small": (8, 160)}
+    dispatcher.fit([WorkerInfo(name, 0, *size, 0, {"class": name}) for name, size in sizes.items()], {})
+    waiting = tuple(ready(str(i), 4) for i in range(40))  # each may come to need 14 tokens
+    found = {}
+    for worker_class in dispatcher._book.classes:
+        no_rows, no_memory = Window(1_000, 40, 48, 0, 0, 0, waiting), Window(1_000, 40, 0, 4_160, 0, 0, waiting)
+        batches = [dispatcher.cut(window, worker_class).batches for window in (no_rows, no_memory)]
+        found[worker_class.name] = [max(len(requests) for requests, _ in each) for each in batches]
+    assert found == {"big": [10, 16], "small": [2, 2]}
+
+
 def test_the_suspect_that_travels_first_leaves_less_room_to_those_behind_it(fake_broker: Broker) -> None:
     dispatcher = padded(fake_broker)
     dispatcher.fit([WorkerInfo("w", 0, 12, 9999, 0, {})], {})
