@@ -71,11 +71,12 @@ class CudaOperations(CudaProducts):
         finally:
             self._batch = None
 
-    def affords(self, num_bytes: int) -> bool:
-        """Spend what it was given, once."""
-        affords = num_bytes <= self._table_bytes
-        self._table_bytes -= num_bytes if affords else 0
-        return affords
+    def take_spare_bytes(self, num_bytes: int) -> bool:
+        """Take them of what tables may have."""
+        if num_bytes > self._table_bytes:
+            return False
+        self._table_bytes -= num_bytes
+        return True
 
     def hold(self, weight: Tensor) -> Tensor:
         """Bring a weight to the GPU."""

@@ -32,9 +32,9 @@ class FixedOperations(JoinedOperations, CudaOperations):
         super().reserve(sizes, workspace)
         self._attention = FixedAttention(self._device, sizes, self._workspace)
 
-    def affords(self, num_bytes: int) -> bool:
+    def take_spare_bytes(self, num_bytes: int) -> bool:
         """See ``CudaOperations``."""
-        return CudaOperations.affords(self, num_bytes)
+        return CudaOperations.take_spare_bytes(self, num_bytes)
 
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Keep rows contiguous."""

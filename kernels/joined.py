@@ -25,7 +25,7 @@ class _Singles(Protocol):
 class JoinedOperations:
     """A part of a table; shapes are in ``table.Operations``. What lies between two operations is rounded."""
 
-    def affords(self, num_bytes: int) -> bool:
+    def take_spare_bytes(self, num_bytes: int) -> bool:
         """Keep nothing beside the weights, whose memory is mapped from files and shared."""
         return False
 

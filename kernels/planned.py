@@ -21,9 +21,9 @@ class PlannedOperations(PlannedSteps[B]):
         """See ``Operations``."""
         return self._operations.hold(weight)
 
-    def affords(self, num_bytes: int) -> bool:
+    def take_spare_bytes(self, num_bytes: int) -> bool:
         """See ``Operations``."""
-        return self._operations.affords(num_bytes)
+        return self._operations.take_spare_bytes(num_bytes)
 
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """See ``Operations``."""

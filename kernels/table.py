@@ -84,8 +84,8 @@ class Operations(Packer, Protocol):
     between them, and may leave it as it is; it overlaps neither what is read nor the result.
     """
 
-    def affords(self, num_bytes: int) -> bool:
-        """Say whether so many bytes may be kept of what every step could compute, once, at loading."""
+    def take_spare_bytes(self, num_bytes: int) -> bool:
+        """Take memory, at loading, to keep what every step could compute; False: so much is not left, none is taken."""
 
     def pack_gate_up(
         self, gate: Tensor, up: Tensor, gate_bias: Tensor | None = None, up_bias: Tensor | None = None

@@ -103,4 +103,5 @@ def test_other_features_are_of_all_tokens_and_the_first_ones_of_sampled_ones(
 
 def test_memory_for_tables_is_spent_once(device: torch.device) -> None:
     operations = CudaOperations(device, table_bytes=100)
-    assert [operations.affords(num_bytes) for num_bytes in (101, 60, 60, 40, 1)] == [False, True, False, True, False]
+    taken = [operations.take_spare_bytes(num_bytes) for num_bytes in (101, 60, 60, 40, 1)]
+    assert taken == [False, True, False, True, False]

@@ -125,7 +125,7 @@ class Tabulating(Sparing):
         self.num_bytes: list[int] = []
         self.products = 0
 
-    def affords(self, num_bytes: int) -> bool:
+    def take_spare_bytes(self, num_bytes: int) -> bool:
         self.num_bytes.append(num_bytes)
         return True
 

@@ -90,7 +90,7 @@ class Llama:
         """
         ops, config, layer = self._ops, self.config, self._layers[0]
         width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        if not ops.affords(config.vocab_size * width * self.dtype.itemsize):
+        if not ops.take_spare_bytes(config.vocab_size * width * self.dtype.itemsize):
             return None
         made = self._embedding.new_empty(config.vocab_size, width)
         for start in range(0, config.vocab_size, _ROWS_AT_ONCE):
