@@ -8,6 +8,7 @@ second process may read half of one.
 import fcntl
 import functools
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from pathlib import Path
 import torch
 
 from headrace.errors import ConfigurationError, KernelError
+
+logger = logging.getLogger(__name__)
 
 CUDA_DIR = Path(__file__).resolve().parent / "cuda"
 
@@ -83,7 +86,7 @@ def cubin(target: Target, cache_dir: Path | None = None) -> bytes:
         cache_dir: where machine code is kept; default: ``default_cache_dir()``.
 
     Raises:
-        ConfigurationError: nvcc or PyCUDA is not installed.
+        ConfigurationError: nvcc or PyCUDA is not installed, or the cache's folder cannot be written.
         KernelError: nvcc refused the source; its message is in the error's.
     """
     cache_dir = default_cache_dir() if cache_dir is None else cache_dir
@@ -91,7 +94,6 @@ def cubin(target: Target, cache_dir: Path | None = None) -> bytes:
     found = _read(path)
     if found is not None:
         return found
-    cache_dir.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_suffix(".lock")):
         found = _read(path)
         if found is None:
@@ -175,24 +177,35 @@ def _compile(target: Target) -> bytes:
         )
     except CompileError as error:
         raise KernelError(f"nvcc refused {target.source}.cu for {target.arch}: {error}") from error
+    except OSError as error:  # of PyCUDA's own files, such as on a full disk
+        raise KernelError(f"{target.source}.cu cannot be compiled: {error}") from error
     return machine_code
 
 
 def _read(path: Path) -> bytes | None:
-    """Read a cached file; one that a full disk or a crash has damaged counts as missing."""
+    """Read a cached file; one that cannot be read, or that a full disk or a crash has damaged, counts as missing."""
     try:
         stored = path.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return None
     digest, machine_code = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
     return machine_code if hashlib.sha256(machine_code).digest() == digest else None
 
 
 def _write(path: Path, machine_code: bytes) -> None:
+    """Keep machine code for whoever comes next; where that fails, this process has it all the same."""
+    try:
+        _replace(path, hashlib.sha256(machine_code).digest() + machine_code)
+    except OSError as error:
+        logger.warning("%s is not kept, and will be compiled again: %s", path, error)
+
+
+def _replace(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(machine_code).digest() + machine_code)
+            file.write(content)
+            os.fchmod(handle, 0o644)  # other users may read what they find; a temporary file is its owner's alone
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -201,7 +214,20 @@ def _write(path: Path, machine_code: bytes) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock; the kernel drops it with the process, so no crash leaves it held."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Hold a file's lock; the kernel drops it with the process, so no crash leaves it held.
+
+    Raises:
+        ConfigurationError: it cannot be made, or not be opened.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)  # to read: another user's is locked like one's own
+    except OSError as error:
+        raise ConfigurationError(
+            f"compiled kernels cannot be kept in {path.parent} ({error}); set HEADRACE_CACHE_DIR"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

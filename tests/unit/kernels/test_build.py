@@ -1,6 +1,8 @@
+import errno
 import hashlib
 import multiprocessing
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -63,6 +65,63 @@ def test_a_damaged_file_is_compiled_again(sources: Path, tmp_path: Path, monkeyp
         path.write_bytes(damaged)
         assert build.cubin(TARGET, tmp_path) == b"good"
         assert path.read_bytes().endswith(b"good")
+
+
+def test_other_users_may_read_what_one_has_compiled(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_compile", lambda target: b"good")
+    build.cubin(TARGET, tmp_path)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.glob("*.cubin")] == [0o644]
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_what_to_do(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_compile", lambda target: b"good")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"file/kernels .*; set HEADRACE_CACHE_DIR"):
+        build.cubin(TARGET, tmp_path / "file" / "kernels")
+
+
+def test_a_kernel_that_cannot_be_kept_serves_all_the_same(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(build, "_compile", lambda target: b"x" * 10_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As on a full disk: the file begins, and breaks off. (Python ignores the signal that comes with it.)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert build.cubin(TARGET, tmp_path / "cache") == b"x" * 10_000
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "is not kept" in caplog.text
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert build.cubin(TARGET, tmp_path / "cache") == b"x" * 10_000
+    assert list((tmp_path / "cache").glob("*.cubin"))
+
+
+def test_what_stands_in_the_place_of_a_kernel_is_in_nobodys_way(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_compile", lambda target: b"good")
+    (tmp_path / f"thing-{build._key(TARGET)}.cubin").mkdir()
+    assert build.cubin(TARGET, tmp_path) == b"good"
+
+
+def test_a_compiler_without_room_for_its_files_is_told(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    package, compiler, driver = (types.ModuleType(name) for name in ("pycuda", "pycuda.compiler", "pycuda.driver"))
+    compiler.compile = full  # type: ignore[attr-defined]
+    driver.CompileError = RuntimeError  # type: ignore[attr-defined]
+    for module in (package, compiler, driver):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(KernelError, match=r"thing\.cu cannot be compiled: .*No space left"):
+        build.cubin(TARGET, tmp_path)
 
 
 def test_all_that_matters_changes_the_key(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
