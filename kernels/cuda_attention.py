@@ -12,15 +12,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headrace.kernels import rotary_kv
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape, Ring, choose_fused_ring, choose_ring, fused_rings, plain_rings
 from headrace.kernels.device import open_device
+from headrace.kernels.heads import HeadNorm as HeadWeights
+from headrace.kernels.heads import Heads, heads_of
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.layer_views import LayerViews
 from headrace.kernels.paged_batch import PagedBatch, Queries, StepSizes
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import PrefillShape
-from headrace.kernels.rotary_kv import Heads, KVPages, Rotary, heads_of
+from headrace.kernels.rotary import Rotary
+from headrace.kernels.rotary_kv import rotary_kv
 from headrace.kernels.table import HeadNorm
 
 # More than any that one launch is for.
@@ -50,7 +53,7 @@ class StepAttention:
         self._last_views: LayerViews | None = None
         self._last_angles: Rotary | None = None
         self._last_chunks_angles: Rotary | None = None
-        self._norms: dict[int, tuple[HeadNorm, rotary_kv.HeadNorm]] = {}
+        self._norms: dict[int, tuple[HeadNorm, HeadWeights]] = {}
 
     def begin(self) -> None:
         """Begin a step: its work is shared out when the first layer asks."""
@@ -107,11 +110,11 @@ class StepAttention:
         pages: KVPages,
         views: LayerViews,
         angles: Rotary | None,
-        weights: rotary_kv.HeadNorm | None,
+        weights: HeadWeights | None,
         num_query_tokens: int | None = None,
     ) -> None:
         """Norm and rotate queries where they lie, of the first tokens at least; write keys and values."""
-        rotary_kv.rotary_kv(
+        rotary_kv(
             qkv,
             batch.positions,
             pages,
@@ -145,13 +148,13 @@ class StepAttention:
             self._last_chunks_angles = self._last_angles.behind(num_tokens)
         return self._last_chunks_angles
 
-    def _weights(self, layer: int, norm: HeadNorm | None) -> rotary_kv.HeadNorm | None:
+    def _weights(self, layer: int, norm: HeadNorm | None) -> HeadWeights | None:
         """A layer's weights, as kernels take them."""
         if norm is None:
             return None
         found = self._norms.get(layer)
         if found is None or found[0] is not norm:
-            found = self._norms[layer] = norm, rotary_kv.HeadNorm(norm.query, norm.key, norm.eps)
+            found = self._norms[layer] = norm, HeadWeights(norm.query, norm.key, norm.eps)
         return found[1]
 
     def _plan_decode(self, decode: DecodeAttention, lengths: Tensor) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headrace.errors import KernelError
-from headrace.kernels import activation, rotary_kv
+from headrace.kernels import activation
 from headrace.kernels.add import add
 from headrace.kernels.blas import multiply
 from headrace.kernels.cuda_attention import StepAttention
@@ -22,6 +22,7 @@ from headrace.kernels.layer_norm import layer_norm
 from headrace.kernels.paged_batch import PagedBatch, StepSizes
 from headrace.kernels.place_rows import place_rows, prepare
 from headrace.kernels.rms_norm import rms_norm
+from headrace.kernels.rotary import rotary_table
 from headrace.kernels.table import HeadNorm, Linear
 
 #: Of fewer tokens, a product of some features takes cuBLAS hardly less time than one of all.
@@ -114,7 +115,7 @@ class CudaOperations(CudaProducts):
             room = self._workspace(8 * self._sizes.max_tokens * half).view(torch.float32).view(2, -1, half)
             self._angles[half] = (room[0], room[1])
         cosines, sines = (room[:num_tokens] for room in self._angles[half])
-        rotary = rotary_kv.rotary_table(positions, inv_freq, scale=scale, out=(cosines, sines))
+        rotary = rotary_table(positions, inv_freq, scale=scale, out=(cosines, sines))
         return rotary.cosines, rotary.sines
 
     def norm_linear_for_sampled(

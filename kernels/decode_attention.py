@@ -16,8 +16,10 @@ from headrace.kernels.build import C_TYPES, Macro
 from headrace.kernels.checks import require
 from headrace.kernels.decode_shape import RESERVED_BYTES, TILE_KEYS, DecodeShape, Ring, choose_ring
 from headrace.kernels.device import Device, open_device
+from headrace.kernels.heads import HeadNorm, Heads, heads_of
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.launch import Argument, Kernel, load
-from headrace.kernels.rotary_kv import HeadNorm, Heads, KVPages, Rotary, heads_of
+from headrace.kernels.rotary import Rotary
 
 _PLAN_THREADS = 512
 _FEW_ROWS = 4096  # as decode_plan.cu has it

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.cuda_attention import StepAttention
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.paged_batch import PagedBatch, StepSizes
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import PrefillShape
-from headrace.kernels.rotary_kv import KVPages
 from headrace.kernels.table import HeadNorm
 
 

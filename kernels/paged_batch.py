@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from headrace.kernels.rotary_kv import KVPages
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.table import Batch
 
 

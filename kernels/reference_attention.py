@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from headrace.kernels.rotary_kv import KVPages
+from headrace.kernels.kv_pages import KVPages
 
 
 def decode_attention(

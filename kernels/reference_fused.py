@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headrace.kernels.rotary_kv import HeadNorm, KVPages, Rotary
+from headrace.kernels.heads import HeadNorm
+from headrace.kernels.kv_pages import KVPages
+from headrace.kernels.rotary import Rotary
 
 
 def stream(x: Tensor, residual: Tensor | None, input_bias: Tensor | None) -> Tensor:

@@ -1,8 +1,6 @@
 """QK-norm, rotary embedding and the write of keys and values into pages, in one kernel: ``cuda/rotary_kv.cu``."""
 
 import functools
-import math
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,141 +8,18 @@ from torch import Tensor
 from headrace.errors import KernelError
 from headrace.kernels.checks import element_type, integer_type, require
 from headrace.kernels.device import open_device
+from headrace.kernels.heads import HeadNorm as HeadNorm
+from headrace.kernels.heads import Heads
+from headrace.kernels.heads import heads_of as heads_of
+from headrace.kernels.kv_pages import KVPages as KVPages
 from headrace.kernels.launch import Kernel, load
-from headrace.kernels.rows import divisor, vector
+from headrace.kernels.rotary import Rotary as Rotary
+from headrace.kernels.rotary import rotary_table as rotary_table
+from headrace.kernels.rows import divisor
 
-_WARP = 32
 _THREADS = 64
 # Blocks of a multiprocessor, and heads of a thread on their way: more of one would cost registers of the other.
 _BLOCKS, _MOST_TURNS = 16, 2
-
-
-@dataclass(frozen=True, slots=True)
-class KVPages:
-    """A layer's memory of keys and values, and who owns which page.
-
-    Attributes:
-        keys: ``[num_pages, num_kv_heads, page_size, head_dim]``; strides are free but the last, which is 1, so that
-            keys and values may be views of one tensor ``[num_pages, 2, …]``.
-        values: the same, with the same strides.
-        page_table: int32 ``[num_rows, max_pages]``, contiguous: a row's pages in order.
-        page_shape: num_kv_heads, page_size and head_dim.
-        strides: of keys and of values.
-        alignment: bytes, 16 at most, at whose multiples the keys and the values of each token's heads begin.
-    """
-
-    keys: Tensor
-    values: Tensor
-    page_table: Tensor
-    # Asked in every launch, and told once: pages stay where they are.
-    page_shape: tuple[int, int, int] = field(init=False)
-    strides: tuple[int, ...] = field(init=False)
-    alignment: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        keys, values = self.keys, self.values
-        if keys.dtype != values.dtype or keys.shape != values.shape or keys.dim() != 4:
-            raise KernelError(f"pages are {keys.dtype} {tuple(keys.shape)} and {values.dtype} {tuple(values.shape)}")
-        if keys.stride() != values.stride() or keys.stride(3) != 1:
-            raise KernelError("keys and values have different strides, or heads that are not contiguous")
-        require(self.page_table, "page_table", self.page_table.shape, torch.int32, alignment=4)
-        num_kv_heads, page_size, head_dim = keys.shape[1:]
-        steps = (stride * keys.element_size() for stride in keys.stride()[:3])
-        object.__setattr__(self, "page_shape", (num_kv_heads, page_size, head_dim))
-        object.__setattr__(self, "strides", keys.stride())
-        object.__setattr__(self, "alignment", math.gcd(16, keys.data_ptr(), values.data_ptr(), *steps))
-
-
-@dataclass(frozen=True, slots=True)
-class Rotary:
-    """Angles of a step's tokens, from ``rotary_table``, and how heads are rotated.
-
-    Attributes:
-        cosines: fp32 ``[num_tokens, rotary_dim / 2]``.
-        sines: the same.
-        interleaved: whether neighbours rotate against each other, else the first half against the second.
-    """
-
-    cosines: Tensor
-    sines: Tensor
-    interleaved: bool = False
-
-    def __post_init__(self) -> None:
-        for name, table in (("cosines", self.cosines), ("sines", self.sines)):
-            require(table, name, self.cosines.shape, torch.float32)
-
-    def turns_halves(self, head_dim: int) -> bool:
-        """Whether the whole of a head is rotated, its first half against the second."""
-        return not self.interleaved and 2 * self.cosines.shape[1] == head_dim
-
-    def behind(self, num_tokens: int) -> "Rotary":
-        """Give the angles of the tokens behind the first ones."""
-        return Rotary(self.cosines[num_tokens:], self.sines[num_tokens:], self.interleaved) if num_tokens else self
-
-
-@dataclass(frozen=True, slots=True)
-class HeadNorm:
-    """RMSNorm of each query and key head, before the rotation.
-
-    Attributes:
-        query: ``[head_dim]``.
-        key: ``[head_dim]``.
-        eps: added to the mean square.
-    """
-
-    query: Tensor
-    key: Tensor
-    eps: float
-
-    def __post_init__(self) -> None:
-        for name, weight in (("query", self.query), ("key", self.key)):
-            require(weight, name, self.query.shape, self.query.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """How a head is normed and rotated, and split over threads: a specialisation, but for the dtype."""
-
-    head_dim: int
-    rotary_dim: int
-    interleaved: bool
-    normed: bool
-    vec: int
-    lanes: int
-
-
-def rotary_table(
-    positions: Tensor,
-    inv_freq: Tensor,
-    *,
-    scale: float = 1.0,
-    interleaved: bool = False,
-    out: tuple[Tensor, Tensor] | None = None,
-) -> Rotary:
-    """Make the step's rotations, once for all layers.
-
-    Args:
-        positions: int32 or int64 ``[num_tokens]``.
-        inv_freq: fp32 ``[rotary_dim / 2]``, radians a token.
-        scale: multiplies cosines and sines (YaRN's attention factor).
-        interleaved: kept with them, for ``rotary_kv``.
-        out: where cosines and sines go, both fp32 ``[num_tokens, rotary_dim / 2]``. Default: new tensors.
-
-    Raises:
-        KernelError: shapes, dtypes or devices do not fit.
-    """
-    (num_tokens,) = positions.shape
-    half = inv_freq.numel()
-    require(positions, "positions", (num_tokens,), positions.dtype, alignment=positions.element_size())
-    require(inv_freq, "inv_freq", (half,), torch.float32, alignment=4)
-    cosines, sines = out or (inv_freq.new_empty(num_tokens, half), inv_freq.new_empty(num_tokens, half))
-    rotary = Rotary(cosines, sines, interleaved)
-    if cosines.shape != (num_tokens, half):
-        raise KernelError(f"room for angles of {tuple(cosines.shape)}, not of {(num_tokens, half)}")
-    count = num_tokens * half
-    kernel = _table_kernel(positions.device, integer_type(positions, "positions"))
-    kernel((-(-count // _THREADS),), (_THREADS,), cosines, sines, positions, inv_freq, count, half, scale)
-    return rotary
 
 
 def rotary_kv(
@@ -267,29 +142,6 @@ def _check_heads(dtype: torch.dtype, pages: KVPages, norm: HeadNorm | None, vec:
 
 
 @functools.cache
-def _split(head_dim: int, rotary_dim: int, interleaved: bool, normed: bool, element_bytes: int) -> Heads:
-    half, tail = rotary_dim // 2, (head_dim - rotary_dim) // 2
-    if not 0 <= rotary_dim <= head_dim or rotary_dim % 2 or head_dim % 2:
-        raise KernelError(f"{rotary_dim} dimensions of a head of {head_dim} cannot be rotated in pairs")
-    vec = min(vector(part, element_bytes) for part in (half, tail) if part)
-    lanes = 1 << (-(-head_dim // 2 // vec) - 1).bit_length()
-    if lanes > _WARP:
-        raise KernelError(f"a head of {head_dim}, {rotary_dim} of it rotated, does not fit a warp")
-    return Heads(head_dim, rotary_dim, interleaved, normed, vec, lanes)
-
-
-def heads_of(head_dim: int, rotary: Rotary | None, normed: bool, element_bytes: int) -> Heads:
-    """Say how a head is split over threads.
-
-    Raises:
-        KernelError: it cannot be.
-    """
-    if rotary is None:
-        return _split(head_dim, 0, False, normed, element_bytes)
-    return _split(head_dim, 2 * rotary.cosines.shape[1], rotary.interleaved, normed, element_bytes)
-
-
-@functools.cache
 def _kernel(device: torch.device, element: str, position: str, heads: Heads, turns: int) -> Kernel:
     return load(
         "rotary_kv",
@@ -307,22 +159,4 @@ def _kernel(device: torch.device, element: str, position: str, heads: Heads, tur
         BLOCKS=_BLOCKS,
         THREADS=_THREADS,
         POSITION=position,
-    )
-
-
-@functools.cache
-def _table_kernel(device: torch.device, position: str) -> Kernel:
-    # The file's other kernel wants a head: any will do.
-    shape = {
-        "HEAD_DIM": 2,
-        "ROTARY_DIM": 2,
-        "INTERLEAVED": 0,
-        "NORMED": 0,
-        "VEC": 1,
-        "LANES": 1,
-        "TURNS": 1,
-        "BLOCKS": 1,
-    }
-    return load(
-        "rotary_kv", "rotary_table", "PPPPqif", device, DTYPE="float", THREADS=_THREADS, POSITION=position, **shape
     )

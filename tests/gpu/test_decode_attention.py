@@ -11,9 +11,10 @@ from headrace.kernels import reference_attention as reference
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape, Ring
 from headrace.kernels.device import open_device
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.launch import is_ours
 from headrace.kernels.programmatic import make_programmatic
-from headrace.kernels.rotary_kv import KVPages, rotary_kv
+from headrace.kernels.rotary_kv import rotary_kv
 
 NUM_KV_HEADS = 2
 # One key, page borders, padding, long rows beside short ones; more rows than a share has.

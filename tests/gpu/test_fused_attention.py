@@ -14,9 +14,12 @@ from headrace.kernels import reference_attention as reference
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape, Ring
 from headrace.kernels.device import open_device
+from headrace.kernels.heads import HeadNorm, heads_of
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.launch import is_ours
 from headrace.kernels.programmatic import make_programmatic
-from headrace.kernels.rotary_kv import HeadNorm, KVPages, Rotary, heads_of, rotary_kv
+from headrace.kernels.rotary import Rotary
+from headrace.kernels.rotary_kv import rotary_kv
 
 
 class Fused:

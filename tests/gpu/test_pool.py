@@ -13,8 +13,8 @@ from headrace.kernels import reference_attention
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape
 from headrace.kernels.device_memory import allocate, free_bytes
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.page_copy import copy_pages
-from headrace.kernels.rotary_kv import KVPages
 from headrace.memory.budget import Budget, KVShape, Needs, available_bytes, fill
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import PageCopy, RowPages

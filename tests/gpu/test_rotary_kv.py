@@ -3,7 +3,10 @@ import torch
 from tests.gpu.tolerance import assert_fair, poisoned
 
 from headrace.kernels import reference_fused as reference
-from headrace.kernels.rotary_kv import HeadNorm, KVPages, Rotary, rotary_kv, rotary_table
+from headrace.kernels.heads import HeadNorm
+from headrace.kernels.kv_pages import KVPages
+from headrace.kernels.rotary import Rotary, rotary_table
+from headrace.kernels.rotary_kv import rotary_kv
 
 HEADS, KV_HEADS, PAGE_SIZE, MAX_PAGES = 6, 2, 16, 5
 

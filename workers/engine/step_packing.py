@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.paged_batch import PagedBatch, Queries
-from headrace.kernels.rotary_kv import KVPages
 from headrace.kernels.row_state import NextTokens
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.staging import Staging
