@@ -1,12 +1,14 @@
 """``context/<rows>x<keys>``: what a step takes when rows are long, and how fast attention reads meanwhile.
 
 A step's time is wall time at the engine's public call. Attention's is what torch's profiler says of its kernels; the
-bytes are the keys and values that must be read once. The card's own rate is that of a sum over memory, in the same run.
+bytes are the keys and values that must be read once. The card's own rate is that of a look for the greatest of many
+numbers, in the same run.
 """
 
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -16,13 +18,14 @@ from headrace.bench.case import Case, Figure
 from headrace.bench.machine import Limits
 from headrace.bench.workload import Lengths, Requests
 from headrace.errors import MeasurementError
-from headrace.testing.gpu_timing import Timer
+from headrace.testing.graph_timing import GraphTimer
 from headrace.workers.engine.engine import Engine
 
 _SIZES = ((8, 32_000), (64, 4_000))
 _LIMITS = Limits(max_rows=64, row_tokens=33_000, positions=33_000)
-_NUM_STEPS, _NUM_PROFILED = 100, 10
-_READ_BYTES, _ATTEMPTS = 8 << 30, 3
+_NUM_NEW, _NUM_UNTIMED, _NUM_STEPS, _NUM_PROFILED = 900, 5, 100, 10
+#: More rounds would outlast the rows, of whose tokens some are drawn while others' prompts are computed.
+_MOST_ROUNDS = 8
 
 
 def cases(shape: str) -> list[Case]:
@@ -37,17 +40,18 @@ def _measure(bench: Bench, *, shape: str, num_rows: int, num_keys: int) -> Itera
     bench.machine.require_gpu("the rate of attention")
     rate = read_gb_per_s(bench)
     engine, requests = bench.engine(shape, _LIMITS), Requests(bench.vocab_size(shape))
-    for add in requests.adds([Lengths(num_keys, 900)] * num_rows):
+    for add in requests.adds([Lengths(num_keys, _NUM_NEW)] * num_rows):
         engine.add(add)
     drawn: set[int] = set()
     while len(drawn) < num_rows:
         drawn |= {row for row, _, _ in engine.step().tokens}
-    _steps(engine, 5)
-    steps_ms = [_steps(engine, _NUM_STEPS) / _NUM_STEPS for _ in bench.rounds()]
+    for _ in range(_NUM_UNTIMED):
+        engine.step()
+    steps_ms = [decode_ms(engine, _NUM_STEPS, num_rows) / _NUM_STEPS for _ in islice(bench.rounds(), _MOST_ROUNDS)]
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
-        _steps(engine, _NUM_PROFILED)
+        decode_ms(engine, _NUM_PROFILED, num_rows)
         torch.cuda.synchronize()
-    lengths = num_keys + sum(1 for _ in steps_ms) * _NUM_STEPS
+    lengths = num_keys + len(steps_ms) * _NUM_STEPS
     engine.clear()
     attention_us = sum(
         event.self_device_time_total for event in profiler.key_averages() if "decode_attention" in event.key
@@ -69,20 +73,22 @@ def kv_bytes_per_token(bench: Bench, shape: str) -> int:
 
 
 def read_gb_per_s(bench: Bench) -> float:
-    """What the card reads at most, measured once a run: by a sum, and by a copy, whose writes count as well."""
+    """What the card reads at most, measured once a run."""
     key = "card", "gb_per_s"
     if key not in bench.results:
         bench.release()
-        source = torch.empty(_READ_BYTES // 4, dtype=torch.float32, device=bench.machine.device).normal_()
-        timer = Timer(bench.machine.device)
-        rates = [_READ_BYTES / timer.medians_us([lambda: torch.sum(source)], 10)[0] / 1e3 for _ in range(_ATTEMPTS)]
-        bench.results[key] = max(*rates, timer.copy_gb_per_s())
+        bench.results[key] = GraphTimer(bench.machine.device).read_gb_per_s()
     return bench.results[key]
 
 
-def _steps(engine: Engine, count: int) -> float:
-    """Take so many steps; the ms that they took."""
+def decode_ms(engine: Engine, count: int, num_rows: int) -> float:
+    """Take so many steps in which so many rows decode; the ms that they took.
+
+    Raises:
+        MeasurementError: a row has ended, or a step computed something else.
+    """
     begin_s = time.perf_counter()
     for _ in range(count):
-        engine.step()
+        if len(engine.step().tokens) != num_rows:
+            raise MeasurementError(f"not all of {num_rows} rows decoded in a step that was timed")
     return (time.perf_counter() - begin_s) * 1000

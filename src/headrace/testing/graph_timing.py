@@ -47,6 +47,13 @@ class GraphTimer:
                     taken.append(time_us)
         return [statistics.median(taken) for taken in times]
 
+    def read_gb_per_s(self, num_bytes: int = 4 << 30) -> float:
+        """What the card reads: the greatest of random numbers is looked for, each read once."""
+        with torch.cuda.stream(self._stream):
+            numbers = torch.randn(num_bytes // 4, device=self._stream.device)
+        (time_us,) = self.medians_us([[numbers.amax]])
+        return numbers.nbytes / time_us / 1e3
+
     def _capture(self, copies: Sequence[Operation], programmatic: bool) -> tuple[torch.cuda.CUDAGraph, int]:
         with torch.cuda.stream(self._stream):
             for operation in copies[:2]:

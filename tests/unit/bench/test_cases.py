@@ -11,6 +11,7 @@ from tests.unit.bench.conftest import TINY
 from headrace.bench import catalogue
 from headrace.bench.bench import Bench, Effort
 from headrace.bench.case import select
+from headrace.bench.context_cases import decode_ms
 from headrace.bench.driving import drive, serve
 from headrace.bench.machine import Machine
 from headrace.bench.model_folder import write_model
@@ -72,6 +73,16 @@ def test_what_only_a_gpu_has_is_refused_on_a_cpu_and_the_next_case_is_measured(b
     (failure,) = run(bench, cases, Report("tests"))
     assert failure.startswith(f"{name}: MeasurementError: ")
     assert ("decode/L8B/1", "ms_per_step") in bench.results
+
+
+def test_steps_are_not_timed_whose_rows_have_ended(bench: Bench) -> None:
+    engine, requests = bench.engine("L8B"), Requests(400)
+    for add in requests.adds([Lengths(3, 20)] * 2):
+        engine.add(add)
+    engine.step()
+    assert decode_ms(engine, 10, 2) > 0
+    with pytest.raises(MeasurementError, match="not all of 2 rows decoded"):
+        decode_ms(engine, 20, 2)
 
 
 def test_a_time_budget_ends_the_rounds_but_never_before_the_first(tmp_path: Path) -> None:
