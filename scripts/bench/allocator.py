@@ -29,6 +29,7 @@ from headrace.kernels.planned_encoder import PlannedEncoder
 from headrace.kernels.table import Linear
 from headrace.memory.planner import Buffer, lay_out, lower_bound_bytes
 from headrace.memory.token_arena import TokenArena, TokenResult
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import Report
 from headrace.testing.state_dict import RandomWeights
 from headrace.workers.encoder.loading import Encoder, build_encoder
@@ -171,6 +172,8 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--save", action="store_true", help="append the rows to docs/bench/results.jsonl")
     given = parser.parse_args()
+    if given.device != "cpu":
+        need_gpu()
     report, on_cpu = Report("scripts/bench/allocator.py", saves=given.save), given.device == "cpu"
     device = torch.device("cpu") if on_cpu else torch.device("cuda", 0)
     dtype = torch.float32 if on_cpu else torch.float16

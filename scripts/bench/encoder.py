@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import headrace
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import Report
 from headrace.testing.state_dict import StateDict
 from headrace.workers.encoder.loading import Encoder, build_encoder
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5, help="of the measurements (default 5)")
     parser.add_argument("--save", action="store_true", help="append the rows to docs/bench/results.jsonl")
     given = parser.parse_args()
+    need_gpu()
     torch.manual_seed(0)
     with torch.device(DEVICE), torch.inference_mode(mode=False):
         theirs = BertModel(BertConfig(), add_pooling_layer=False).eval().to(DTYPE)

@@ -10,6 +10,7 @@ from headrace.bench.decode_cases import cases
 from headrace.bench.machine import Machine
 from headrace.bench.run import run
 from headrace.testing.full_shapes import SHAPES
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import Report
 
 
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--save", action="store_true", help="append the rows to docs/bench/results.jsonl")
     given = parser.parse_args()
+    need_gpu()
     report = Report("scripts/bench/gpu_decode.py")
     with Bench(Machine.gpu(), SHAPES, Effort(given.rounds)) as bench:
         failures = run(bench, [case for shape in given.shapes for case in cases(shape)], report, save=given.save)

@@ -17,6 +17,7 @@ import torch
 
 from headrace.testing.full_shapes import SHAPES, loader
 from headrace.testing.gpu_profile import Launches, profile_steps
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import Report
 from headrace.testing.step_profile import profile_decode
 from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
@@ -54,6 +55,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--save", action="store_true", help="append the parts to docs/bench/results.jsonl")
     given = parser.parse_args()
+    need_gpu()
     report = Report("scripts/bench/gpu_profile.py", saves=given.save)
     max_rows = max(16, given.rows, *given.decode)
     limits = DeviceLimits(max_rows=max_rows, row_tokens=2048, step_tokens=max(1024, max_rows), kv_tokens=512 * max_rows)

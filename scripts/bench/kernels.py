@@ -7,7 +7,6 @@ graphs of many launches, which follow each other and find all in the cache.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
@@ -32,6 +31,7 @@ from headrace.kernels.softmax import softmax
 from headrace.testing.gpu_timing import Timer
 from headrace.testing.graph_timing import GraphTimer
 from headrace.testing.kernel_cases import SMALL_US, Case, measure
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import ONLY, Report, arguments
 
 DEVICE = torch.device("cuda", 0)
@@ -248,10 +248,7 @@ def cases() -> Iterator[Case]:
 
 def main() -> None:
     wanted = arguments(__doc__ or "", [ONLY])
-    if not torch.cuda.is_available():
-        print("torch sees no GPU: nothing is measured", file=sys.stderr)
-        print("[]")
-        return
+    need_gpu()
     report = Report("scripts/bench/kernels.py", saves=wanted.save)
     timer, graph_timer = Timer(DEVICE), GraphTimer(DEVICE)
     limit = timer.copy_gb_per_s()

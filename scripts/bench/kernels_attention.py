@@ -23,6 +23,7 @@ from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape
 from headrace.kernels.rotary_kv import KVPages
 from headrace.testing.graph_timing import GraphTimer, Operation
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import ONLY, Report, arguments
 
 DEVICE = torch.device("cuda", 0)
@@ -118,6 +119,7 @@ def _dense(query: Tensor, kv: Tensor) -> object:
 
 def main() -> None:
     wanted = arguments(__doc__ or "", [ONLY])
+    need_gpu()
     report, timer = Report("scripts/bench/kernels_attention.py", saves=wanted.save), GraphTimer(DEVICE)
     # 4 GiB, read once.
     large = torch.randn(1 << 30, device=DEVICE)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from headrace.kernels.encoder_attention import encoder_attention, plan_items
 from headrace.testing.graph_timing import GraphTimer, Operation
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import ONLY, Report, arguments
 
 DEVICE = torch.device("cuda", 0)
@@ -65,6 +66,7 @@ def _normal(*shape: int) -> Tensor:
 
 def main() -> None:
     wanted = arguments(__doc__ or "", [ONLY])
+    need_gpu()
     report, timer = Report("scripts/bench/kernels_encoder.py", saves=wanted.save), GraphTimer(DEVICE)
     a, b = _normal(8192, 8192), _normal(8192, 8192)
     (product_us,) = timer.medians_us([[partial(torch.mm, a, b)]])

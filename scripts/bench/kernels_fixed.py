@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headrace.kernels.fixed_product import fixed_product
 from headrace.testing.graph_timing import GraphTimer
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.product_cases import SHAPES, report_alone, weights
 from headrace.testing.rows import ONLY, Report, arguments
 
@@ -33,6 +34,7 @@ class FixedProduct:
 
 def main() -> None:
     wanted = arguments(__doc__ or "", [ONLY])
+    need_gpu()
     report, timer = Report("scripts/bench/kernels_fixed.py", saves=wanted.save), GraphTimer(DEVICE)
     a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     (product_us,) = timer.medians_us([[partial(torch.mm, a, b)]])

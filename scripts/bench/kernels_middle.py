@@ -9,6 +9,7 @@ import torch
 
 from headrace.kernels.middle_product import MiddleProduct
 from headrace.testing.graph_timing import GraphTimer
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.product_cases import SHAPES, joined_launches, report_alone, weights
 from headrace.testing.rows import Report, arguments
 
@@ -18,6 +19,7 @@ NUM_TOKENS = (16, 32, 64, 128)
 
 def main() -> None:
     wanted = arguments(__doc__ or "")
+    need_gpu()
     report, timer = Report("scripts/bench/kernels_middle.py", saves=wanted.save), GraphTimer(DEVICE)
     for name, shape in SHAPES.items():
         products = [MiddleProduct(weight) for weight in weights(*shape, DEVICE)]

@@ -13,6 +13,7 @@ import torch
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape
 from headrace.testing.graph_timing import GraphTimer
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import ONLY, Report, arguments
 
 DEVICE = torch.device("cuda", 0)
@@ -50,6 +51,7 @@ def cases() -> Iterator[Case]:
 
 def main() -> None:
     wanted = arguments(__doc__ or "", [ONLY])
+    need_gpu()
     report, timer = Report("scripts/bench/kernels_plan.py", saves=wanted.save), GraphTimer(DEVICE)
     attention = DecodeAttention(SHAPE, DEVICE)
     for case in (case for case in cases() if re.search(wanted.only, case.name)):

@@ -8,7 +8,6 @@ without pages (its variable-length flash attention, causal).
 """
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +20,7 @@ from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import Block, PrefillShape
 from headrace.kernels.rotary_kv import KVPages
 from headrace.testing.graph_timing import GraphTimer, Operation
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import ONLY, Report, arguments
 
 DEVICE = torch.device("cuda", 0)
@@ -136,10 +136,7 @@ def _starts(counts: Iterator[int]) -> Tensor:
 
 def main() -> None:
     wanted = arguments(__doc__ or "", [ONLY])
-    if not torch.cuda.is_available():
-        print("torch sees no GPU: nothing is measured", file=sys.stderr)
-        print("[]")
-        return
+    need_gpu()
     report, timer = Report("scripts/bench/kernels_prefill.py", saves=wanted.save), GraphTimer(DEVICE)
     a, b = (_normal(8192, 8192, dtype=torch.bfloat16) for _ in range(2))
     (product_us,) = timer.medians_us([[partial(torch.mm, a, b)]])

@@ -18,6 +18,7 @@ from torch import Tensor
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import PrefillShape
 from headrace.kernels.rotary_kv import KVPages
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import Report, arguments
 
 DEVICE, DTYPE, NUM_KV_HEADS, HEAD_DIM = torch.device("cuda", 0), torch.bfloat16, 8, 128
@@ -154,6 +155,7 @@ def medians_us(operations: Sequence[Callable[[], None]]) -> list[float]:
 
 def main() -> None:
     wanted = arguments(__doc__ or "")
+    need_gpu()
     report = Report("scripts/bench/kernels_prefill_cudnn.py")
     for case in CASES:
         data = Data(case)

@@ -6,7 +6,6 @@ and counts, read once. torch draws by an exponential race, which needs no order 
 repeated more often.
 """
 
-import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
@@ -21,6 +20,7 @@ from headrace.kernels.penalties import Penalties
 from headrace.kernels.sampling import Draws, SamplingParameters, sample
 from headrace.testing.gpu_timing import Timer
 from headrace.testing.kernel_cases import Case, measure
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import Report, arguments
 
 DEVICE = torch.device("cuda", 0)
@@ -197,10 +197,7 @@ def _logprobs(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def main() -> None:
     wanted = arguments(__doc__ or "")
-    if not torch.cuda.is_available():
-        print("torch sees no GPU: nothing is measured", file=sys.stderr)
-        print("[]")
-        return
+    need_gpu()
     report = Report("scripts/bench/kernels_sampling.py", saves=wanted.save)
     timer = Timer(DEVICE)
     limit = timer.copy_gb_per_s()

@@ -23,6 +23,7 @@ from headrace.kernels.rotary_kv import HeadNorm, KVPages, Rotary, heads_of, rota
 from headrace.kernels.thin_product import ThinProduct
 from headrace.testing.full_shapes import SHAPES
 from headrace.testing.graph_timing import GraphTimer
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import Report, arguments
 
 DEVICE, DTYPE = torch.device("cuda", 0), torch.bfloat16
@@ -142,7 +143,8 @@ def pages_of(lengths: Sequence[int], num_layers: int) -> list[KVPages]:
 
 def main() -> None:
     wanted = arguments(__doc__ or "")
-    report, timer = Report("scripts/bench/kernels_step_attention.py"), GraphTimer(DEVICE)
+    need_gpu()
+    report, timer = Report("scripts/bench/kernels_step_attention.py", saves=wanted.save), GraphTimer(DEVICE)
     large = torch.randn(1 << 30, device=DEVICE)
     (read_us,) = timer.medians_us([[large.amax]])
     bytes_per_us = large.nbytes / read_us

@@ -15,6 +15,7 @@ from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.thin_choice import FEW_TOKENS, Product, choose_norming
 from headrace.kernels.thin_product import Norm, ThinProduct
 from headrace.testing.graph_timing import GraphTimer, Operation
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.product_cases import SHAPES, adds_to_residual, in_turn, is_gated, report_alone, weights
 from headrace.testing.rows import Report, arguments
 
@@ -50,7 +51,8 @@ def joined(name: str, num_tokens: int, products: list[ThinProduct]) -> Iterator[
 
 def main() -> None:
     wanted = arguments(__doc__ or "")
-    report, timer = Report("scripts/bench/kernels_thin.py"), GraphTimer(DEVICE)
+    need_gpu()
+    report, timer = Report("scripts/bench/kernels_thin.py", saves=wanted.save), GraphTimer(DEVICE)
     for name, shape in SHAPES.items():
         products = [ThinProduct(weight) for weight in weights(*shape, DEVICE)]
         for num_tokens in NUM_TOKENS:

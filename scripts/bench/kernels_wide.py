@@ -10,6 +10,7 @@ from headrace.kernels.thin_choice import Product
 from headrace.kernels.wide_choice import MOST_TOKENS, choose
 from headrace.kernels.wide_product import WideProduct
 from headrace.testing.graph_timing import GraphTimer
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.product_cases import SHAPES, joined_launches, report_alone, weights
 from headrace.testing.rows import Report, arguments
 
@@ -19,6 +20,7 @@ NUM_TOKENS = (136, 160, 192, 256, 1024, 2048, 8192)
 
 def main() -> None:
     wanted = arguments(__doc__ or "")
+    need_gpu()
     report, timer = Report("scripts/bench/kernels_wide.py", saves=wanted.save), GraphTimer(DEVICE)
     for name, shape in SHAPES.items():
         taken = [num_tokens for num_tokens in NUM_TOKENS if choose(Product(num_tokens, *shape))]

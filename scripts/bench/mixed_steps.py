@@ -12,6 +12,7 @@ import time
 import torch
 
 from headrace.testing.full_shapes import SHAPES, loader
+from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.plain_params import plain_params
 from headrace.testing.rows import Report
 from headrace.workers.channel import Add
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps of each mixture (default 20)")
     parser.add_argument("--save", action="store_true", help="append the rows to docs/bench/results.jsonl")
     given = parser.parse_args()
+    need_gpu()
     report = Report("scripts/bench/mixed_steps.py")
     for shape in given.model or sorted(SHAPES):
         for way, prompt_graphs in (("launches", 0), ("graphs", 48)):
