@@ -157,9 +157,9 @@ class Broker:
             replies = pipe.execute()
         return [stream_entries(reply) for reply in replies]
 
-    def window(self, count: int) -> Window:
-        """The first ``count`` ready requests in the order of their scores."""
-        return self.run(WindowCall(count))
+    def window(self, count: int, *, counts_waiting: bool = True) -> Window:
+        """The first ``count`` ready requests in the order of their scores; see ``WindowCall``."""
+        return self.run(WindowCall(count, counts_waiting))
 
     def waiting_batches(self) -> Counter[str]:
         """Batches that no worker has taken yet, counted by the class of workers that they were cut for."""

@@ -95,7 +95,8 @@ class Dispatcher:
         hungry = [found for found in self._book.classes if waiting[found.name] < longest]
         if not hungry:
             return 0
-        window = self._broker.window(self._settings.window)
+        # An encoder's batches are not cut to what those that wait leave.
+        window = self._broker.window(self._settings.window, counts_waiting=not self._for_encoders)
         fault_point("window.read")
         num_sent = 0
         for worker_class in sorted(hungry, key=lambda found: found.hunger(waiting[found.name])):

@@ -2,15 +2,16 @@
 -- window: the front of what is ready, with all that a scheduler must know of it, in one round trip. No move: it changes
 -- nothing.
 -- KEYS[1] load
--- ARGV    count
+-- ARGV    count, then 1 if what is in batches that wait for a worker is to be counted, else 0
 -- returns {now_ms, how many are ready, how many run, tokens that these may come to hold, how many are in batches that
---         wait for a worker, tokens that these may come to hold, then 8 a request: id, score, prompt, cost (tokens),
---         tokens written before, strikes, deadline_ms, t_submit}. Ids behind which no queued request is, or one whose
---         hash is damaged, take their places until `reap` finds them.
+--         wait for a worker, tokens that these may come to hold (0, 0 if not counted), then 8 a request: id, score,
+--         prompt, cost (tokens), tokens written before, strikes, deadline_ms, t_submit}. Ids behind which no queued
+--         request is, or one whose hash is damaged, take their places until `reap` finds them.
 local ids = redis.call('ZRANGE', READY, 0, number(ARGV[1]) - 1, 'WITHSCORES')
 local totals = redis.call('HMGET', LOAD, 'running', 'running_tokens')
 local num_waiting, waiting_tokens = 0, 0
-for _, e in ipairs(redis.call('XRANGE', BATCHES, '-', '+')) do -- few, and each a short list
+local batches = number(ARGV[2]) == 1 and redis.call('XRANGE', BATCHES, '-', '+') or {} -- few, and each a short list
+for _, e in ipairs(batches) do
   for id in string.gmatch(field_of(e[2], 'ids'), '%S+') do
     local h = read(id, 'state', 'batch', 'cost')
     if h.state == 'batched' and h.batch == e[1] and is_whole(h.cost) then

@@ -46,7 +46,7 @@ class Window:
         num_ready: how many are ready in all.
         num_running: requests in workers' hands.
         running_tokens: what these may come to hold in workers' memory, prompt and output in full.
-        num_waiting: requests in batches that no worker has taken yet.
+        num_waiting: requests in batches that no worker has taken yet; 0 where they were not counted.
         waiting_tokens: what these may come to hold.
         requests: the first ones, in the order of their scores.
     """
@@ -62,14 +62,20 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class WindowCall:
-    """The first ``count`` ready requests. No move, but a script, because it takes one round trip."""
+    """The first ``count`` ready requests. No move, but a script, because it takes one round trip.
+
+    Attributes:
+        count: how many at most.
+        counts_waiting: whether to look through the batches that wait for a worker, too.
+    """
 
     count: int
+    counts_waiting: bool = True
     move: Literal["window"] = "window"
 
     def arguments(self) -> list[Argument]:
         """See ``lua/window.lua``."""
-        return [self.count]
+        return [self.count, int(self.counts_waiting)]
 
     def read(self, reply: object) -> Window:
         """Of ``{now_ms, ready, running, running_tokens, waiting, waiting_tokens, 8 a request}``."""

@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 from tests.unit.contract.actors import Actors
 
@@ -136,6 +137,8 @@ def test_a_window_tells_what_a_scheduler_must_know(actors: Actors) -> None:
     struck, a = window.requests
     assert (window.num_ready, window.num_running, window.running_tokens) == (2, 1, 33)
     assert (window.num_waiting, window.waiting_tokens) == (1, 20)
+    uncounted = actors.broker.window(10, counts_waiting=False)
+    assert replace(uncounted, now_ms=0) == replace(window, now_ms=0, num_waiting=0, waiting_tokens=0)
     assert before_ms <= a.submit_ms <= window.now_ms <= actors.broker.now_ms()
     assert (a.request_id, a.prompt_tokens, a.cost_tokens, a.num_tokens, a.strikes) == ("a", 7, 12, 0, 0)
     assert (struck.request_id, struck.strikes, struck.deadline_ms) == ("struck", 1, 0)

@@ -52,7 +52,7 @@ class Queue:
     def waiting_batches(self) -> Counter[str]:
         return Counter({"": len(self.batches)})
 
-    def window(self, count: int) -> Window:
+    def window(self, count: int, *, counts_waiting: bool) -> Window:
         front = sorted(self.ready.values(), key=lambda request: request.score)[:count]
         return Window(self.now_ms, len(self.ready), 0, 0, 0, 0, tuple(front))
 
