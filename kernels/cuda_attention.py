@@ -80,22 +80,12 @@ class StepAttention:
         angles, weights = self._angles(rotary), self._weights(layer, norm)
         num_decoding = 0 if batch.lengths is None else batch.lengths.shape[0]
         views = self._views(qkv, out, num_heads, head_dim, num_decoding)
-        heads = heads_of(head_dim, angles, weights is not None, qkv.element_size())
-        self._load(qkv, num_heads, pages, heads)
-        ring = self._fused_ring(qkv, num_heads, pages, window) if batch.queries is None else None
-        if batch.lengths is not None and ring is not None:
-            decode = self._decode_attention(qkv, num_heads, pages, window, ring, heads)
-            settled = self._plan_decode(decode, batch.lengths)
-            decode.run_fused(views.seen, qkv, pages, batch.lengths, rotary=angles, norm=weights, old_is_settled=settled)
+        if self._attend_at_once(batch, views, pages, angles, weights, window):
             return out
-        # Where nothing else is done to them, queries of chunks are rotated when attention reads them.
-        is_later = angles is not None and weights is None and angles.turns_halves(head_dim)
-        self._rotate(batch, qkv, pages, views, angles, weights, num_decoding if is_later else None)
+        is_later = self._rotates_later(angles, weights, head_dim)
+        self._rotate(batch, views, pages, angles, weights, num_decoding if is_later else None)
         if batch.lengths is not None:
-            own = self._ring(qkv, num_heads, pages, window, num_decoding)
-            decode = self._decode_attention(qkv, num_heads, pages, window, own)
-            settled = self._plan_decode(decode, batch.lengths)
-            decode.run(views.decoding_seen, views.decoding_query, pages, batch.lengths, old_is_settled=settled)
+            self._attend_rows(batch.lengths, views, pages, window)
         if batch.queries is not None:
             self._attend_chunks(
                 *(batch.queries, views.chunks_seen, views.chunks_query, pages, window, only_last),
@@ -103,19 +93,50 @@ class StepAttention:
             )
         return out
 
+    def _attend_at_once(
+        self,
+        batch: PagedBatch,
+        views: LayerViews,
+        pages: KVPages,
+        angles: Rotary | None,
+        weights: HeadWeights | None,
+        window: int | None,
+    ) -> bool:
+        """Do all of it in one launch, if this is a step for it; says whether it was."""
+        qkv, num_heads = views.qkv, views.num_heads
+        heads = heads_of(pages.page_shape[2], angles, weights is not None, qkv.element_size())
+        self._load(qkv, num_heads, pages, heads)
+        ring = self._fused_ring(qkv, num_heads, pages, window) if batch.queries is None else None
+        if batch.lengths is None or ring is None:
+            return False
+        decode = self._decode_attention(qkv, num_heads, pages, window, ring, heads)
+        settled = self._plan_decode(decode, batch.lengths)
+        decode.run_fused(views.seen, qkv, pages, batch.lengths, rotary=angles, norm=weights, old_is_settled=settled)
+        return True
+
+    def _rotates_later(self, angles: Rotary | None, weights: HeadWeights | None, head_dim: int) -> bool:
+        """Whether queries of chunks, where nothing else is done to them, are rotated when attention reads them."""
+        return angles is not None and weights is None and angles.turns_halves(head_dim)
+
+    def _attend_rows(self, lengths: Tensor, views: LayerViews, pages: KVPages, window: int | None) -> None:
+        """Attend for the rows that decode."""
+        ring = self._ring(views.qkv, views.num_heads, pages, window, views.num_decoding)
+        decode = self._decode_attention(views.qkv, views.num_heads, pages, window, ring)
+        settled = self._plan_decode(decode, lengths)
+        decode.run(views.decoding_seen, views.decoding_query, pages, lengths, old_is_settled=settled)
+
     def _rotate(
         self,
         batch: PagedBatch,
-        qkv: Tensor,
-        pages: KVPages,
         views: LayerViews,
+        pages: KVPages,
         angles: Rotary | None,
         weights: HeadWeights | None,
-        num_query_tokens: int | None = None,
+        num_query_tokens: int | None,
     ) -> None:
         """Norm and rotate queries where they lie, of the first tokens at least; write keys and values."""
         rotary_kv(
-            qkv,
+            views.qkv,
             batch.positions,
             pages,
             num_heads=views.num_heads,

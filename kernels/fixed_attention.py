@@ -11,10 +11,10 @@ from torch import Tensor
 
 from headrace.kernels.cuda_attention import StepAttention
 from headrace.kernels.kv_pages import KVPages
-from headrace.kernels.paged_batch import PagedBatch, StepSizes
+from headrace.kernels.layer_views import LayerViews
+from headrace.kernels.paged_batch import StepSizes
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import PrefillShape
-from headrace.kernels.table import HeadNorm
 
 
 class FixedAttention(StepAttention):
@@ -26,35 +26,21 @@ class FixedAttention(StepAttention):
         # A row that decodes brings one query, each behind the one before it.
         self._starts = torch.arange(sizes.max_rows + 1, dtype=torch.int32, device=device)
 
-    def rotary_attention(
-        self,
-        batch: PagedBatch,
-        qkv: Tensor,
-        layer: int,
-        num_heads: int,
-        *,
-        rotary: tuple[Tensor, Tensor] | None,
-        norm: HeadNorm | None,
-        window: int | None,
-        out: Tensor | None,
-        only_last: bool = False,
-    ) -> Tensor:
-        """See ``StepAttention``."""
-        pages = batch.pages[layer]
-        head_dim = pages.page_shape[2]
-        out = qkv.new_empty(qkv.shape[0], num_heads * head_dim) if out is None else out
-        num_decoding = 0 if batch.lengths is None else batch.lengths.shape[0]
-        views = self._views(qkv, out, num_heads, head_dim, num_decoding)
-        self._rotate(batch, qkv, pages, views, self._angles(rotary), self._weights(layer, norm))
-        if batch.lengths is not None:
-            attention = self._single_attention(views.query, pages)
-            if attention not in self._planned:
-                attention.plan(self._starts[: num_decoding + 1], batch.lengths, num_decoding)
-                self._planned.add(attention)
-            attention.run(views.decoding_seen, views.decoding_query, pages, window=window)
-        if batch.queries is not None:
-            self._attend_chunks(batch.queries, views.chunks_seen, views.chunks_query, pages, window, only_last)
-        return out
+    def _attend_at_once(self, *_: object) -> bool:
+        """Never: one launch for all of it sums as ``decode_attention`` does."""
+        return False
+
+    def _rotates_later(self, *_: object) -> bool:
+        """Never: one kernel rotates all queries, those that were drawn and those that were prompted."""
+        return False
+
+    def _attend_rows(self, lengths: Tensor, views: LayerViews, pages: KVPages, window: int | None) -> None:
+        """Attend as for chunks of one token."""
+        attention = self._single_attention(views.query, pages)
+        if attention not in self._planned:
+            attention.plan(self._starts[: views.num_decoding + 1], lengths, views.num_decoding)
+            self._planned.add(attention)
+        attention.run(views.decoding_seen, views.decoding_query, pages, window=window)
 
     def _single_attention(self, query: Tensor, pages: KVPages) -> PrefillAttention:
         if self._single is None:
