@@ -121,7 +121,8 @@ def open_device(index: int) -> Device:
     """
     driver = _driver()
     if not torch.cuda.is_available():
-        raise ConfigurationError("no GPU: torch finds no CUDA device; check the driver, or run on the CPU")
+        remedy = "check the driver" if torch.version.cuda else "install a torch that is built for CUDA"
+        raise ConfigurationError(f"no GPU: torch finds no CUDA device; {remedy}, or run on the CPU")
     if not 0 <= index < torch.cuda.device_count():
         raise ConfigurationError(f"there is no cuda:{index}; this machine has {torch.cuda.device_count()} GPUs")
     arch = architecture(torch.cuda.get_device_capability(index))

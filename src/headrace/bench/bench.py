@@ -116,7 +116,11 @@ class Bench:
                 other.cleanup()
             self._models.clear()
             folder = TemporaryDirectory(prefix=f"headrace-{shape}-", dir=self._folder)
+            try:
+                write_model(Path(folder.name), self.shapes[shape], self.machine.device, self.machine.dtype)
+            except BaseException:
+                folder.cleanup()  # or another case would serve half a model
+                raise
             self._models[shape] = folder
-            write_model(Path(folder.name), self.shapes[shape], self.machine.device, self.machine.dtype)
             self.machine.release()
         yield Path(self._models[shape].name)

@@ -38,7 +38,7 @@ def run(bench: Bench, cases: Sequence[Case], report: Report, *, save: bool = Fal
                 )
                 beside = f" ({figure.peer}: {figure.peer_value:g})" if figure.peer_value else ""
                 print(f"{case.name}  {figure.metric}  {figure.value:.5g} {figure.unit}{beside}", flush=True)
-        except (HeadraceError, RuntimeError) as error:
+        except (HeadraceError, OSError, RuntimeError) as error:
             failures.append(f"{case.name}: {type(error).__name__}: {error}")
             print(failures[-1], flush=True)
             bench.release()

@@ -1,5 +1,6 @@
 """Every kind of case that does not need a GPU is measured once, and its figures are looked at."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from tests.unit.bench.conftest import TINY
 
+from headrace.bench import bench as bench_of_all
 from headrace.bench import catalogue
 from headrace.bench.bench import Bench, Effort
 from headrace.bench.case import select
@@ -72,6 +74,21 @@ def test_what_only_a_gpu_has_is_refused_on_a_cpu_and_the_next_case_is_measured(b
     bench.shapes = {"L8B": TINY, "Q06": TINY}
     (failure,) = run(bench, cases, Report("tests"))
     assert failure.startswith(f"{name}: MeasurementError: ")
+    assert ("decode/L8B/1", "ms_per_step") in bench.results
+
+
+def test_a_disk_that_is_full_leaves_half_a_model_to_nobody(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, *_: object) -> None:
+        (folder / "model.safetensors").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bench_of_all, "write_model", full)
+    cases = select(catalogue.catalogue(["L8B"]), ["decode/L8B/1", "start", "start-cold"], ())
+    told = "OSError: [Errno 28] No space left on device"
+    assert run(bench, cases, Report("tests")) == [f"start/L8B: {told}", f"start-cold/L8B: {told}"]
+    assert list(tmp_path.iterdir()) == []
     assert ("decode/L8B/1", "ms_per_step") in bench.results
 
 

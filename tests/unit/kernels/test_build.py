@@ -206,15 +206,17 @@ def test_a_missing_pycuda_is_told(sources: Path, tmp_path: Path, monkeypatch: py
         open_device(0)
 
 
-def test_a_missing_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cuda", "remedy"), [("13.0", "check the driver"), (None, "install a torch that is built")])
+def test_a_missing_gpu_is_told(monkeypatch: pytest.MonkeyPatch, cuda: str | None, remedy: str) -> None:
     driver = types.ModuleType("pycuda.driver")
     package = types.ModuleType("pycuda")
     package.driver = driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
     open_device.cache_clear()
-    with pytest.raises(ConfigurationError, match="torch finds no CUDA device"):
+    with pytest.raises(ConfigurationError, match=f"torch finds no CUDA device; {remedy}"):
         open_device(0)
 
 
