@@ -1,4 +1,4 @@
-"""The process ``headrace rq-worker``: takes jobs from RQ's queue and carries each out in a process of its own.
+"""What takes jobs from RQ's queue and carries each out in a process of its own.
 
 RQ's own worker, but for four things. It carries out nothing that is not on the list (``fleet_job.py``). A job that ends
 for good has its requests cancelled. SIGTERM hands the running job back at once: its requests go on in the fleet, and
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rq.exceptions import AbandonedJobError, InvalidJobOperation, NoSuchJobError, StopRequested
+from rq.exceptions import AbandonedJobError, InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
@@ -24,7 +24,6 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now
 from rq.worker import Worker
 
-from headrace.broker import Broker
 from headrace.config import Settings
 from headrace.connection import open_patient_client, translated
 from headrace.errors import BrokerUnavailableError, HeadraceError, OverloadedError
@@ -291,25 +290,3 @@ def _status(job: Job) -> JobStatus | None:
         return job.get_status()
     except InvalidJobOperation:
         return None
-
-
-def run(settings: Settings, *, burst: bool = False) -> int:
-    """Work until SIGTERM or Ctrl-C, or with ``burst`` until the queue is empty; return the exit status.
-
-    Raises:
-        BrokerUnavailableError: no server answers.
-        ConfigurationError: the server is not fit, or refuses these credentials.
-    """
-    Broker.connect(settings).close()
-    # The functions of jobs read their settings there, in processes that are forked from this one.
-    os.environ.update(settings.to_environ())
-    with translated(settings):
-        worker = JobWorker(settings)
-        logger.info("rq worker %s serves %s for queue %s", worker.name, settings.rq_queue, settings.queue_name)
-        try:
-            worker.work(burst=burst, logging_level="DEBUG" if settings.log_level == "debug" else "WARNING")
-        except StopRequested:
-            worker.teardown()  # type: ignore[no-untyped-call]
-        is_done = burst and all(queue.is_empty() for queue in worker.queues)
-    logger.info("rq worker stopped")
-    return 0 if is_done or worker.ended_in_order else 1

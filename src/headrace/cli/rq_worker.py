@@ -39,6 +39,6 @@ def rq_worker(
     if processes > 1:
         children = rq_workers(settings, processes)
         raise typer.Exit(Supervisor([children], settings.restart_ms / 1000).run())
-    from headrace.producer.bulk.worker import run
+    from headrace.producer.bulk.process import run
 
     raise typer.Exit(run(settings, burst=burst))
