@@ -30,7 +30,7 @@ types: setup  ## mypy, strict
 demo:  ## ask a small model one question
 	scripts/demo $(ARGS)
 
-bench: setup  ## every benchmark, a table and a line of JSON each
+bench: setup  ## every benchmark, a table and a line of JSON each; most need a GPU
 	@for script in scripts/bench/*.py; do $(bin)/python -P "$$script" $(ARGS) || exit; done
 
 clean:  ## remove what was built; models stay in the user's cache

@@ -1,4 +1,4 @@
-"""The rights of README.md's three roles suffice for what each does, on both servers, and for nothing else."""
+"""The rights that docs/design.md gives each role suffice for what it does, on both servers, and for nothing else."""
 
 from collections.abc import Iterator
 from dataclasses import replace

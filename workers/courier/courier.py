@@ -1,7 +1,8 @@
 """The courier: one life of a worker towards Redis, from its first engine until it has drained.
 
-Its tasks share a desk: claim, take tokens, flush, beat. None of them waits for another: tokens are gathered while a
-flush is under way, a batch is claimed while rows decode, and the broker or the engine may go away and come back.
+Its tasks share a desk: claim, take tokens, flush, keep answers, beat. None of them waits for another: tokens are
+gathered while a flush is under way, a batch is claimed while rows decode, and the broker or the engine may go away and
+come back.
 """
 
 import asyncio
