@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from headrace.testing.sanitized import Computed
+from headrace.testing.computed import Computed
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "sanitize.py"
 
@@ -71,3 +71,5 @@ def test_a_result_with_gaps_is_not_right() -> None:
     assert Computed("", truth.bfloat16(), truth).is_right
     assert not Computed("", torch.tensor([1, torch.nan, 1]), truth).is_right
     assert not Computed("", torch.tensor([1, 1.5, 1]), truth).is_right
+    assert Computed("", truth.int(), torch.ones(3, dtype=torch.int64)).is_right
+    assert not Computed("", torch.tensor([1, 1, 2]), truth.int()).is_right
