@@ -96,27 +96,10 @@ class ThinProduct:
         Raises:
             KernelError: shapes, dtypes or layouts do not fit.
         """
+        self._check(x, out, residual, norm, gated)
         num_tokens, (out_features, in_features) = x.shape[0], self.weight.shape
-        if not 1 <= num_tokens <= MOST_TOKENS or x.shape != (num_tokens, in_features):
-            raise KernelError(f"x is {tuple(x.shape)}, not [1..{MOST_TOKENS}, {in_features}]")
-        if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:
-            raise KernelError("x's rows are contiguous and begin at multiples of 16 bytes")
-        width = out_features // 2 if gated else out_features
-        for name, y in (("out", out), ("residual", out if residual is None else residual)):
-            if y.shape != (num_tokens, width) or y.stride(1) != 1 or y.dtype != x.dtype:
-                raise KernelError(f"{name} is {tuple(y.shape)}, {y.dtype}, not [{num_tokens}, {width}]")
-        if x.dtype != self.weight.dtype:
-            raise KernelError(f"x is {x.dtype}, the weight {self.weight.dtype}")
-        if gated and (out_features % 2 or residual is not None):
-            raise KernelError(f"a gated product has pairs of rows and no residual, not {out_features} rows")
-        if norm is not None and (norm.weight.shape != (in_features,) or norm.weight.dtype != x.dtype):
-            raise KernelError(f"the norm's weight is {tuple(norm.weight.shape)}, not [{in_features}]")
         product = Product(num_tokens, out_features, in_features)
-        chosen = tiling or (choose(product) if norm is None else choose_norming(product))
-        if norm is not None and (chosen is None or not chosen.can_norm(product) or norm.weight.data_ptr() % 16):
-            raise KernelError(f"{chosen} cannot norm {num_tokens} rows of {in_features}")
-        if chosen is None or (norm is None and not chosen.can_wait_for_x(product)):
-            raise KernelError(f"{chosen} cannot wait for {in_features} columns of x")
+        chosen = _fitting(product, norm, tiling)
         shared = chosen.shared_bytes(product)
         if shared > MOST_BYTES:
             raise KernelError(f"{chosen} wants {shared} bytes of shared memory; there are {MOST_BYTES}")
@@ -144,6 +127,38 @@ class ThinProduct:
             *((None, 0.0) if norm is None else (norm.weight, norm.eps)),
             shared_bytes=shared,
         )
+
+    def _check(self, x: Tensor, out: Tensor, residual: Tensor | None, norm: Norm | None, gated: bool) -> None:
+        num_tokens, (out_features, in_features) = x.shape[0], self.weight.shape
+        if not 1 <= num_tokens <= MOST_TOKENS or x.shape != (num_tokens, in_features):
+            raise KernelError(f"x is {tuple(x.shape)}, not [1..{MOST_TOKENS}, {in_features}]")
+        if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:
+            raise KernelError("x's rows are contiguous and begin at multiples of 16 bytes")
+        width = out_features // 2 if gated else out_features
+        for name, y in (("out", out), ("residual", out if residual is None else residual)):
+            if y.shape != (num_tokens, width) or y.stride(1) != 1 or y.dtype != x.dtype:
+                raise KernelError(f"{name} is {tuple(y.shape)}, {y.dtype}, not [{num_tokens}, {width}]")
+        if x.dtype != self.weight.dtype:
+            raise KernelError(f"x is {x.dtype}, the weight {self.weight.dtype}")
+        if gated and (out_features % 2 or residual is not None):
+            raise KernelError(f"a gated product has pairs of rows and no residual, not {out_features} rows")
+        if norm is not None and (norm.weight.shape != (in_features,) or norm.weight.dtype != x.dtype):
+            raise KernelError(f"the norm's weight is {tuple(norm.weight.shape)}, not [{in_features}]")
+
+
+def _fitting(product: Product, norm: Norm | None, given: Tiling | None) -> Tiling:
+    """The tiling that was given, or the fastest.
+
+    Raises:
+        KernelError: it cannot compute this product.
+    """
+    num_tokens, in_features = product.num_tokens, product.in_features
+    chosen = given or (choose(product) if norm is None else choose_norming(product))
+    if norm is not None and (chosen is None or not chosen.can_norm(product) or norm.weight.data_ptr() % 16):
+        raise KernelError(f"{chosen} cannot norm {num_tokens} rows of {in_features}")
+    if chosen is None or (norm is None and not chosen.can_wait_for_x(product)):
+        raise KernelError(f"{chosen} cannot wait for {in_features} columns of x")
+    return chosen
 
 
 @functools.cache
