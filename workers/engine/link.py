@@ -7,6 +7,8 @@ from collections import deque
 from headrace.workers.channel import Decoder, Message, encode
 
 _READ_BYTES = 1 << 16
+#: Some thousand steps of 256 rows: a courier may be away for seconds before a step waits for it.
+_MOST_UNSENT_BYTES = 8 << 20
 
 
 class CourierGoneError(ConnectionError):
@@ -18,26 +20,31 @@ class CourierLink:
 
     Args:
         connection: a connected socket; the link makes it non-blocking, the caller closes it.
+        most_unsent_bytes: kept for a courier that does not read; then ``send`` waits for it.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, most_unsent_bytes: int = _MOST_UNSENT_BYTES) -> None:
         connection.setblocking(False)
         self._socket = connection
+        self._most_unsent_bytes = most_unsent_bytes
+        self._unsent = bytearray()
         self._decoder = Decoder()
         self._inbox: deque[Message] = deque()
 
     def receive(self, timeout_s: float) -> list[Message]:
-        """Take all messages that have arrived; if there are none, wait.
+        """Take all messages that have arrived, and send on what was kept; if there are none, wait.
 
         Args:
-            timeout_s: how long to wait at most for the first byte; 0 only looks.
+            timeout_s: how long to wait at most for the first byte, or for room to send; 0 only looks.
 
         Raises:
             CourierGoneError: the courier closed the connection or died.
             DecodeError: it sent something that is not a message.
         """
+        self._write()
         if not self._inbox and timeout_s > 0:
-            select.select([self._socket], [], [], timeout_s)
+            select.select([self._socket], [self._socket] if self._unsent else [], [], timeout_s)
+            self._write()
         while self._read():
             pass
         messages = list(self._inbox)
@@ -45,24 +52,33 @@ class CourierLink:
         return messages
 
     def send(self, message: Message) -> None:
-        """Send one message, waiting as long as the courier takes to read it.
+        """Send one message, or keep what a busy courier has no room for until the next call of either kind.
 
-        While it waits it goes on reading: two ends that only write to each other would wait for ever.
+        So a step does not wait for a courier that is at something else. Where too much is kept, this does, and goes on
+        reading meanwhile: two ends that only write to each other would wait for ever.
 
         Raises:
             CourierGoneError: the courier closed the connection or died.
             DecodeError: it sent something that is not a message.
         """
-        data = memoryview(encode(message))
-        while data:
+        self._unsent += encode(message)
+        self._write()
+        while len(self._unsent) > self._most_unsent_bytes:
+            readable, _, _ = select.select([self._socket], [self._socket], [])
+            if readable:
+                self._read()
+            self._write()
+
+    def _write(self) -> None:
+        """Send as much of what is kept as there is room for now."""
+        while self._unsent:
             try:
-                data = data[self._socket.send(data) :]
+                num_sent = self._socket.send(self._unsent)
             except BlockingIOError:
-                readable, _, _ = select.select([self._socket], [self._socket], [])
-                if readable:
-                    self._read()
+                return
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise CourierGoneError("the courier is gone") from error
+            del self._unsent[:num_sent]
 
     def _read(self) -> bool:
         """Read what one call gives into the inbox; False if there is nothing to read now."""
