@@ -117,7 +117,7 @@ def open_device(index: int) -> Device:
     """Open a GPU; a second call returns the same object.
 
     Raises:
-        ConfigurationError: PyCUDA is not installed, torch sees no such GPU, or the GPU is too old.
+        ConfigurationError: PyCUDA is not installed, torch sees no such GPU, it is too old, or the driver refuses it.
     """
     driver = _driver()
     if not torch.cuda.is_available():
@@ -126,17 +126,22 @@ def open_device(index: int) -> Device:
     if not 0 <= index < torch.cuda.device_count():
         raise ConfigurationError(f"there is no cuda:{index}; this machine has {torch.cuda.device_count()} GPUs")
     arch = architecture(torch.cuda.get_device_capability(index))
-    driver.init()
-    handle = driver.Device(index)
-    attribute = driver.device_attribute
-    device = Device(
-        index,
-        arch,
-        handle.get_attribute(attribute.MULTIPROCESSOR_COUNT),
-        handle.get_attribute(attribute.L2_CACHE_SIZE),
-        handle.get_attribute(attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
-        handle.retain_primary_context(),
-    )
+    try:
+        driver.init()
+        handle = driver.Device(index)
+        attribute = driver.device_attribute
+        device = Device(
+            index,
+            arch,
+            handle.get_attribute(attribute.MULTIPROCESSOR_COUNT),
+            handle.get_attribute(attribute.L2_CACHE_SIZE),
+            handle.get_attribute(attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
+            handle.retain_primary_context(),
+        )
+    except driver.Error as error:  # such as where others have all of its memory, or it is theirs alone
+        raise ConfigurationError(
+            f"cuda:{index} cannot be opened: {error}; see who else uses it (nvidia-smi)"
+        ) from error
     # For good: torch frees page-locked memory and events while the interpreter shuts down, nobody knows in which order,
     # and ends the process with an error if the context has gone before. The driver takes everything back in any case.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(device))

@@ -54,7 +54,7 @@ def doctor(
 def _report(console: Console, check: Check) -> bool:
     try:
         found = check.look()
-    except HeadraceError as error:
+    except (HeadraceError, RuntimeError) as error:  # torch's own are of the second kind
         console.print(f"[red]failed[/red]  {check.name:<9} {escape(str(error))}")
         return False
     console.print(f"[green]ok[/green]      {check.name:<9} {escape(found)}")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.unit.cli.conftest import Headrace
 
+from headrace.cli import doctor
 from headrace.errors import ConfigurationError
 from headrace.kernels import build, device
 
@@ -47,6 +48,19 @@ def test_a_missing_compiler_is_told_with_what_to_do(
         "failed  compiler  no CUDA compiler: nvcc is not on the PATH; install the CUDA toolkit" in headrace("doctor")[1]
     )
     build.nvcc_version.cache_clear()
+
+
+def test_a_gpu_that_torch_cannot_use_fails_its_check(headrace: Headrace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(index: int) -> None:
+        raise RuntimeError("CUDA error: device is lost")
+
+    monkeypatch.setattr(device, "open_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lost)
+    monkeypatch.setattr(doctor, "_kernel", lambda index: "compiled and ran")
+    status, out, _ = headrace("doctor", "--device", "cuda")
+    assert status == 1
+    assert "failed  GPU       CUDA error: device is lost" in out
+    assert "ok      kernel    compiled and ran" in out
 
 
 def test_a_cache_that_cannot_be_written_is_told_with_what_to_do(

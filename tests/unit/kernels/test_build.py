@@ -220,6 +220,25 @@ def test_a_missing_gpu_is_told(monkeypatch: pytest.MonkeyPatch, cuda: str | None
         open_device(0)
 
 
+def test_a_gpu_that_the_driver_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class RefusalError(Exception):
+        pass
+
+    def refuse() -> None:
+        raise RefusalError("cuInit failed: out of memory")
+
+    package, driver = types.ModuleType("pycuda"), types.ModuleType("pycuda.driver")
+    package.driver, driver.Error, driver.init = driver, RefusalError, refuse  # type: ignore[attr-defined]
+    for module in (package, driver):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    open_device.cache_clear()
+    with pytest.raises(ConfigurationError, match="cuda:0 cannot be opened: cuInit failed: out of memory; see who else"):
+        open_device(0)
+
+
 def test_signatures_and_devices_are_checked_before_anything_is_opened() -> None:
     with pytest.raises(KernelError, match="letters"):
         load("rms_norm", "rms_norm", "PX", torch.device("cuda", 0))
