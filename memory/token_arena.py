@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headrace.memory.planner import ALIGNMENT_BYTES, Buffer, Layout, lay_out, lower_bound_bytes
+from headrace.memory.planner import ALIGNMENT_BYTES, Buffer, Layout, lay_out
 
 _GRAIN_BYTES = 2 << 20
 # Room for somewhat more tokens than those it was made for.
@@ -60,7 +60,6 @@ class TokenArena:
         buffers = [Buffer(result.first_op, result.last_op, result.num_bytes) for result in results]
         layout = _one_chunk(buffers)
         self._bytes_a_token = layout.chunk_bytes[0] if buffers else 0
-        self._least_a_token = lower_bound_bytes(buffers)
         # The same layers follow each other: few results differ in place and width, and only those need tensors.
         keys = [
             (place.offset // result.dtype.itemsize, result.width, result.dtype)
@@ -82,10 +81,6 @@ class TokenArena:
     def planned_bytes(self, num_tokens: int) -> int:
         """Bytes that a pass of so many tokens takes."""
         return self._bytes_a_token * num_tokens
-
-    def least_bytes(self, num_tokens: int) -> int:
-        """Bytes that no layout of such a pass can do without: those of all results that live at the same time."""
-        return self._least_a_token * num_tokens
 
     def place(self, num_tokens: int) -> tuple[Tensor, ...]:
         """Give a pass memory: each result's, ``[num_tokens, width]``, until the next call.
