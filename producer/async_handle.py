@@ -5,41 +5,18 @@ import time
 from collections.abc import AsyncIterator
 
 from headrace.errors import BrokerUnavailableError, OverloadedError
-from headrace.keys import RequestStream
 from headrace.producer.async_line import AsyncLine
 from headrace.producer.async_rounds import take_round
 from headrace.producer.cutting import Cutter
-from headrace.producer.group import Group
+from headrace.producer.held_request import HeldRequest
 from headrace.producer.options import checked_seconds
 from headrace.producer.outcome import Result, several_texts
 from headrace.producer.reading import Look, Pause, Read, Reading, Send, Step
-from headrace.producer.submission import Submission, Via
 from headrace.wire import Chunk
 
 
-class AsyncHandle:
+class AsyncHandle(HeldRequest[AsyncLine]):
     """Reads and cancels one request; attributes, promises and errors are ``headrace.producer.handle.Handle``'s."""
-
-    def __init__(
-        self,
-        line: AsyncLine,
-        request_id: str,
-        submission: Submission | None,
-        *,
-        stream: RequestStream,
-        via: Via,
-        timeout_s: float,
-        wait_s: float,
-        known_already: bool = False,
-    ) -> None:
-        self.id = request_id
-        self.known_already = known_already
-        self._line = line
-        self._submission = submission
-        self._stream = stream
-        self._via: Via = via
-        self._timeout_s = timeout_s
-        self._wait_s = wait_s
 
     async def stream(
         self, after: int = 0, *, after_chars: int | None = None, timeout_s: float | None = None
@@ -81,26 +58,11 @@ class AsyncHandle:
         """End the request; see ``Handle.cancel``."""
         return await self._line.cancel(self.id, self._stream, self._via)
 
-    def _reading(self, request_id: str, cutter: Cutter, timeout_s: float, wait_s: float) -> Reading:
-        return Reading(
-            request_id,
-            self._submission,
-            cutter,
-            via=self._via,
-            now_s=time.monotonic(),
-            timeout_s=timeout_s,
-            wait_s=wait_s,
-        )
-
     async def _follow(
         self, parent: Reading, pieces: list[Chunk], timeout_s: float, *, num_held: int
     ) -> AsyncIterator[Chunk]:
         """Read on all results of a request that has turned out to have several."""
-        if num_held:
-            raise ValueError(
-                f"{self.id} has {len(parent.children)} results: read one of them, {parent.children[0]} say"
-            )
-        group = Group(parent, [self._reading(name, Cutter(), timeout_s, timeout_s) for name in parent.children])
+        group = self._group(parent, timeout_s, num_held=num_held)
         group.take_parent(pieces)
         while not group.ended:
             step = group.next_round(time.monotonic())
