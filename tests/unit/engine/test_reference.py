@@ -37,7 +37,10 @@ def test_a_product_is_right_where_torch_has_no_onednn(monkeypatch: pytest.Monkey
     assert torch.allclose(REFERENCE.linear(x, packed), x @ weight.T + bias, atol=1e-5)
 
 
-def test_attention_sees_each_row_s_own_context_up_to_each_token() -> None:
+@pytest.mark.parametrize("window", [None, 1, 2, 5, 9, 14, 15, 100])
+def test_attention_sees_each_row_s_own_context_up_to_each_token_and_no_more_than_a_window_of_it(
+    window: int | None,
+) -> None:
     torch.manual_seed(1)
     cache = KVCache(
         num_layers=LAYERS, num_pages=16, page_size=4, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=torch.float32
@@ -61,13 +64,14 @@ def test_attention_sees_each_row_s_own_context_up_to_each_token() -> None:
     batch = Ragged(nothing, nothing, nothing, nothing, tuple(segments), cache.layers)
     query = torch.randn(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
     with REFERENCE.step(batch):
-        seen = REFERENCE.attention(query.flatten(1, 2), 1).view(query.shape)
+        seen = REFERENCE.attention(query.flatten(1, 2), 1, window=window).view(query.shape)
 
     token = 0
     for page_ids, num_new, num_context in rows:
         slots = torch.tensor([page * 4 + offset for page in page_ids for offset in range(4)])
         for position in range(num_context - num_new, num_context):
-            keys, values = cache.layers[1][:, slots[: position + 1]].double()
+            first = 0 if window is None else max(0, position - window + 1)
+            keys, values = cache.layers[1][:, slots[first : position + 1]].double()
             for head in range(KV_HEADS):
                 weights = (query[token, head].double() @ keys[:, head].T / HEAD_DIM**0.5).softmax(dim=-1)
                 assert torch.allclose(seen[token, head].double(), weights @ values[:, head], atol=1e-5)

@@ -1,13 +1,10 @@
 """The operations that only some families need."""
 
-import pytest
 import torch
 
-from headrace.kernels.ragged import Ragged, Segment
+from headrace.kernels.ragged import Ragged
 from headrace.kernels.reference import ReferenceOperations
 from headrace.kernels.table import HeadNorm
-from headrace.memory.kv_cache import KVCache
-from headrace.workers.engine.segments import segments_of
 
 REFERENCE = ReferenceOperations()
 
@@ -92,42 +89,3 @@ def test_adding_is_done_in_place() -> None:
     expected = x + y
     REFERENCE.add(x, y)
     assert torch.equal(x, expected)
-
-
-@pytest.mark.parametrize("window", [1, 2, 5, 9, 14, 15, 100])
-def test_attention_through_a_window_sees_the_last_tokens_of_each_row_and_no_others(window: int) -> None:
-    torch.manual_seed(1)
-    cache = KVCache(
-        num_layers=1, num_pages=16, page_size=4, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=torch.float32
-    )
-    cache.storage.normal_()
-    # (pages, tokens new, tokens in all): decoding, a first chunk, later chunks, a first token; runs and single pages.
-    rows = [
-        ((10, 11, 12), 1, 9),
-        ((1, 0), 6, 6),
-        ((3, 4, 5, 6), 4, 15),
-        ((15,), 1, 1),
-        ((7, 2, 14, 13), 1, 14),
-        ((8, 9, 2, 7), 10, 15),
-    ]
-    segments: list[Segment] = []
-    num_tokens = 0
-    for page_ids, num_new, num_context in rows:
-        segments += segments_of(cache, page_ids, num_context - num_new, num_context, first_query=num_tokens)
-        num_tokens += num_new
-    nothing = torch.empty(0, dtype=torch.int64)
-    batch = Ragged(nothing, nothing, nothing, nothing, tuple(segments), cache.layers)
-    query = torch.randn(num_tokens, KV_HEADS, GROUP, HEAD_DIM)
-    with REFERENCE.step(batch):
-        seen = REFERENCE.attention(query.flatten(1, 2), 0, window=window).view(query.shape)
-
-    token = 0
-    for page_ids, num_new, num_context in rows:
-        slots = torch.tensor([page * 4 + offset for page in page_ids for offset in range(4)])
-        for position in range(num_context - num_new, num_context):
-            first = max(0, position - window + 1)
-            keys, values = cache.layers[0][:, slots[first : position + 1]].double()
-            for head in range(KV_HEADS):
-                weights = (query[token, head].double() @ keys[:, head].T / HEAD_DIM**0.5).softmax(dim=-1)
-                assert torch.allclose(seen[token, head].double(), weights @ values[:, head], atol=1e-5)
-            token += 1
