@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headrace.workers.engine.device_engine import DeviceEngine
 
-HEAD_DIMS = (64, 80, 128)
+HEAD_DIMS = (64, 80, 96, 128, 256)
 
 
 def with_device_heads(kind: Kind, head_dim: int) -> Kind:
@@ -33,8 +34,8 @@ def with_device_heads(kind: Kind, head_dim: int) -> Kind:
 
 
 CASES = {
-    f"{name} heads of {HEAD_DIMS[index % 3]}": with_device_heads(kind, HEAD_DIMS[index % 3])
-    for index, (name, kind) in enumerate(KINDS.items())
+    f"{name} heads of {head_dim}": with_device_heads(kind, head_dim)
+    for (name, kind), head_dim in zip(KINDS.items(), cycle(HEAD_DIMS), strict=False)
 }
 
 
