@@ -7,9 +7,13 @@ similarities of sentences beside sentence-transformers'.
 """
 
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from sentence_transformers import SentenceTransformer
