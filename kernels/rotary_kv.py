@@ -8,9 +8,7 @@ from torch import Tensor
 from headrace.errors import KernelError
 from headrace.kernels.checks import element_type, integer_type, require
 from headrace.kernels.device import open_device
-from headrace.kernels.heads import HeadNorm as HeadNorm
-from headrace.kernels.heads import Heads
-from headrace.kernels.heads import heads_of as heads_of
+from headrace.kernels.heads import HeadNorm, Heads, heads_of
 from headrace.kernels.kv_pages import KVPages as KVPages
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.rotary import Rotary as Rotary

@@ -22,11 +22,14 @@ from headrace.kernels.embedding import embedding
 from headrace.kernels.encoder_embedding import encoder_embedding
 from headrace.kernels.encoder_reference import EncoderReference
 from headrace.kernels.encoder_table import Embeddings, EncoderBatch, Norm
+from headrace.kernels.heads import HeadNorm
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.layer_norm import layer_norm
 from headrace.kernels.page_copy import copy_pages
 from headrace.kernels.pooling import pool
 from headrace.kernels.rms_norm import rms_norm
-from headrace.kernels.rotary_kv import HeadNorm, KVPages, rotary_kv, rotary_table
+from headrace.kernels.rotary import rotary_table
+from headrace.kernels.rotary_kv import rotary_kv
 from headrace.kernels.softmax import softmax
 from headrace.testing.gpu_timing import Timer
 from headrace.testing.graph_timing import GraphTimer

@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape
-from headrace.kernels.rotary_kv import KVPages
+from headrace.kernels.kv_pages import KVPages
 from headrace.testing.graph_timing import GraphTimer, Operation
 from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import ONLY, Report, arguments

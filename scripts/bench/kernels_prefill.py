@@ -16,9 +16,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import Block, PrefillShape
-from headrace.kernels.rotary_kv import KVPages
 from headrace.testing.graph_timing import GraphTimer, Operation
 from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import ONLY, Report, arguments

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import PrefillShape
-from headrace.kernels.rotary_kv import KVPages
 from headrace.testing.needed_gpu import need_gpu
 from headrace.testing.rows import Report, arguments
 

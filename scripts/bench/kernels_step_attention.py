@@ -19,7 +19,10 @@ from torch import Tensor
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape, choose_fused_ring
 from headrace.kernels.device import open_device
-from headrace.kernels.rotary_kv import HeadNorm, KVPages, Rotary, heads_of, rotary_kv
+from headrace.kernels.heads import HeadNorm, heads_of
+from headrace.kernels.kv_pages import KVPages
+from headrace.kernels.rotary import Rotary
+from headrace.kernels.rotary_kv import rotary_kv
 from headrace.kernels.thin_product import ThinProduct
 from headrace.testing.full_shapes import SHAPES
 from headrace.testing.graph_timing import GraphTimer

@@ -10,9 +10,11 @@ from torch import Tensor
 from headrace.errors import KernelError
 from headrace.kernels import reference_attention as reference
 from headrace.kernels.device import open_device
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import Block, PrefillShape
-from headrace.kernels.rotary_kv import KVPages, rotary_kv, rotary_table
+from headrace.kernels.rotary import rotary_table
+from headrace.kernels.rotary_kv import rotary_kv
 
 NUM_KV_HEADS = 2
 # Pairs of a row's queries and keys. Whole prompts, chunks, single queries, padding; borders of pages, tiles and blocks.

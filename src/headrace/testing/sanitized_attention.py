@@ -13,9 +13,11 @@ from headrace.kernels import reference_fused
 from headrace.kernels.decode_attention import DecodeAttention
 from headrace.kernels.decode_shape import DecodeShape, Ring
 from headrace.kernels.encoder_attention import HEAD_DIMS, encoder_attention, most_items, plan_items
+from headrace.kernels.heads import HeadNorm, heads_of
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.prefill_attention import PrefillAttention
 from headrace.kernels.prefill_shape import Block, PrefillShape
-from headrace.kernels.rotary_kv import HeadNorm, KVPages, Rotary, heads_of
+from headrace.kernels.rotary import Rotary
 from headrace.testing.computed import Computed, normal, room
 
 NUM_KV_HEADS, PAGE_SIZE = 2, 16

@@ -7,8 +7,11 @@ from itertools import product
 import torch
 
 from headrace.kernels import reference_fused, reference_state
+from headrace.kernels.heads import HeadNorm
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.page_copy import copy_pages
-from headrace.kernels.rotary_kv import HeadNorm, KVPages, rotary_kv, rotary_table
+from headrace.kernels.rotary import rotary_table
+from headrace.kernels.rotary_kv import rotary_kv
 from headrace.kernels.row_state import NextTokens, change_words, next_tokens
 from headrace.kernels.tell_host import tell_host
 from headrace.testing.computed import Computed, normal, room

@@ -22,8 +22,8 @@ from headrace.errors import KernelError
 from headrace.kernels import reference_attention as reference
 from headrace.kernels.build import CUDA_DIR, Target
 from headrace.kernels.decode_shape import HEAD_DIMS
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.prefill_shape import Block, PrefillShape, choose_block
-from headrace.kernels.rotary_kv import KVPages
 
 # The most shared memory that a block may have: sm_86 and sm_89, sm_80, sm_90.
 SHARED_BYTES = {"sm_86": 101376, "sm_80": 166912, "sm_90a": 232448}
