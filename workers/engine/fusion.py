@@ -12,7 +12,8 @@ Pure Python: no torch, no Redis, no clock.
 from collections.abc import Callable, Iterable
 
 from headrace.errors import ConfigurationError
-from headrace.memory.pages import PageCopy, Pages
+from headrace.memory.pages import Pages
+from headrace.workers.engine.beginnings import Beginnings
 from headrace.workers.engine.places import Places
 from headrace.workers.engine.plan import Chunk, Plan
 from headrace.workers.engine.sequence import Sequence
@@ -170,8 +171,7 @@ class Fusion:
         budget = max(0, min(budget, min(self._step_tokens, max_tokens or self._step_tokens) - num_decoding))
         decoding: list[Chunk] = []
         prefilling: list[Chunk] = []
-        copies: list[PageCopy] = []
-        heads: set[bytes] = set()  # of the pages where this plan's chunks of prompts begin
+        beginnings = Beginnings(self._pages)
         for sequence in tuple(self._running.values()):
             if sequence.row not in self._running:
                 continue  # preempted by an older one
@@ -181,20 +181,19 @@ class Fusion:
                 continue
             num_new = 0 if places is None else places.num_new(sequence.row)
             # The first one goes on in any case.
-            if budget <= (num_new if prefilling else 0) or self._adopt(sequence, copies, heads):
+            if budget <= (num_new if prefilling else 0) or beginnings.adopt(sequence):
                 continue
             most_tokens = max(1, budget - num_new)
             num_tokens = self._make_room(sequence, min(sequence.num_tokens_left, most_tokens))
             if num_tokens:
-                if (head := self._head(sequence, sequence.num_computed_tokens)) is not None:
-                    heads.add(head)
+                beginnings.enter(sequence)
                 chunk = Chunk.next_of(sequence, num_tokens)
                 (decoding if chunk.decodes else prefilling).append(chunk)
                 if places is not None:
                     places.enter(sequence.row)
                 budget -= num_tokens + num_new
         num_idle = 0 if places is None else max(0, places.end - len(decoding))
-        return Plan((*decoding, *prefilling), tuple(copies), num_idle)
+        return Plan((*decoding, *prefilling), tuple(beginnings.copies), num_idle)
 
     def advance(self, plan: Plan) -> None:
         """Note that a plan has been started, so that rows to come may share what it computes."""
@@ -211,8 +210,8 @@ class Fusion:
     def _admit(self) -> None:
         if not len(self._waiting) or len(self._running) >= self._max_rows:
             return
-        heads: set[bytes] = set()
-        num_left = sum(self._num_to_prefill(sequence, heads) for sequence in self._running.values())
+        beginnings = Beginnings(self._pages)
+        num_left = sum(beginnings.num_to_prefill(sequence) for sequence in self._running.values())
         most_left = max(1, self._budget(self._num_going_on()))
         if num_left >= most_left:
             return
@@ -229,47 +228,11 @@ class Fusion:
                 return
             self._waiting.begin()
             self._running[sequence.row] = sequence
-            num_left += self._num_to_prefill(sequence, heads)
+            num_left += beginnings.num_to_prefill(sequence)
 
     def _num_going_on(self) -> int:
         """Rows that decode in the next step; those that only wait for their last token have none in it."""
         return sum(sequence.num_tokens_left == 1 and not sequence.must_wait for sequence in self._running.values())
-
-    def _num_to_prefill(self, sequence: Sequence, heads: set[bytes]) -> int:
-        """Tokens that the next step could compute of a row's prompt: 0 where it decodes, or waits as ``_adopt`` says.
-
-        Args:
-            sequence: the row.
-            heads: of the pages where those before it go on; its own comes to them.
-        """
-        if sequence.num_tokens_left == 1:
-            return 0
-        token_ids = sequence.token_ids
-        num_computed = self._pages.num_adopted(sequence.pages, token_ids, sequence.num_computed_tokens)
-        head = self._head(sequence, num_computed)
-        if num_computed % self._pages.page_size == 0 and head in heads:
-            return 0
-        if head is not None:
-            heads.add(head)
-        return len(token_ids) - num_computed
-
-    def _adopt(self, sequence: Sequence, copies: list[PageCopy], heads: set[bytes]) -> bool:
-        """Take over what others have computed; True if the row should wait for what this very plan computes."""
-        pages, token_ids = sequence.pages, sequence.token_ids
-        sequence.num_computed_tokens, copy = self._pages.adopt(pages, token_ids, sequence.num_computed_tokens)
-        if copy is not None:
-            copies.append(copy)
-        num_computed = sequence.num_computed_tokens
-        return num_computed % self._pages.page_size == 0 and self._head(sequence, num_computed) in heads
-
-    def _head(self, sequence: Sequence, num_computed: int) -> bytes | None:
-        """Name the page in which a row's next token lies once ``num_computed`` are computed.
-
-        Who begins alike has got as far when its turn comes, for it has taken over what others computed: comparing the
-        pages where chunks begin is enough.
-        """
-        page = num_computed // self._pages.page_size
-        return self._pages.head(sequence.pages, sequence.token_ids, page)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> int:
         """Give a row pages for its next tokens, at the cost of younger ones if need be.
