@@ -12,8 +12,8 @@ from headrace.kernels.rows import vector
 from headrace.kernels.stretches import layers
 
 _WARP, _MAX_THREADS, _THREADS_A_SM = 32, 256, 2048
-# Rows that a thread has on their way at a time, where there are many.
-_TOKENS = (4, 2)
+#: Rows that a thread has on their way at a time, where there are many.
+SEVERAL = (4, 2)
 # Or where as many blocks are left: one begins every 1.25 ns, however small it is.
 _BLOCKS_A_SM = 6
 
@@ -62,7 +62,7 @@ def tokens_a_thread(num_tokens: int, num_vecs: int, stretches: int, num_sms: int
         num_sms: of the device.
     """
     threads, blocks = num_tokens * num_vecs, num_tokens * stretches
-    for count in _TOKENS:
+    for count in SEVERAL:
         if threads >= count * num_sms * _THREADS_A_SM or blocks >= count * num_sms * _BLOCKS_A_SM:
             return count
     return 1

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from headrace.errors import KernelError
 from headrace.kernels.checks import element_type, integer_type, require
+from headrace.kernels.device import open_device
+from headrace.kernels.embedding import SEVERAL, tokens_a_thread
 from headrace.kernels.launch import Kernel, load
 
 _THREADS, _VECTOR_BYTES = 256, 16
@@ -35,26 +37,30 @@ def place_rows(rows: Tensor, indices: Tensor, out: Tensor) -> None:
     vec = num_bytes // size
     num_vecs = width // vec
     types = element_type(rows, "rows"), integer_type(indices, "indices")
-    kernel = _kernel(rows.get_device(), *types, vec)
-    grid = (num_rows, -(-num_vecs // _THREADS))
-    kernel(grid, (_THREADS,), out, rows, indices, out.stride(0) // vec, num_vecs)
+    stretches = -(-num_vecs // _THREADS)
+    together = tokens_a_thread(num_rows, num_vecs, stretches, open_device(rows.get_device()).num_sms)
+    kernel = _kernel(rows.get_device(), *types, vec, together)
+    grid = (-(-num_rows // together), stretches)
+    kernel(grid, (_THREADS,), out, rows, indices, num_rows, out.stride(0) // vec, num_vecs)
 
 
 def prepare(rows: Tensor, indices: Tensor) -> None:
-    """Compile, for rows and indices of such dtypes on their device, what a launch takes whose vectors are 16 bytes."""
+    """Compile, for rows and indices of such dtypes on their device, what launches take whose vectors are 16 bytes."""
     vec = _VECTOR_BYTES // rows.element_size()
-    _kernel(rows.get_device(), element_type(rows, "rows"), integer_type(indices, "indices"), vec)
+    for together in (1, *SEVERAL):
+        _kernel(rows.get_device(), element_type(rows, "rows"), integer_type(indices, "indices"), vec, together)
 
 
 @functools.cache
-def _kernel(index: int, element: str, integer: str, vec: int) -> Kernel:
+def _kernel(index: int, element: str, integer: str, vec: int, together: int) -> Kernel:
     return load(
         "place_rows",
         "place_rows",
-        "PPPqi",
+        "PPPqqi",
         torch.device("cuda", index),
         DTYPE=element,
         INDEX=integer,
         VEC=vec,
         THREADS=_THREADS,
+        ROWS=together,
     )

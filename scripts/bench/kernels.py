@@ -26,6 +26,7 @@ from headrace.kernels.heads import HeadNorm
 from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.layer_norm import layer_norm
 from headrace.kernels.page_copy import copy_pages
+from headrace.kernels.place_rows import place_rows
 from headrace.kernels.pooling import pool
 from headrace.kernels.rms_norm import rms_norm
 from headrace.kernels.rotary import rotary_table
@@ -161,6 +162,20 @@ def gathers() -> Iterator[Case]:
             )
 
 
+def placements() -> Iterator[Case]:
+    """Queries of a step's sampled tokens among queries, keys and values."""
+    for (width, out_width), n in product(((2048, 4096), (4096, 6144)), NUM_ROWS):
+        rows, out = normal(n, width), normal(n, out_width)
+        indices = torch.randperm(n, device=DEVICE)
+        yield Case(
+            f"place_rows/{n}x{width}",
+            2 * rows.nbytes,
+            partial(place_rows, rows, indices, out),
+            partial(out[:, :width].index_copy_, 0, indices, rows),
+            "torch index_copy_",
+        )
+
+
 def rotaries() -> Iterator[Case]:
     for (name, num_heads, normed), n in product((("l8b", 32, False), ("q06", 16, True)), NUM_ROWS):
         qkv, query = normal(n, (num_heads + 16) * 128), normal(n, num_heads, 128)
@@ -245,7 +260,8 @@ def _move(pages: Tensor, source: Tensor, target: Tensor) -> None:
 
 
 def cases() -> Iterator[Case]:
-    for kind in (norms, softmaxes, activations, gathers, rotaries, page_moves, additions, encoder_embeddings, poolings):
+    gathers_and_moves = (gathers, placements, rotaries, page_moves)
+    for kind in (norms, softmaxes, activations, *gathers_and_moves, additions, encoder_embeddings, poolings):
         yield from kind()
 
 
