@@ -21,6 +21,17 @@ def test_rows_lie_where_their_indices_say_and_nothing_else_changes(
     assert torch.equal(out, expected)
 
 
+@pytest.mark.parametrize("num_rows", [2001, 3203])
+@pytest.mark.parametrize("width", [7, 96])
+def test_many_rows_are_placed_several_a_thread(device: torch.device, num_rows: int, width: int) -> None:
+    rows, out = (torch.randn(num_rows, wide, device=device, dtype=torch.bfloat16) for wide in (width, width + 16))
+    indices = torch.randperm(num_rows, device=device)
+    expected = out.clone()
+    expected[indices, :width] = rows
+    place_rows(rows, indices, out)
+    assert torch.equal(out, expected)
+
+
 def test_no_rows_are_placed_and_wider_ones_refused(device: torch.device) -> None:
     rows, indices, out = (
         torch.randn(3, 8, device=device),

@@ -96,20 +96,16 @@ def moved_rows() -> Iterator[Computed]:
         ours = embedding(token_ids.cuda(), weight.cuda(), first_id=7, out=room(weight, num_tokens, width))
         truth = reference.embedding(token_ids, weight, first_id=7)
         yield Computed(f"gather, {dtype}, {num_tokens} x {width}", ours, truth)
-    for dtype, index, width, beside in (
-        (torch.bfloat16, torch.int64, 4096, 2048),
-        (torch.bfloat16, torch.int32, 7, 3),
-        (torch.float32, torch.int64, 5000, 0),
+    for dtype, index, num_rows, width, beside in (
+        (torch.bfloat16, torch.int64, 9, 4096, 2048),
+        (torch.bfloat16, torch.int32, 3203, 7, 3),
+        (torch.float32, torch.int64, 9, 5000, 0),
     ):
-        rows, wider, indices = (
-            normal(9, width, dtype=dtype),
-            normal(50, width + beside, dtype=dtype),
-            torch.randperm(50),
-        )
-        out, truth = wider.cuda(), wider.clone()
-        place_rows(rows.cuda(), indices[:9].to(index).cuda(), out)
-        truth[indices[:9], :width] = rows
-        yield Computed(f"rows placed, {dtype}, {width} of {width + beside}", out, truth)
+        rows, wider = normal(num_rows, width, dtype=dtype), normal(2 * num_rows, width + beside, dtype=dtype)
+        out, truth, indices = wider.cuda(), wider.clone(), torch.randperm(2 * num_rows)[:num_rows]
+        place_rows(rows.cuda(), indices.to(index).cuda(), out)
+        truth[indices, :width] = rows
+        yield Computed(f"rows placed, {dtype}, {num_rows} x {width} of {width + beside}", out, truth)
     for dtype, count in ((torch.bfloat16, 7), (torch.float16, 5000), (torch.float32, 30002)):
         x, y = normal(count, dtype=dtype), normal(count, dtype=dtype)
         ours = x.cuda()
