@@ -16,7 +16,9 @@ from headrace.errors import KernelError
 from headrace.kernels.checks import require
 from headrace.kernels.device import Device, open_device
 from headrace.kernels.launch import Kernel, load
+from headrace.kernels.prefill_ring import Ring, choose_ring, rings_for
 from headrace.kernels.prefill_shape import UNIT_KEYS, Block, PrefillShape, choose_block
+from headrace.kernels.ring_attention import RingAttention
 from headrace.kernels.rotary_kv import KVPages, Rotary
 
 _PLAN_THREADS = 512
@@ -35,6 +37,7 @@ class PrefillAttention:
         device: a GPU; without an index, torch's current one.
         workspace: uint8, at least ``workspace_bytes`` long, 16-byte aligned; default: torch allocates it.
         block: default: ``choose_block``; steps that do not fill the GPU take blocks of half as many rows.
+        ring: what all steps take instead; default: ``choose_ring``'s for prompts, unless a block is given.
         rotates: whether queries come as they were before rotation.
 
     Raises:
@@ -47,16 +50,20 @@ class PrefillAttention:
         device: torch.device,
         workspace: Tensor | None = None,
         block: Block | None = None,
+        ring: Ring | None = None,
         *,
         rotates: bool = False,
     ) -> None:
         opened = _open(device)
         self.shape = shape
         self._num_sms = opened.num_sms
+        self._ring = ring
+        rings = (ring,) if ring else () if block else rings_for(shape, opened.arch)
+        self._rings = {each: RingAttention(shape, replace(each, rotates=rotates), opened.index) for each in rings}
         block = block or choose_block(shape, opened.shared_bytes, opened.arch)
         self._large = replace(block, rotates=rotates)
         self._small = self._large.halved()
-        self._block = self._large
+        self._block: Block | Ring = self._large
         self._plan_kernel = _plan_kernel(opened.index)
         self._kernels = {
             each: _kernel(opened.index, shape.dtype, shape.head_dim, each)
@@ -111,7 +118,7 @@ class PrefillAttention:
         require(query_starts, "query_starts", (num_rows + 1,), torch.int32, alignment=4)
         chunks = num_rows if most_chunks is None else min(most_chunks, num_rows)
         num_queries = min(chunks, num_tokens) if only_last else num_tokens
-        self._block = self._choose(num_queries)
+        self._block = self._choose(num_queries, chunks)
         self._shared_bytes = self._block.shared_bytes(shape.dtype, shape.head_dim)
         self._num_items = self._block.num_items(shape.group, chunks, num_queries)
         self._plan_kernel(
@@ -141,7 +148,7 @@ class PrefillAttention:
                 queries attend.
             query: the same shape; tokens may be strided (a slice of a wider tensor).
             pages: keys and values, this step's own among them; a page's tokens of one head are contiguous, pages and
-                heads may be strided. Only pages that a row's length (and window) reaches are looked up.
+                heads lie whole tokens apart. Only pages that a row's length (and window) reaches are looked up.
             window: keys that a token sees at most, itself included; None: all before it.
             scale: of scores, above 0; default: ``head_dim ** -0.5``.
             rotary: angles of these tokens, where attention rotates: for whole heads, not interleaved. Else None.
@@ -159,9 +166,14 @@ class PrefillAttention:
         self._check_tokens(out, query)
         self._check_pages(pages)
         self._check_angles(rotary, num_tokens)
-        self._kernels[self._block](
+        block = self._block
+        if isinstance(block, Ring):
+            attend = self._rings[block]
+            attend(out, query, pages, self._plan, self._num_items, window=window or 0, scale=scale, rotary=rotary)
+            return
+        self._kernels[block](
             (self._num_items * shape.num_kv_heads, 1),
-            (32 * self._block.warps, 1, 1),
+            (32 * block.warps, 1, 1),
             *(out, query, pages.keys, pages.values, pages.page_table, self._plan),
             *(shape.num_kv_heads, shape.group, 65536 // shape.group + 1),
             *(pages.page_table.shape[1], shape.page_size // UNIT_KEYS, window or 0),
@@ -170,9 +182,12 @@ class PrefillAttention:
             shared_bytes=self._shared_bytes,
         )
 
-    def _choose(self, num_tokens: int) -> Block:
-        """Take smaller blocks where larger ones would leave multiprocessors without any."""
+    def _choose(self, num_tokens: int, num_chunks: int) -> Block | Ring:
+        """Take the ring for long prompts, and smaller blocks where larger ones would leave multiprocessors without."""
         shape, large = self.shape, self._large
+        ring = self._ring or (choose_ring(shape, num_tokens, num_chunks, self._num_sms) if self._rings else None)
+        if ring:
+            return ring
         num_blocks = -(-num_tokens * shape.group // large.rows) * shape.num_kv_heads
         return self._small if self._small is not None and num_blocks < self._num_sms else large
 

@@ -38,7 +38,13 @@ def tensor_map(x: Tensor, box_rows: int) -> bytes:
     """
     if x.dim() != 2 or x.stride(1) != 1 or x.dtype not in _TYPES:
         raise KernelError(f"a tensor map wants rows of bf16 or fp16, not {tuple(x.shape)} of {x.dtype}")
-    return _encoded(x.data_ptr(), *x.shape, x.stride(0) * x.element_size(), _TYPES[x.dtype], box_rows)
+    rows, columns = x.shape
+    return rows_map(x.data_ptr(), rows, columns, x.stride(0) * x.element_size(), x.dtype, box_rows)
+
+
+def rows_map(address: int, rows: int, columns: int, pitch_bytes: int, dtype: torch.dtype, box_rows: int) -> bytes:
+    """Encode a map of rows for which there is no tensor of two dimensions; see ``tensor_map``."""
+    return _encoded(address, rows, columns, pitch_bytes, _TYPES[dtype], box_rows)
 
 
 @functools.lru_cache(maxsize=1 << 14)

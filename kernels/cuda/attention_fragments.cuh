@@ -22,6 +22,7 @@ struct TileSoftmax {
     static_assert(BLOCK_ROWS == WARPS * WARP_ROWS && (!WARPGROUPS || (ROW_TILES == 1 && BLOCK_KEYS == 64)));
 
     using Scores = float[ROW_TILES][2 * KEY_TILES][4];
+    using Factors = float[ROW_TILES][2];
 
     float sums[ROW_TILES][2 * STEPS][4];
     float most[ROW_TILES][2], weight[ROW_TILES][2];  // scaled reference; weight: of this lane's keys
@@ -135,7 +136,13 @@ struct TileSoftmax {
     // Scores become weights. MAY_SEE_NONE: rows may not have seen a key yet.
     template <bool MAY_SEE_NONE>
     __device__ __forceinline__ void weigh(Scores& score, float scale) {
-        float factor[ROW_TILES][2];
+        Factors factor;
+        if (weigh<MAY_SEE_NONE>(score, scale, factor)) rescale(factor);
+    }
+
+    // The same, but that sums are left as they are; says whether any of the warp's is to be scaled by its factor.
+    template <bool MAY_SEE_NONE>
+    __device__ __forceinline__ bool weigh(Scores& score, float scale, Factors& factor) {
         bool rescaled = false;
 #pragma unroll
         for (int m = 0; m < ROW_TILES; m++)
@@ -165,7 +172,10 @@ struct TileSoftmax {
                     }
                 weight[m][h] = fmaf(weight[m][h], factor[m][h], total);
             }
-        if (!__any_sync(ALL_LANES, rescaled)) return;
+        return __any_sync(ALL_LANES, rescaled);
+    }
+
+    __device__ __forceinline__ void rescale(const Factors& factor) {
 #pragma unroll
         for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll

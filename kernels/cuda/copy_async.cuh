@@ -56,6 +56,10 @@ __device__ __forceinline__ void write_shared(uint32_t address, uint4 value) {
                  : "memory");
 }
 
+__device__ __forceinline__ void write_shared(uint32_t address, uint32_t value) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
 #if __CUDA_ARCH__ >= 900
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, int num_arrivals) {

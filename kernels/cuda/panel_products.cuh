@@ -63,12 +63,18 @@ __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
+// What computes these is not moved behind here, and what uses them not before.
+template <int N>
+__device__ __forceinline__ void pin(float (&results)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(results[i])::"memory");
+}
+
 // Until all are done that have been committed; the compiler does not know that results are not there before.
 template <int N>
 __device__ __forceinline__ void wait_for_products(float (&results)[N]) {
     wait_for_products<0>();
-#pragma unroll
-    for (int i = 0; i < N; i++) asm volatile("" : "+f"(results[i])::"memory");
+    pin(results);
 }
 
 // The widest product there is of no more than ``left`` rows. One wide one reads a less often than two narrow ones.

@@ -4,7 +4,7 @@
 // A row of n queries has n * group pairs of a query and a head of its group, in this order; an item is up to block_rows
 // of them. Writes, for each of num_items items,
 //   plan[2i]:     {row, first pair, first token of the row, its number of queries},
-//   plan[2i + 1]: {its length, 0, 0, 0};
+//   plan[2i + 1]: {its length, 0, 0, 0}, where prefill_ring.cu counts in the first one's zeros;
 // items that no row needs have row -1. Tokens behind the last row's are a row of length 0. A row's last queries come
 // first, for they see the most keys; starts [num_rows + 2] is used in between. Where ``only_last``, a row's last query
 // is its only one, and what lies behind the last row has none.

@@ -27,6 +27,15 @@ __device__ __forceinline__ void copy_box(uint32_t to, const TensorMap& map, int 
         : "memory");
 }
 
+// The same for what may leave the second-level cache like anything else.
+__device__ __forceinline__ void copy_box(uint32_t to, const TensorMap& map, int row, int column, uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+            to),
+        "l"(&map), "r"(column), "r"(row), "r"(barrier)
+        : "memory");
+}
+
 // The same into the cluster's blocks that ``mask`` has a bit for, in each at the same addresses.
 __device__ __forceinline__ void copy_box_to_all(uint32_t to, const TensorMap& map, int row, int column,
                                                 uint32_t barrier, uint64_t policy, int mask) {

@@ -63,6 +63,12 @@ __device__ __forceinline__ void keep(const uint32_t (&used)[N][4]) {
                  "1, 1, 0, 0;\n}\n"                                                                                  \
                  : HEADRACE_32_SUMS(c, 0)                                                                            \
                  : "l"(a.descriptor()), "l"(b.descriptor()), "r"(add))
+#define HEADRACE_HELD_ROWS(TYPE)                                                                                      \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                        \
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " {" HEADRACE_SUMS_32                    \
+                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n"                                                    \
+                 : HEADRACE_32_SUMS(c, 0)                                                                             \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(add))
 #define HEADRACE_COLUMNS(SIZE, TYPE, NAMES, WEIGHTS, MATRIX, ...)                                             \
     asm volatile("wgmma.mma_async.sync.aligned.m64n" SIZE "k16.f32." TYPE "." TYPE " {" NAMES "}, {" WEIGHTS "}, " \
                  MATRIX ", 1, 1, 1, 1;\n"                                                                     \
@@ -80,6 +86,13 @@ template <typename T>
 __device__ __forceinline__ void multiply_rows(float (&c)[32], Matrix a, Matrix b, int add) {
     if constexpr (std::is_same_v<T, __half>) HEADRACE_ROWS("f16");
     else HEADRACE_ROWS("bf16");
+}
+
+// The same with a in registers.
+template <typename T>
+__device__ __forceinline__ void multiply_held_rows(float (&c)[32], const uint32_t (&a)[4], Matrix b, int add) {
+    if constexpr (std::is_same_v<T, __half>) HEADRACE_HELD_ROWS("f16");
+    else HEADRACE_HELD_ROWS("bf16");
 }
 
 // c [64 x 2 N] += a [64 x 16] b, b [16 x 2 N] of columns_matrix.

@@ -37,6 +37,7 @@ PROGRAMS: Mapping[str, Program] = {
     "decode_attentions": Program(attention.decode_attentions, ("decode_attention", "decode_plan")),
     "fused_decode_attentions": Program(attention.fused_decode_attentions, ("decode_attention", "decode_plan")),
     "prefill_attentions": Program(attention.prefill_attentions, ("prefill_attention", "prefill_plan")),
+    "ring_prefill_attentions": Program(attention.ring_prefill_attentions, ("prefill_ring", "prefill_plan")),
     "norms": Program(rows.norms, ("rms_norm", "layer_norm")),
     "softmaxes": Program(rows.softmaxes, ("softmax",)),
     "activations": Program(rows.activations, ("activation",)),

@@ -16,6 +16,8 @@ from headrace.kernels.encoder_attention import HEAD_DIMS, encoder_attention, mos
 from headrace.kernels.heads import HeadNorm, heads_of
 from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.prefill_attention import PrefillAttention
+from headrace.kernels.prefill_ring import LARGE, SMALL
+from headrace.kernels.prefill_ring import Ring as PrefillRing
 from headrace.kernels.prefill_shape import Block, PrefillShape
 from headrace.kernels.rotary import Rotary
 from headrace.testing.computed import Computed, normal, room
@@ -137,13 +139,14 @@ def fused_decode_attentions() -> Iterator[Computed]:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """How packed prompts attend: a case of ``prefill_attentions``; ``block`` None: what the shape's choice is."""
+    """How packed prompts attend: a case of ``prefill_attentions``; no ``block``, no ``ring``: the shape's choice."""
 
     dtype: torch.dtype
     head_dim: int
     group: int
     block: Block | None = None
     window: int | None = None
+    ring: PrefillRing | None = None
     rotates: bool = False
     only_last: bool = False
 
@@ -168,19 +171,36 @@ PROMPTS = [
 ]
 
 
+#: By the bulk copy engine (Hopper).
+RING_PROMPTS = [
+    Prompt(torch.bfloat16, 128, 4, ring=LARGE, rotates=True),
+    Prompt(torch.bfloat16, 128, 128, ring=LARGE, window=37),
+    Prompt(torch.float16, 128, 7, ring=SMALL, only_last=True),
+]
+
+
 def prefill_attentions() -> Iterator[Computed]:
     """Attention of packed prompts: whole ones, chunks, single queries, padding; rows about a tile's border."""
+    return _prefill_attentions(PROMPTS)
+
+
+def ring_prefill_attentions() -> Iterator[Computed]:
+    """The same by the bulk copy engine."""
+    return _prefill_attentions(RING_PROMPTS)
+
+
+def _prefill_attentions(cases: Sequence[Prompt]) -> Iterator[Computed]:
     rows = [(5, 5), (1, 130), (0, 0), (17, 33), (3, 0), (64, 64), (65, 200), (0, 9)]
     starts = torch.tensor([0, *accumulate(queries for queries, _ in rows)])
     lengths, num_tokens = torch.tensor([length for _, length in rows]), int(starts[-1])
-    for case in PROMPTS:
+    for case in cases:
         shape = PrefillShape(NUM_KV_HEADS, case.group, case.head_dim, case.dtype, len(rows), num_tokens, PAGE_SIZE)
         pages = Pages.of(lengths.tolist(), case.head_dim, case.dtype)
         query = normal(num_tokens, shape.num_heads, case.head_dim, dtype=case.dtype)
         rotary = _angles(num_tokens, case.head_dim) if case.rotates else None
         turned = query.double() if rotary is None else reference_fused.rotate(query.double(), rotary)
         truth = reference.prefill_attention(turned, pages.exact(), starts, lengths, window=case.window)
-        attention = PrefillAttention(shape, DEVICE, block=case.block, rotates=case.rotates)
+        attention = PrefillAttention(shape, DEVICE, block=case.block, ring=case.ring, rotates=case.rotates)
         out = room(query, *query.shape)
         attention.plan(starts.int().cuda(), lengths.int().cuda(), num_tokens, only_last=case.only_last)
         angles = None if rotary is None else Rotary(rotary.cosines.cuda(), rotary.sines.cuda())

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 #: What all attention to tiles of keys is made of.
 _TILES = ("attention_exact.cuh", "attention_fragments.cuh", "head_rows.cuh", "head_tiles.cuh", "panels.cuh")
 #: What products of rows by the bulk copy engine are made of.
-_PRODUCTS = ("meeting.cuh", "panel_step.cuh", "logistic.cuh", "head_rows.cuh", "panels.cuh")
+_PRODUCTS = ("meeting.cuh", "panel_step.cuh", "logistic.cuh", "quad.cuh", "head_rows.cuh", "panels.cuh")
 _DYNAMIC = re.compile(r"extern __shared__ __align__\([^)]*\) unsigned char memory\[\];")
 
 
@@ -48,6 +48,12 @@ def build_prefill(block: Block, dtype: torch.dtype, head_dim: int, folder: Path)
     return _build(
         "prefill", ("prefill_*.cu*", "plan.cuh", "rotate_pair.cuh", *_TILES), block.macros(dtype, head_dim), folder
     )
+
+
+def build_prefill_ring(macros: Mapping[str, Macro], folder: Path) -> ctypes.CDLL:
+    """Compile prefill attention by the bulk copy engine in an empty folder."""
+    parts = ("prefill_*.cu*", "plan.cuh", "rotate_pair.cuh", "quad.cuh", *_TILES)
+    return _build("prefill_ring", parts, macros, folder)
 
 
 def build_decode_plan(folder: Path) -> ctypes.CDLL:

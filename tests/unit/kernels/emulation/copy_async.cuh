@@ -43,6 +43,8 @@ inline uint4 read_shared(uint32_t address) {
 
 inline void write_shared(uint32_t address, uint4 value) { memcpy(emulated::all_memory + address, &value, 16); }
 
+inline void write_shared(uint32_t address, uint32_t value) { memcpy(emulated::all_memory + address, &value, 4); }
+
 inline uint64_t evict_first_policy() { return 0; }
 inline uint64_t evict_last_policy() { return 0; }
 

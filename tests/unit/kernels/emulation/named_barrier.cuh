@@ -11,4 +11,10 @@ void some_meet() {
     emulated::meet(barriers[emulated::rank()], THREADS);
 }
 
+template <int THREADS>
+void some_meet(int place) {
+    static emulated::Barrier barriers[8][16];
+    emulated::meet(barriers[emulated::rank()][place], THREADS);
+}
+
 }  // namespace headrace

@@ -16,7 +16,7 @@ struct Map {
 inline void prefetch_map(const TensorMap&) {}
 
 // Boxes are 128 bytes wide; the engine exchanges an address's bits 4 to 6 by bits 7 to 9.
-inline void copy_box(uint32_t to, const TensorMap& map, int row, int column, uint32_t barrier, uint64_t) {
+inline void copy_box(uint32_t to, const TensorMap& map, int row, int column, uint32_t barrier, uint64_t = 0) {
     Map at;
     memcpy(&at, map.encoded, sizeof(at));
     memset(emulated::all_memory + to, 255, at.box_rows * 128);

@@ -60,6 +60,27 @@ void multiply_rows(float (&c)[32], const Matrix& a, const Matrix& b, int add) {
     meet_warpgroup();
 }
 
+template <typename T>
+void multiply_held_rows(float (&c)[32], const uint32_t (&a)[4], const Matrix& b, int add) {
+    struct Operand {
+        uint32_t a[4];
+    };
+    const emulated::Slot* all = emulated::exchange(Operand{{a[0], a[1], a[2], a[3]}});
+    const int lane = threadIdx.x % WARP;
+    for (int i = 0; i < 32; i++) {
+        const int row = lane / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        float sum = 0;
+        for (int k = 0; k < 16; k++) {
+            const auto left = emulated::brought<Operand>(all[row % 8 * 4 + k % 8 / 2]);
+            T both[2];
+            memcpy(both, &left.a[row / 8 + k / 8 * 2], 4);
+            sum += to_float(both[k % 2]) * in_row<T>(b, column, k);
+        }
+        c[i] = add ? c[i] + sum : sum;
+    }
+    meet_warpgroup();
+}
+
 template <typename T, int N>
 void multiply_columns(float (&c)[N], const uint32_t (&a)[4], const Matrix& b) {
     struct Operand {
