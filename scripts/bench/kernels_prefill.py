@@ -54,6 +54,7 @@ def cases() -> Iterator[Case]:
     prompts = [(1024, 1024)] * 64
     lengths = torch.randint(1, 2048, (64,), generator=torch.Generator().manual_seed(0)).tolist()
     yield Case("64x1024", prompts)
+    yield Case("8x1024", prompts[:8])
     for rows, queries in ((256, 128), (16, 512), (1, 512), (1, 2048), (1, 4096), (4, 16384)):
         yield Case(f"{rows}x{queries}", [(queries, queries)] * rows)
     yield Case("64xragged", [(length, length) for length in lengths])
@@ -80,6 +81,10 @@ def cases() -> Iterator[Case]:
             name = f"64x1024_{heads * group}on{heads}x{head_dim}_single_warps"
             yield Case(name, prompts, shape, block=block, beside_torch=False)
         block, shape = Block(128, 64, warpgroups=True), replace(L8B, head_dim=64)
+        yield Case("64x1024_without_ring", prompts, block=block, beside_torch=False)
+        yield Case("8x1024_without_ring", prompts[:8], block=block, beside_torch=False)
+        yield Case("1x4096_without_ring", [(4096, 4096)], block=block, beside_torch=False)
+        yield Case("4x512on4096_without_ring", [(512, 4608)] * 4, block=block, beside_torch=False)
         yield Case("64x1024_32on8x64_blocks_of_128", prompts, shape, block=block, beside_torch=False)
     for heads, group, head_dim in ((8, 2, 128), (32, 1, 128), (8, 4, 64), (32, 1, 80), (8, 3, 96), (4, 4, 256)):
         shape = replace(L8B, num_kv_heads=heads, group=group, head_dim=head_dim)
