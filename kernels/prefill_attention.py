@@ -1,8 +1,9 @@
 """Attention of rows with several query tokens each, packed one after the other, over keys and values in pages.
 
 ``cuda/prefill_attention.cu`` computes, or ``cuda/prefill_ring.cu`` to the same bits (``prefill_ring`` says when);
-``cuda/prefill_plan.cu`` shares the work out, ``reference_attention`` is the oracle. Once a step ``plan``, then once a layer ``run``: both read rows and lengths on the device, so that a captured
-graph serves any cut of the same number of tokens into the same number of rows.
+``cuda/prefill_plan.cu`` shares the work out, ``reference_attention`` is the oracle. Once a step ``plan``, then once a
+layer ``run``: both read rows and lengths on the device, so that a captured graph serves any cut of the same number of
+tokens into the same number of rows.
 """
 
 import functools
