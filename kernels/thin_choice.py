@@ -5,7 +5,7 @@ Pure arithmetic; ``thin_product`` launches, ``cuda_products`` asks (docs/bench/t
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: Rows of x that the kernel takes, and up to which it is the choice for every shape measured.
 MOST_TOKENS = 32
@@ -137,7 +137,7 @@ def _tilings(product: Product, *, normed: bool) -> Iterator[Tiling]:
     """Tilings from the fastest on; the first that fits is taken."""
     num_tokens, out_features, in_features = product.num_tokens, product.out_features, product.in_features
     if in_features <= 2048:
-        yield from _tilings_of_short_rows(num_tokens, out_features, normed=normed)
+        yield from _tilings_of_short_rows(product, normed=normed)
     elif in_features < 4096:
         if num_tokens <= 4:
             yield Tiling(8, 3072, 1, 8, x_in_shared=True, blocks=2, alone=True)
@@ -148,12 +148,20 @@ def _tilings(product: Product, *, normed: bool) -> Iterator[Tiling]:
         # Copies of 4 KB are the fastest; where x leaves them no room, more than 64 KB in flight slows memory down.
         yield Tiling(16, 2048, 3, 8, x_in_shared=True, blocks=1)
         yield Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1, alone=True, dealt=out_features > 4096)
+    elif num_tokens == 1:
+        yield Tiling(8, 1024, 6, 8, x_in_shared=False, blocks=1, alone=True, dealt=True)
 
 
-def _tilings_of_short_rows(num_tokens: int, out_features: int, *, normed: bool) -> Iterator[Tiling]:
+def _tilings_of_short_rows(product: Product, *, normed: bool) -> Iterator[Tiling]:
     """A row is soon read: a kernel is its beginning and its end, and what hides them is a ring for all of its part."""
+    num_tokens, out_features = product.num_tokens, product.out_features
     very_few, tall = num_tokens <= 4, out_features > _TALL
     if normed:
+        narrow = Tiling(16, 512, 4, 4, x_in_shared=True, dealt=True)
+        if tall and narrow.can_norm(replace(product, num_tokens=FEW_TOKENS)):
+            yield narrow  # of any number of tokens: the order of a sum follows from the number of warps
+        if num_tokens <= 2 and out_features <= 4096:
+            yield Tiling(16, 512, 2, 8, x_in_shared=True, blocks=2, alone=True)
         if num_tokens > 2 if tall else very_few:
             yield Tiling(32, 1024, 2, 8, x_in_shared=True, blocks=1, alone=True, dealt=tall)
         yield Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2, dealt=tall)
@@ -169,7 +177,7 @@ def _tilings_of_short_rows(num_tokens: int, out_features: int, *, normed: bool) 
         # A block for each tile, and its columns on their way at once; a block's own copy of x would come late.
         yield Tiling(16, 512, 2, 4, x_in_shared=False, alone=True)
     elif num_tokens <= 2:
-        yield Tiling(16, 256, 4, 4, x_in_shared=False)
+        yield Tiling(32, 512, 2, 4, x_in_shared=False, blocks=2, alone=True)
     else:
         yield Tiling(16, 256, 2, 4, x_in_shared=False, alone=True)
 
