@@ -141,12 +141,10 @@ def _many(x: Tensor, linear: Linear, *, gated: bool = False) -> MiddleProduct | 
     product = _product(x, linear)
     if x.shape[0] > middle_choice.MOST_TOKENS:
         return None if wide_choice.choose(product) is None else linear.wide
-    if middle_choice.is_best(product, gated=gated):
-        return linear.middle
     if x.shape[0] <= FEW_TOKENS:
         linear.middle.load(gated=gated)
         linear.wide.load(gated=gated)
-    return None
+    return linear.middle if middle_choice.is_best(product, gated=gated) else None
 
 
 def _thin(x: Tensor, linear: Linear) -> ThinProduct | None:

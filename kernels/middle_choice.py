@@ -28,6 +28,8 @@ _RING_BYTES = 128 << 10
 _FEWEST_STAGES = 4  # that keep memory busy, however large they are
 _SMALL_WEIGHT_BYTES = 16 << 20
 _MANY_ROWS = 1 << 16  # of the weight
+# Weights with which so many tokens are enough, however few.
+_FEW, _LEAST_FEW = ((6144, 4096), (4096, 4096)), 4
 
 # Of an H200, for what has not been measured: bytes a microsecond from memory and into a multiprocessor, and the
 # microseconds that a cluster's blocks take to add their sums up.
@@ -111,8 +113,11 @@ def takes(product: Product, *, gated: bool = False) -> bool:
 
 def is_best(product: Product, *, gated: bool = False) -> bool:
     """Say whether the kernel was measured to be the fastest, with what it joins and what may start early behind it."""
-    if product.num_tokens <= FEW_TOKENS or not takes(product, gated=gated):
+    if not takes(product, gated=gated):
         return False
+    if product.num_tokens <= FEW_TOKENS:
+        # Of a gate, and of longer or shorter rows, the thin product is as fast.
+        return (product.out_features, product.in_features) in _FEW and product.num_tokens >= _LEAST_FEW
     if product.num_tokens <= 2 * FEW_TOKENS and max(product.out_features, product.in_features) <= 2048:
         return False  # the thin product's
     # With a head, cuBLAS is as fast.

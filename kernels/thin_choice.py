@@ -5,7 +5,7 @@ Pure arithmetic; ``thin_product`` launches, ``cuda_products`` asks (docs/bench/t
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 #: Rows of x that the kernel takes, and up to which it is the choice for every shape measured.
 MOST_TOKENS = 32
@@ -24,6 +24,7 @@ _MOST_X_PIECES = 32
 _PROCESSOR_BYTES = 228 << 10  # of shared memory
 _TALL = 1 << 14  # rows of the weight
 _WARP = 32
+_BETTER_APART = (3, 4)  # rows of x that a tall product with short rows does not norm
 _DEALT_PART = 8  # of a block's tiles, one in so many is dealt
 
 
@@ -157,14 +158,13 @@ def _tilings_of_short_rows(product: Product, *, normed: bool) -> Iterator[Tiling
     num_tokens, out_features = product.num_tokens, product.out_features
     very_few, tall = num_tokens <= 4, out_features > _TALL
     if normed:
-        narrow = Tiling(16, 512, 4, 4, x_in_shared=True, dealt=True)
-        if tall and narrow.can_norm(replace(product, num_tokens=FEW_TOKENS)):
-            yield narrow  # of any number of tokens: the order of a sum follows from the number of warps
-        if num_tokens <= 2 and out_features <= 4096:
+        # In one round of a ring, where that is not too little for many rows of x.
+        if not tall and product.in_features <= 1024 and (very_few or out_features <= 4096):
             yield Tiling(16, 512, 2, 8, x_in_shared=True, blocks=2, alone=True)
-        if num_tokens > 2 if tall else very_few:
-            yield Tiling(32, 1024, 2, 8, x_in_shared=True, blocks=1, alone=True, dealt=tall)
-        yield Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2, dealt=tall)
+        elif not tall and very_few:
+            yield Tiling(32, 1024, 2, 8, x_in_shared=True, blocks=1, alone=True)
+        if not tall or num_tokens not in _BETTER_APART:
+            yield Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2, dealt=tall)
     elif out_features <= 2048:
         if very_few:
             yield Tiling(8, 2048, 2, 8, x_in_shared=True, blocks=1, alone=True)

@@ -75,8 +75,15 @@ def test_one_that_is_to_be_alone_leaves_no_room_for_one_more(product: Product, f
 
 
 def test_few_tokens_small_weights_heads_and_odd_widths_are_left_to_others() -> None:
-    assert not is_best(Product(FEW_TOKENS, 4096, 4096))
-    assert is_best(Product(FEW_TOKENS + 1, 4096, 4096))
+    assert not is_best(Product(FEW_TOKENS, 4096, 14336))
+    assert is_best(Product(FEW_TOKENS + 1, 4096, 14336))
+    assert [is_best(Product(num_tokens, 4096, 4096)) for num_tokens in (1, 3, 4, 8, 9)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert is_best(Product(MOST_TOKENS, 4096, 4096))
     assert not is_best(Product(MOST_TOKENS + 1, 4096, 4096))
     assert not is_best(Product(16, 1024, 2048))
