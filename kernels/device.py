@@ -29,6 +29,7 @@ class Device:
         l2_bytes: size of the second-level cache.
         shared_bytes: shared memory that one block may ask for.
         context: the primary context, PyCUDA's object.
+        launches_early: whether kernels may begin before the one in front of them has ended.
     """
 
     index: int
@@ -37,6 +38,7 @@ class Device:
     l2_bytes: int
     shared_bytes: int
     context: Any
+    launches_early: bool = False
     _streams: dict[int, Any] = field(default_factory=dict)
     _modules: list[Any] = field(default_factory=list)
     _detour: torch.cuda.ExternalStream = field(init=False)
@@ -53,6 +55,24 @@ class Device:
             yield
         finally:
             self.context.pop()
+
+    @contextmanager
+    def launching_early(self) -> Iterator[None]:
+        """Let kernels that are launched within, on streams of ours, begin before the one in front of them has ended.
+
+        Only kernels from ``cuda/`` may be, which wait by themselves; GPUs before Hopper have no instruction for it.
+        """
+        before = self.launches_early
+        self.launches_early = self.starts_early
+        try:
+            yield
+        finally:
+            self.launches_early = before
+
+    @property
+    def starts_early(self) -> bool:
+        """Whether kernels of this GPU have an instruction to wait by."""
+        return int(self.arch.removeprefix("sm_").rstrip("a")) >= 90
 
     def load(self, machine_code: bytes) -> Any:
         """Load a cubin as a PyCUDA module, which lives until the process ends."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from headrace.errors import KernelError
 from headrace.kernels.build import Macro, Target, cubin
 from headrace.kernels.device import Device, open_device
+from headrace.kernels.early_launch import EarlyLaunch
 from headrace.kernels.tensor_map import MAP_BYTES
 
 Argument = Tensor | bytes | int | float | None
@@ -39,7 +40,15 @@ class Kernel:
         max_threads: of a block.
     """
 
-    def __init__(self, function: Any, params: str, device: Device, name: str, shared_bytes: int) -> None:
+    def __init__(
+        self,
+        function: Any,
+        params: str,
+        device: Device,
+        name: str,
+        shared_bytes: int,
+        early: EarlyLaunch | None = None,
+    ) -> None:
         self.device = device
         self.num_registers: int = function.num_regs
         self.local_bytes: int = function.local_size_bytes
@@ -52,6 +61,7 @@ class Kernel:
         self._pack = struct.Struct(_packed(params)).pack
         # PyCUDA's prepared_async_call is this behind a call of the driver and a look for textures, a fifth of its time.
         self._launch = function._launch_kernel
+        self._early = early
 
     def __call__(self, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
         """Launch on torch's current stream; the caller keeps tensors alive as with any of torch's operations.
@@ -91,11 +101,13 @@ class Kernel:
     def _launch_on_current(self, grid: Extent, block: Extent, packed: bytes, shared_bytes: int) -> None:
         handle: int = torch._C._cuda_getCurrentRawStream(self._index)
         stream = self.device.own_stream(handle)
-        if stream is not None:
+        if stream is not None and self._early is not None and self.device.launches_early:
+            self._early(grid, block, packed, shared_bytes, handle)
+        elif stream is not None:
             self._launch(grid, block, packed, shared_bytes, stream)
-            return
-        with self.device.launched_on(handle) as stream:
-            self._launch(grid, block, packed, shared_bytes, stream)
+        else:
+            with self.device.launched_on(handle) as stream:
+                self._launch(grid, block, packed, shared_bytes, stream)
 
     def _values(self, arguments: tuple[Argument, ...]) -> list[bytes | int | float]:
         index = self._index
@@ -151,8 +163,7 @@ def load(
             f"{entry} wants {shared_bytes} bytes of shared memory a block; there are {opened.shared_bytes}"
         )
     _entries.add(entry)
-    module = opened.load(cubin(Target.of(source, opened.arch, defines)))
-    return _prepared(module, opened, entry, params, shared_bytes)
+    return _prepared(cubin(Target.of(source, opened.arch, defines)), opened, entry, params, shared_bytes)
 
 
 def _packed(params: str) -> str:
@@ -164,7 +175,8 @@ def _packed(params: str) -> str:
 def _refusals() -> tuple[type[Exception], ...]:
     import pycuda.driver
 
-    return pycuda.driver.Error, struct.error, OverflowError  # the last of extents that no 32 bits hold
+    # The third of extents that no 32 bits hold.
+    return pycuda.driver.Error, struct.error, OverflowError, KernelError
 
 
 def is_ours(name: str) -> bool:
@@ -172,9 +184,10 @@ def is_ours(name: str) -> bool:
     return name in _entries
 
 
-def _prepared(module: Any, device: Device, entry: str, params: str, shared_bytes: int) -> Kernel:
+def _prepared(machine_code: bytes, device: Device, entry: str, params: str, shared_bytes: int) -> Kernel:
     import pycuda.driver
 
+    module = device.load(machine_code)
     with device.entered():
         try:
             function = module.get_function(entry)
@@ -183,4 +196,7 @@ def _prepared(module: Any, device: Device, entry: str, params: str, shared_bytes
                 function.set_attribute(attribute, shared_bytes)
         except pycuda.driver.Error as error:
             raise KernelError(f"{entry} cannot be prepared: {error}") from error
-        return Kernel(function, params, device, entry, shared_bytes)
+        early = None
+        if device.starts_early:
+            early = EarlyLaunch(machine_code, entry, shared_bytes, struct.calcsize(_packed(params)))
+        return Kernel(function, params, device, entry, shared_bytes, early)

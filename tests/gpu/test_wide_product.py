@@ -207,6 +207,10 @@ def test_launches_that_start_early_have_the_bits_of_launches_in_turn(
             graph.replay()
         torch.cuda.synchronize()
         assert torch.equal(found, expected)
+        with torch.cuda.stream(stream), open_device(device.index or 0).launching_early():
+            one_by_one = chain(products, norm, first.clone(), tilings)  # type: ignore[arg-type]
+        torch.cuda.synchronize()
+        assert torch.equal(one_by_one, expected)
 
 
 def test_the_table_of_operations_takes_it_where_it_was_measured_to_win(

@@ -208,6 +208,7 @@ class DeviceEngine:
             max_tokens=sizes.max_tokens,
             keep=keep,
             prompt_graphs=prompt_graphs,
+            launching=open_device(self.device.index).launching_early,
         )
 
     def _engine_of(self, steps: DeviceSteps, pages: Pages, kv_tokens: int) -> Engine:

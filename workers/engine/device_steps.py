@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,6 +48,7 @@ class DeviceSteps:
         keep: lays a step's results out for good, by numbers of tokens and of sampled ones, as graphs want it; None:
             nothing is captured.
         prompt_graphs: graphs of steps with prompts that are kept; 0: these are not captured.
+        launching: entered while steps with prompts are launched kernel by kernel; see ``Device.launching_early``.
 
     Attributes:
         rows: as given.
@@ -66,6 +67,7 @@ class DeviceSteps:
         max_tokens: int,
         keep: Callable[[tuple[int, int]], None] | None = None,
         prompt_graphs: int = 0,
+        launching: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.rows = rows
         self.stream = stream
@@ -78,6 +80,7 @@ class DeviceSteps:
         self._logits: dict[tuple[int, Kind | None], Tensor] = {}
         self._max_tokens = max_tokens
         self._num_steps = 0
+        self._launching = launching
         self._prompt_graphs: PromptGraphs | None = None
         if keep is not None and prompt_graphs:
             self._prompt_graphs = PromptGraphs(stream, operations.lay_out, prompt_graphs)
@@ -169,7 +172,11 @@ class DeviceSteps:
         ruled = group is not None and group.kind.is_ruled
         kind = None if group is None or ruled else group.kind
         launch = partial(self._launch_mixed, packed, kind)
-        logits = graphs.run((size, kind), launch) if graphs is not None and padded else launch()
+        if graphs is not None and padded:
+            logits = graphs.run((size, kind), launch)
+        else:
+            with self._launching():
+                logits = launch()
         if group is not None and ruled and logits is not None:
             sampler.draw(logits, packed.places, group.kind)
         sent = sampler.results.send(

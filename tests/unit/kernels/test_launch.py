@@ -34,6 +34,7 @@ class Function:
 
 class OneDevice:
     index = INDEX
+    launches_early = False
 
     def own_stream(self, handle: int) -> str | None:
         return "ours" if handle == 7 else None
@@ -71,6 +72,24 @@ def test_a_stream_that_is_not_ours_is_met_by_one_that_is(function: Function, mon
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 8, raising=False)
     kernel(function, "i")((1,), (1,), 5)
     assert function.calls[0][2] == "detour of 8"
+
+
+def test_a_kernel_begins_early_where_its_device_says_so_and_the_stream_is_ours(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early: list[tuple[Any, ...]] = []
+    device: Any = OneDevice()
+    scale = Kernel(function, "i", device, "scale", 64, lambda *launch: early.append(launch))  # type: ignore[arg-type]
+    scale((1,), (1,), 5)
+    device.launches_early = True
+    scale((2,), (3,), 6, shared_bytes=8)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 8, raising=False)
+    scale((1,), (1,), 7)
+    assert early == [((2,), (3, 1, 1), struct.pack("i", 6), 8, 7)]
+    assert [call[2:4] for call in function.calls] == [
+        ("ours", struct.pack("i", 5)),
+        ("detour of 8", struct.pack("i", 7)),
+    ]
 
 
 def test_a_launch_that_the_driver_or_its_binding_refuses_is_a_kernels_error(
