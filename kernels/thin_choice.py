@@ -149,8 +149,6 @@ def _tilings(product: Product, *, normed: bool) -> Iterator[Tiling]:
         # Copies of 4 KB are the fastest; where x leaves them no room, more than 64 KB in flight slows memory down.
         yield Tiling(16, 2048, 3, 8, x_in_shared=True, blocks=1)
         yield Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1, alone=True, dealt=out_features > 4096)
-    elif num_tokens == 1:
-        yield Tiling(8, 1024, 6, 8, x_in_shared=False, blocks=1, alone=True, dealt=True)
 
 
 def _tilings_of_short_rows(product: Product, *, normed: bool) -> Iterator[Tiling]:
