@@ -24,7 +24,6 @@ _MOST_X_PIECES = 32
 _PROCESSOR_BYTES = 228 << 10  # of shared memory
 _TALL = 1 << 14  # rows of the weight
 _WARP = 32
-_BETTER_APART = (3, 4)  # rows of x that a tall product with short rows does not norm
 _DEALT_PART = 8  # of a block's tiles, one in so many is dealt
 
 
@@ -149,6 +148,8 @@ def _tilings(product: Product, *, normed: bool) -> Iterator[Tiling]:
         # Copies of 4 KB are the fastest; where x leaves them no room, more than 64 KB in flight slows memory down.
         yield Tiling(16, 2048, 3, 8, x_in_shared=True, blocks=1)
         yield Tiling(8, 1024, 4, 8, x_in_shared=True, blocks=1, alone=True, dealt=out_features > 4096)
+    elif num_tokens == 1:
+        yield Tiling(8, 1024, 6, 8, x_in_shared=False, blocks=1, alone=True, dealt=True)
 
 
 def _tilings_of_short_rows(product: Product, *, normed: bool) -> Iterator[Tiling]:
@@ -161,7 +162,8 @@ def _tilings_of_short_rows(product: Product, *, normed: bool) -> Iterator[Tiling
             yield Tiling(16, 512, 2, 8, x_in_shared=True, blocks=2, alone=True)
         elif not tall and very_few:
             yield Tiling(32, 1024, 2, 8, x_in_shared=True, blocks=1, alone=True)
-        if not tall or num_tokens not in _BETTER_APART:
+        # More rows of x before a tall product are better normed by a kernel of their own.
+        if not tall or num_tokens <= 2:
             yield Tiling(16, 1024, 3, 8, x_in_shared=True, blocks=2, dealt=tall)
     elif out_features <= 2048:
         if very_few:
