@@ -112,7 +112,7 @@ struct Shared {
             const int other = i - 4 * STAGES;
             int arrivals = 1;  // a stage's, or an item's, when it is full
             if (i < 4 * STAGES) arrivals = i / STAGES % 2 ? TEAM_WARPS * GROUPS : 1;
-            else if (other < 2 * GROUPS) arrivals = other < GROUPS ? QUERY_WARPS * WARP : TEAM_WARPS;
+            else if (other < 2 * GROUPS) arrivals = (other < GROUPS ? QUERY_WARPS : TEAM_WARPS) * WARP;
             else if (other >= 2 * GROUPS + ITEMS) arrivals = TEAM_WARPS * GROUPS + 1 + QUERY_WARPS;
             barrier_init(barrier(i), arrivals);
         }

@@ -176,8 +176,8 @@ struct Team {
         const uint32_t from = shared.held(number) + (warp_row + lane % 16) * ROW_BYTES;
 #pragma unroll
         for (int s = 0; s < STEPS; s++) load_matrices(all[s], from + swizzled(lane % 8, s * 32 + lane / 16 * 16));
-        __syncwarp();
-        tell(shared.query_empty(number));
+        // Every lane for itself: racecheck does not see that a warp's first lane speaks for those it has met.
+        barrier_arrive(shared.query_empty(number));
 #if ROTATES
 #pragma unroll
         for (int h = 0; h < 2; h++)
