@@ -156,7 +156,7 @@ def medians_us(operations: Sequence[Callable[[], None]]) -> list[float]:
 def main() -> None:
     wanted = arguments(__doc__ or "")
     need_gpu()
-    report = Report("scripts/bench/kernels_prefill_cudnn.py")
+    report = Report("scripts/bench/kernels_prefill_cudnn.py", saves=wanted.save)
     for case in CASES:
         data = Data(case)
         (own, out), (other, peer_out) = ours(data), cudnns(data)
