@@ -10,6 +10,7 @@ from typing import Any
 
 from headrace.bench.machine import Limits, Machine
 from headrace.bench.model_folder import write_model
+from headrace.bench.workload import Requests
 from headrace.errors import ConfigurationError
 from headrace.workers.engine.engine import Engine
 from headrace.workers.garbage import look_at_all, look_seldom
@@ -62,6 +63,7 @@ class Bench:
         self._folder = folder
         self._engine: tuple[str, Limits, Engine] | None = None
         self._models: dict[str, TemporaryDirectory[str]] = {}
+        self._num_requests_asked = 0
 
     def __enter__(self) -> "Bench":
         return self
@@ -74,6 +76,11 @@ class Bench:
     def vocab_size(self, shape: str) -> int:
         """Of a shape's model."""
         return int(self.shapes[shape]["vocab_size"])
+
+    def requests(self, shape: str) -> Requests:
+        """Give what makes a shape's requests, whose prompts nobody had before: an engine would find them again."""
+        self._num_requests_asked += 1
+        return Requests(self.vocab_size(shape), seed=self._num_requests_asked)
 
     def rounds(self) -> Iterator[int]:
         """Number the rounds of a case, as many as there is time for; the time runs from the first."""

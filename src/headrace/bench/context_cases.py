@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from headrace.bench.bench import Bench
 from headrace.bench.case import Case, Figure
 from headrace.bench.machine import Limits
-from headrace.bench.workload import Lengths, Requests
+from headrace.bench.workload import Lengths
 from headrace.errors import MeasurementError
 from headrace.testing.graph_timing import GraphTimer
 from headrace.workers.engine.engine import Engine
@@ -39,7 +39,7 @@ def cases(shape: str) -> list[Case]:
 def _measure(bench: Bench, *, shape: str, num_rows: int, num_keys: int) -> Iterator[Figure]:
     bench.machine.require_gpu("the rate of attention")
     rate = read_gb_per_s(bench)
-    engine, requests = bench.engine(shape, _LIMITS), Requests(bench.vocab_size(shape))
+    engine, requests = bench.engine(shape, _LIMITS), bench.requests(shape)
     for add in requests.adds([Lengths(num_keys, _NUM_NEW)] * num_rows):
         engine.add(add)
     drawn: set[int] = set()

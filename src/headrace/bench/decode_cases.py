@@ -38,5 +38,5 @@ def step_times_ms(bench: Bench, engine: Engine, requests: Requests, num_rows: in
 
 
 def _measure(bench: Bench, *, shape: str, num_rows: int) -> Iterator[Figure]:
-    steps_ms = step_times_ms(bench, bench.engine(shape), Requests(bench.vocab_size(shape)), num_rows)
+    steps_ms = step_times_ms(bench, bench.engine(shape), bench.requests(shape), num_rows)
     yield Figure.median("ms_per_step", steps_ms, "ms", *beside_vllm(_VLLM.get(shape, {}).get(num_rows)))

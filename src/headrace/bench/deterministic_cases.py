@@ -11,7 +11,6 @@ from headrace.bench.case import Case, Figure
 from headrace.bench.decode_cases import step_times_ms
 from headrace.bench.machine import Limits
 from headrace.bench.throughput_cases import prompt_rates
-from headrace.bench.workload import Requests
 
 _ROWS = (1, 32, 256)
 _PEER = "not deterministic"
@@ -24,7 +23,7 @@ def cases(shape: str) -> list[Case]:
 
 def _measure(bench: Bench, *, shape: str) -> Iterator[Figure]:
     bench.machine.require_gpu("a fixed order of sums")
-    engine, requests = bench.engine(shape, Limits(deterministic=True)), Requests(bench.vocab_size(shape))
+    engine, requests = bench.engine(shape, Limits(deterministic=True)), bench.requests(shape)
     for num_rows in _ROWS:
         plain = bench.results.get((f"decode/{shape}/{num_rows}", "ms_per_step"))
         steps_ms = step_times_ms(bench, engine, requests, num_rows)

@@ -28,12 +28,19 @@ class Driven:
         return self.num_tokens / self.seconds
 
 
-def drive(engine: Engine, adds: Sequence[Add]) -> Driven:
+def drive(engine: Engine, adds: Sequence[Add], *, alike: bool = False) -> Driven:
     """Add requests at once and run them to their ends.
 
+    Args:
+        engine: without rows.
+        adds: the requests.
+        alike: prompts may begin as others did.
+
     Raises:
-        MeasurementError: a request failed, or has not got the tokens that it asked for.
+        MeasurementError: a request failed, has not got the tokens that it asked for, or had a prompt that was not
+            computed.
     """
+    prefilled = engine.num_prefilled_tokens
     begin_s = time.perf_counter()
     for add in adds:
         engine.add(add)
@@ -44,7 +51,15 @@ def drive(engine: Engine, adds: Sequence[Add]) -> Driven:
     wanted = sum(add.params.max_tokens for add in adds)
     if num_tokens != wanted:
         raise MeasurementError(f"{num_tokens} tokens were drawn, not {wanted}")
+    if not alike:
+        _require_computed(adds, engine.num_prefilled_tokens - prefilled)
     return Driven(seconds, num_tokens)
+
+
+def _require_computed(adds: Sequence[Add], num_prefilled: int) -> None:
+    wanted = sum(len(add.prompt_ids) for add in adds)
+    if num_prefilled < wanted:
+        raise MeasurementError(f"{num_prefilled} of {wanted} prompt tokens were computed: others were found again")
 
 
 def _step(engine: Engine) -> tuple[tuple[int, int, str], ...]:
@@ -90,8 +105,9 @@ def serve(engine: Engine, adds: Sequence[Add], due_s: Sequence[float]) -> list[S
         due_s: when each arrives, after the beginning.
 
     Raises:
-        MeasurementError: a request failed.
+        MeasurementError: a request failed, or had a prompt that was not computed.
     """
+    prefilled = engine.num_prefilled_tokens
     served = {add.row: Served(due) for add, due in zip(adds, due_s, strict=True)}
     coming = list(zip(adds, due_s, strict=True))[::-1]
     begin_s = time.perf_counter()
@@ -108,6 +124,7 @@ def serve(engine: Engine, adds: Sequence[Add], due_s: Sequence[float]) -> list[S
             one.first_s = one.first_s or now_s
             one.last_s = now_s
             one.num_tokens += 1
+    _require_computed(adds, engine.num_prefilled_tokens - prefilled)
     return list(served.values())
 
 

@@ -13,7 +13,7 @@ from headrace.bench.bench import Bench
 from headrace.bench.case import Case, Figure
 from headrace.bench.driving import serve, warm_up
 from headrace.bench.throughput_cases import TEMPERATURE, throughput
-from headrace.bench.workload import Requests, ragged
+from headrace.bench.workload import ragged
 
 _PERCENTS = (50, 80, 95)
 
@@ -28,7 +28,7 @@ def cases(shape: str) -> list[Case]:
 
 def _measure(bench: Bench, *, shape: str, share: float) -> Iterator[Figure]:
     rate = throughput(bench, shape)
-    engine, requests = bench.engine(shape), Requests(bench.vocab_size(shape))
+    engine, requests = bench.engine(shape), bench.requests(shape)
     warm_up(engine, requests, bench.effort.num_requests)
     lengths = ragged(bench.effort.num_requests)
     per_s = share * rate / statistics.mean(each.output for each in lengths)

@@ -9,7 +9,6 @@ from functools import partial
 from headrace.bench.bench import Bench
 from headrace.bench.case import Case, Figure
 from headrace.bench.driving import drive
-from headrace.bench.workload import Requests
 
 _NUM_REQUESTS, _SHARED = 64, 2000
 
@@ -20,11 +19,11 @@ def cases(shape: str) -> list[Case]:
 
 
 def _measure(bench: Bench, *, shape: str) -> Iterator[Figure]:
-    engine, requests = bench.engine(shape), Requests(bench.vocab_size(shape))
+    engine, requests = bench.engine(shape), bench.requests(shape)
 
     def run(num_requests: int) -> tuple[float, int]:
         before, prompt = engine.num_prefilled_tokens, requests.prompt(_SHARED)
-        driven = drive(engine, [requests.add(prompt, 1) for _ in range(num_requests)])
+        driven = drive(engine, [requests.add(prompt, 1) for _ in range(num_requests)], alike=True)
         return driven.seconds * 1000, engine.num_prefilled_tokens - before
 
     run(1)

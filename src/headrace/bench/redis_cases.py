@@ -13,7 +13,7 @@ from headrace.bench.bench import Bench
 from headrace.bench.case import Case, Figure
 from headrace.bench.readers import Readers
 from headrace.bench.throughput_cases import TEMPERATURE, throughput
-from headrace.bench.workload import Lengths, Requests, falling, ragged
+from headrace.bench.workload import Lengths, falling, ragged
 from headrace.config import Settings
 from headrace.testing.fleet import Fleet
 from headrace.testing.servers import Server
@@ -26,7 +26,7 @@ def cases(shape: str) -> list[Case]:
 
 def _measure(bench: Bench, *, shape: str) -> Iterator[Figure]:
     alone = throughput(bench, shape)
-    requests = Requests(bench.vocab_size(shape))
+    requests = bench.requests(shape)
 
     def rate(lengths: list[Lengths]) -> float:
         adds = requests.adds(lengths, TEMPERATURE)

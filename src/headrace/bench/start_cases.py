@@ -40,7 +40,7 @@ def cases(shape: str) -> list[Case]:
 
 def _warm(bench: Bench, *, shape: str) -> Iterator[Figure]:
     with bench.model(shape) as folder:
-        prompt = Requests(bench.vocab_size(shape)).prompt(_PROMPT)
+        prompt = bench.requests(shape).prompt(_PROMPT)
         first_token_s(folder, prompt, bench.machine, {})
         seconds = [first_token_s(folder, prompt, bench.machine, {}) for _ in bench.rounds()]
     yield Figure.median("seconds", seconds, "s", _PEER, 30.0)
@@ -49,7 +49,7 @@ def _warm(bench: Bench, *, shape: str) -> Iterator[Figure]:
 def _cold(bench: Bench, *, shape: str) -> Iterator[Figure]:
     seconds = []
     with bench.model(shape) as folder:
-        prompt = Requests(bench.vocab_size(shape)).prompt(_PROMPT)
+        prompt = bench.requests(shape).prompt(_PROMPT)
         for _ in bench.rounds():
             _forget(folder)
             with tempfile.TemporaryDirectory() as cache:

@@ -35,14 +35,14 @@ def throughput(bench: Bench, shape: str) -> float:
     """Output tokens/s of an engine alone: as measured in this run, else one round of it."""
     key = f"throughput/{shape}", "output_tokens_per_s"
     if key not in bench.results:
-        engine, requests = bench.engine(shape), Requests(bench.vocab_size(shape))
+        engine, requests = bench.engine(shape), bench.requests(shape)
         warm_up(engine, requests, bench.effort.num_requests)
         bench.results[key] = drive(engine, requests.adds(ragged(bench.effort.num_requests), TEMPERATURE)).tokens_per_s
     return bench.results[key]
 
 
 def _throughput(bench: Bench, *, shape: str) -> Iterator[Figure]:
-    engine, requests = bench.engine(shape), Requests(bench.vocab_size(shape))
+    engine, requests = bench.engine(shape), bench.requests(shape)
     warm_up(engine, requests, bench.effort.num_requests)
     rates = [
         drive(engine, requests.adds(ragged(bench.effort.num_requests), TEMPERATURE)).tokens_per_s
@@ -52,7 +52,7 @@ def _throughput(bench: Bench, *, shape: str) -> Iterator[Figure]:
 
 
 def _idle(bench: Bench, *, shape: str) -> Iterator[Figure]:
-    engine, requests = bench.engine(shape), Requests(bench.vocab_size(shape))
+    engine, requests = bench.engine(shape), bench.requests(shape)
     warm_up(engine, requests, bench.effort.num_requests)
     meet_sizes(engine, requests.adds(ragged(bench.effort.num_requests), TEMPERATURE))
     shares = []
@@ -80,5 +80,5 @@ def prompt_rates(bench: Bench, engine: Engine, requests: Requests) -> list[float
 
 
 def _prefill(bench: Bench, *, shape: str) -> Iterator[Figure]:
-    rates = prompt_rates(bench, bench.engine(shape), Requests(bench.vocab_size(shape)))
+    rates = prompt_rates(bench, bench.engine(shape), bench.requests(shape))
     yield Figure.median("prompt_tokens_per_s", rates, "tokens/s", *beside_vllm(_PREFILL_VLLM.get(shape)))

@@ -121,6 +121,22 @@ def test_every_prompt_of_a_case_is_another_one() -> None:
     assert len(set(prompts)) == 100
 
 
+def test_no_case_asks_for_a_prompt_that_another_case_had(bench: Bench) -> None:
+    first, second = (bench.requests("L8B").adds([Lengths(40, 1)] * 50) for _ in range(2))
+    assert not {add.prompt_ids[:16] for add in first} & {add.prompt_ids[:16] for add in second}
+
+
+def test_prompts_that_are_found_again_are_no_measurement(bench: Bench) -> None:
+    engine, requests = bench.engine("L8B"), bench.requests("L8B")
+    prompt = requests.prompt(40)
+    drive(engine, [requests.add(prompt, 1)])
+    with pytest.raises(MeasurementError, match="of 40 prompt tokens were computed: others were found again"):
+        drive(engine, [requests.add(prompt, 1)])
+    with pytest.raises(MeasurementError, match="of 40 prompt tokens were computed"):
+        serve(engine, [requests.add(prompt, 1)], [0.0])
+    assert drive(engine, [requests.add(prompt, 1)], alike=True).num_tokens == 1
+
+
 def test_a_request_that_fails_ends_the_measurement(bench: Bench) -> None:
     engine = bench.engine("L8B")
     requests = Requests(400)
