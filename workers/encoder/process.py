@@ -61,7 +61,8 @@ def serve(settings: EngineSettings) -> None:
     logger.info("loaded %s in %.2f s", settings.model_dir, time.monotonic() - start_s)
     look_seldom()
     turn = partial(_turn, engine=engine, costs=costs, prepare=runner.prepare, clock=TurnClock(own_clock(settings)))
-    listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear, _MAX_BATCHES))
+    # A step's answers may be more than a socket holds: what were kept of them would wait until after the next step.
+    listen(settings, Served(settings.kv_tokens, costs, turn, engine.clear, _MAX_BATCHES, most_unsent_bytes=0))
 
 
 def device_of(settings: EngineSettings) -> torch.device:

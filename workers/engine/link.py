@@ -8,7 +8,7 @@ from headrace.workers.channel import Decoder, Message, encode
 
 _READ_BYTES = 1 << 16
 #: Some thousand steps of 256 rows: a courier may be away for seconds before a step waits for it.
-_MOST_UNSENT_BYTES = 8 << 20
+MOST_UNSENT_BYTES = 8 << 20
 
 
 class CourierGoneError(ConnectionError):
@@ -20,10 +20,10 @@ class CourierLink:
 
     Args:
         connection: a connected socket; the link makes it non-blocking, the caller closes it.
-        most_unsent_bytes: kept for a courier that does not read; then ``send`` waits for it.
+        most_unsent_bytes: kept for a courier that does not read; then ``send`` waits for it. 0: nothing is kept.
     """
 
-    def __init__(self, connection: socket.socket, most_unsent_bytes: int = _MOST_UNSENT_BYTES) -> None:
+    def __init__(self, connection: socket.socket, most_unsent_bytes: int = MOST_UNSENT_BYTES) -> None:
         connection.setblocking(False)
         self._socket = connection
         self._most_unsent_bytes = most_unsent_bytes

@@ -20,7 +20,7 @@ from headrace.lifetime import end_with_parent, exit_on_sigterm, is_orphan
 from headrace.logs import configure
 from headrace.workers.channel import Costs, Ready
 from headrace.workers.engine.cost_keeper import CostKeeper
-from headrace.workers.engine.link import CourierGoneError, CourierLink
+from headrace.workers.engine.link import MOST_UNSENT_BYTES, CourierGoneError, CourierLink
 from headrace.workers.engine.settings import ENVIRONMENT_VARIABLE, EngineSettings
 
 # All that an engine's process does speaks as one.
@@ -40,6 +40,7 @@ class Served:
         turn: hears the courier, computes one step and tells it.
         clear: forgets all rows.
         max_batches: that a courier gives it at once; 0: any number.
+        most_unsent_bytes: kept for a courier that is busy; see ``CourierLink``.
     """
 
     kv_tokens: int
@@ -47,6 +48,7 @@ class Served:
     turn: Callable[[CourierLink], None]
     clear: Callable[[], None]
     max_batches: int = 0
+    most_unsent_bytes: int = MOST_UNSENT_BYTES
 
 
 def run_process(serve: Callable[[EngineSettings], None]) -> None:
@@ -97,7 +99,7 @@ def _serve_courier(listener: socket.socket, served: Served, settings: EngineSett
     logger.info("courier connected")
     costs = served.costs
     with connection:
-        link = CourierLink(connection)
+        link = CourierLink(connection, served.most_unsent_bytes)
         try:
             link.send(
                 Ready(

@@ -1,11 +1,12 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from headrace.job import SamplingParams
-from headrace.workers.channel import Add, Decoder, Drop, Message, Tokens, encode
+from headrace.workers.channel import Add, Decoder, Drop, Encoded, Message, Tokens, encode
 from headrace.workers.engine.link import CourierGoneError, CourierLink
 
 
@@ -35,11 +36,53 @@ def test_a_step_does_not_wait_for_a_courier_that_is_busy(pair: tuple[CourierLink
     decoder, received = Decoder(), list[Message]()
     courier.setblocking(False)
     while len(received) < len(sent):
-        received.extend(decoder.feed(courier.recv(1 << 16)))
-        assert link.receive(1) == []
+        with suppress(BlockingIOError):
+            received.extend(decoder.feed(courier.recv(1 << 16)))
+        assert link.receive(0) == []
     assert received == sent
     courier.sendall(encode(Drop((1,))))
     assert link.receive(1) == [Drop((1,))]
+
+
+def test_an_idle_engine_sends_on_as_soon_as_a_courier_reads_again(pair: tuple[CourierLink, socket.socket]) -> None:
+    link, courier = pair
+    sent = Tokens(tuple((row, 7, "") for row in range(200_000)))
+    link.send(sent)
+
+    def wait() -> None:
+        while link._unsent:
+            link.receive(3600)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    decoder, received = Decoder(), list[Message]()
+    courier.settimeout(20)
+    while not received:
+        received.extend(decoder.feed(courier.recv(1 << 16)))
+    courier.sendall(encode(Drop((1,))))  # it may wait for this by now
+    waiting.join(timeout=20)
+    assert not waiting.is_alive()
+    assert received == [sent]
+
+
+@pytest.mark.parametrize("size_bytes", [10, 1 << 20])
+def test_where_nothing_may_be_kept_a_message_is_on_its_way_before_the_next_step(
+    pair: tuple[CourierLink, socket.socket], size_bytes: int
+) -> None:
+    link, courier = CourierLink(pair[0]._socket, most_unsent_bytes=0), pair[1]
+    answers = Encoded(((1, b"x" * size_bytes, ""),))
+    received: list[Message] = []
+
+    def read() -> None:
+        decoder = Decoder()
+        while not received:
+            received.extend(decoder.feed(courier.recv(1 << 16)))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    link.send(answers)
+    thread.join(timeout=20)  # without another call of the link
+    assert received == [answers]
 
 
 def test_ends_that_write_to_each_other_lose_nothing_and_do_not_wait_for_ever(
