@@ -16,11 +16,12 @@ from torch import Tensor
 from headrace.errors import KernelError
 from headrace.kernels.checks import require
 from headrace.kernels.device import Device, open_device
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.launch import Kernel, load
 from headrace.kernels.prefill_ring import Ring, choose_ring, rings_for
 from headrace.kernels.prefill_shape import UNIT_KEYS, Block, PrefillShape, choose_block
 from headrace.kernels.ring_attention import RingAttention
-from headrace.kernels.rotary_kv import KVPages, Rotary
+from headrace.kernels.rotary import Rotary
 
 _PLAN_THREADS = 512
 _ITEM_BYTES = 32
