@@ -1,4 +1,4 @@
-"""Exactness on the GPU under churn: the requests of ``tests/unit/engine``, in fp32, and through Redis."""
+"""Exactness on the GPU under churn: the requests of ``headrace.testing.churn``, in fp32, and through Redis."""
 
 import json
 import os
@@ -10,21 +10,20 @@ import pytest
 import tokenizers
 import torch
 from tests.fleet.conftest import fleet_settings
-from tests.gpu.engines import engine_of
-from tests.gpu.test_families import with_device_heads
-from tests.model.tiny_models import KINDS, VOCAB, make_oracle
-from tests.near_ties import NearTies
-from tests.unit.engine.test_churn import churn, requests, solo
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedModel
 
 from headrace.producer.client import Client
+from headrace.testing.churn import churn, requests
 from headrace.testing.fleet import Fleet
 from headrace.testing.gpu_memory import watch_torch
+from headrace.testing.gpu_soak import alone, churned, compare, make_model
 from headrace.testing.plain_params import plain_params
 from headrace.testing.servers import Server
+from headrace.testing.small_engines import engine_of
+from headrace.testing.tiny_models import VOCAB
 from headrace.workers.channel import Add
 
 #: A soak takes more: 5,000 take some minutes.
@@ -36,7 +35,7 @@ NUM_PARTS = max(1, NUM_REQUESTS // 1_250)
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
     folder = tmp_path_factory.mktemp("model")
-    return make_oracle(with_device_heads(KINDS["qwen3 tied"], 64), folder), folder
+    return make_model(folder), folder
 
 
 @pytest.mark.timeout(120 + NUM_REQUESTS // 5)
@@ -44,21 +43,13 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, P
 def test_requests_get_the_tokens_that_they_get_alone_and_every_page_comes_back(
     oracle: tuple[PreTrainedModel, Path], part: int
 ) -> None:
-    rng = random.Random(0)
-    families = requests(plain_params, rng, NUM_REQUESTS)
-    adds = [add for family in families for add in family]
-    # A memory for about three of the longest rows: growing rows push younger ones out again and again.
-    engine = engine_of(oracle[1], torch.float32, max_rows=12, kv_tokens=320, step_tokens=40, row_tokens=110).engine
-    tokens, cancelled = churn(engine, families, rng)
-    assert engine.num_used_pages == 0
-    assert engine.num_preemptions > 10
-    alone = engine_of(oracle[1], torch.float32, max_rows=1, kv_tokens=4096, step_tokens=256, row_tokens=256).engine
-    # Products and norms round otherwise for another number of rows.
-    ties, mine = NearTies(oracle[0]), adds[part::NUM_PARTS]
-    for add in mine:
-        ties.assert_same(add, tokens[add.row], solo(alone, add), dropped=add.row in cancelled)
-    ties.assert_few(len(mine))
-    assert cancelled
+    run = churned(oracle[1], NUM_REQUESTS)
+    assert run.num_used_pages == 0
+    assert run.num_preemptions > 10
+    assert run.dropped
+    compared = compare(oracle[0], run, alone(oracle[1], NUM_REQUESTS, part, NUM_PARTS))
+    assert compared.num_rows == len(run.adds[part::NUM_PARTS])
+    assert not compared.failures
 
 
 def test_what_an_engine_warms_up_with_takes_nothing_from_its_rows(oracle: tuple[PreTrainedModel, Path]) -> None:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.gpu.engines import engine_of, logits_in_chunks
-from tests.gpu.test_families import with_device_heads
-from tests.model.tiny_models import KINDS, make_oracle
-from tests.unit.engine.test_churn import churn, requests, solo
 
 from headrace.errors import ConfigurationError
+from headrace.testing.churn import churn, requests, solo
 from headrace.testing.plain_params import plain_params
+from headrace.testing.small_engines import engine_of, logits_in_chunks
+from headrace.testing.tiny_models import KINDS, make_oracle, with_device_heads
 from headrace.workers.channel import Add
 from headrace.workers.engine.device_engine import DeviceEngine
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.gpu.draws import assert_near, keepings
 from torch import Tensor
 
 from headrace.job import SamplingParams
 from headrace.kernels.row_state import NextTokens
 from headrace.kernels.sampling import SamplingParameters
+from headrace.testing.draws import assert_near, keepings
 from headrace.testing.sampling import compute, computed
 from headrace.workers.engine.device_sampling import DeviceSampler
 from headrace.workers.engine.plan import Chunk

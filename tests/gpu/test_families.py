@@ -1,38 +1,19 @@
-"""Every family on the GPU against transformers: the models of ``tests/model``, with heads that the kernels take."""
+"""Every family on the GPU against transformers: ``headrace.testing.tiny_models``, with heads that the kernels take."""
 
-from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
-from tests.gpu.engines import engine_of, logits_in_chunks
 from tests.model.against_transformers import CUTS, assert_greedy_tokens, assert_prefill_logits, prompts
-from tests.model.tiny_models import KINDS, Kind, make_oracle
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from headrace.testing.small_engines import engine_of, logits_in_chunks
+from headrace.testing.tiny_models import KINDS, make_oracle, with_device_heads
 from headrace.workers.engine.device_engine import DeviceEngine
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
-
-
-def with_device_heads(kind: Kind, head_dim: int) -> Kind:
-    """The same model with heads of a size that attention is written for."""
-    changes = dict(kind.changes)
-    if "n_head" in kind.shape:
-        shape = kind.shape | {"n_head": 2, "n_embd": 2 * head_dim}
-        if "rotary_dim" in changes:
-            changes["rotary_dim"] = {4: 16, 8: 32}.get(changes["rotary_dim"], head_dim)
-        return replace(kind, shape=shape, changes=changes)
-    changes["head_dim"] = head_dim
-    rope = changes.get("rope_parameters", {})
-    if "short_factor" in rope:
-        factors = {name: [1.0 + i / 8 for i in range(head_dim // 2)] for name in ("short_factor", "long_factor")}
-        changes["rope_parameters"] = rope | factors
-    return replace(kind, changes=changes)
-
-
 CASES = {
     f"{name} heads of {head_dim}": with_device_heads(kind, head_dim)
     for (name, kind), head_dim in zip(KINDS.items(), cycle(HEAD_DIMS), strict=False)

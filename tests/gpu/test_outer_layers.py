@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.gpu.engines import logits_in_chunks
-from tests.gpu.test_families import with_device_heads
 from tests.gpu.tolerance import poisoned
-from tests.model.tiny_models import KINDS, make_oracle
 
 from headrace.kernels import cuda_operations
 from headrace.kernels.cuda_operations import CudaOperations
 from headrace.kernels.paged_batch import PagedBatch
 from headrace.testing.plain_params import plain_params
+from headrace.testing.small_engines import logits_in_chunks
+from headrace.testing.tiny_models import KINDS, make_oracle, with_device_heads
 from headrace.workers.channel import Add
 from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
 from headrace.workers.engine.loading import load

@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import torch
-from tests.gpu.engines import engine_of
 from tests.gpu.test_families import CASES
-from tests.model.tiny_models import make_oracle
 
 from headrace.testing.gpu_profile import own_kernels, profile_steps
+from headrace.testing.small_engines import engine_of
+from headrace.testing.tiny_models import make_oracle
 
 
 def test_everything_but_products_and_copies_is_a_kernel_of_ours(tmp_path: Path, device: torch.device) -> None:

@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.gpu.engines import engine_of
-from tests.gpu.test_families import with_device_heads
-from tests.model.tiny_models import KINDS, make_oracle
-from tests.near_ties import NearTies
-from tests.unit.engine.test_churn import churn, requests, solo
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from headrace.testing.churn import churn, requests, solo
+from headrace.testing.near_ties import NearTies
 from headrace.testing.plain_params import plain_params
+from headrace.testing.small_engines import engine_of
+from headrace.testing.tiny_models import KINDS, make_oracle, with_device_heads
 from headrace.workers.channel import Add
 from headrace.workers.engine import padded_size
 from headrace.workers.engine.device_engine import DeviceEngine

@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.gpu.draws import assert_same_draws, keepings
 from torch import Tensor
 
 from headrace.errors import KernelError
 from headrace.kernels import reference_sampling as reference
 from headrace.kernels.penalties import Penalties, count_tokens
 from headrace.kernels.sampling import Draws, SamplingParameters, sample
+from headrace.testing.draws import assert_same_draws, keepings
 
 VOCABS = [1, 7, 64, 1000, 2048, 2049, 5003, 32000, 151936]
 #: Temperature, top_k, top_p, min_p.

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.gpu.engines import GREEDY
 from tests.gpu.test_families import CASES
 from tests.model.against_transformers import prompts
-from tests.model.tiny_models import make_oracle
 
+from headrace.testing.small_engines import GREEDY
+from headrace.testing.tiny_models import make_oracle
 from headrace.workers.channel import Add
 from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
 from headrace.workers.engine.loading import load

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from tests.model.tiny_models import VOCAB
 from transformers import PreTrainedModel
 
 from headrace.job import SamplingParams
+from headrace.testing.tiny_models import VOCAB
 from headrace.workers.channel import Add, Tokens
 from headrace.workers.engine.engine import Engine
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from tests.model.against_transformers import CUTS, GREEDY, assert_greedy_tokens, assert_prefill_logits, prompts
-from tests.model.tiny_models import KINDS, REFERENCE, make_oracle
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headrace.memory.kv_cache import KVCache
+from headrace.testing.tiny_models import KINDS, REFERENCE, make_oracle
 from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.host_steps import HostSteps
 from headrace.workers.engine.loading import LoadedModel, load

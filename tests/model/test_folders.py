@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.model.against_transformers import prompts
 from tests.model.test_families import logits_in_chunks
-from tests.model.tiny_models import KINDS, REFERENCE, make_oracle
 
 from headrace.errors import ModelError
+from headrace.testing.tiny_models import KINDS, REFERENCE, make_oracle
 from headrace.workers.engine.loading import load
 
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from tests.model.against_transformers import prompts
 from tests.model.test_families import logits_in_chunks
-from tests.model.tiny_models import KINDS, LLAMA3_ROPE, REFERENCE, Kind, make_oracle
 from tests.unit.model_store.tiny_gguf import MERGES, TOKENS, TYPES, add_metadata
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from headrace.errors import ModelError
+from headrace.testing.tiny_models import KINDS, LLAMA3_ROPE, REFERENCE, Kind, make_oracle
 from headrace.workers.engine.loading import load
 from headrace.workers.model_store.gguf_convert import convert_gguf
 from headrace.workers.text.tokenizer import Tokenizer

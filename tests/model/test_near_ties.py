@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.tiny_models import KINDS, VOCAB, make_oracle
-from tests.near_ties import NearTies, assert_near_choice
-from tests.unit.engine.test_churn import KINDS as REQUESTS
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from headrace.job import SamplingParams
 from headrace.kernels.reference_sampling import uniform
+from headrace.testing.churn import KINDS as REQUESTS
+from headrace.testing.near_ties import NearTies, assert_near_choice
 from headrace.testing.plain_params import plain_params
 from headrace.testing.sampling import sample
+from headrace.testing.tiny_models import KINDS, VOCAB, make_oracle
 from headrace.workers.channel import Add
 from headrace.workers.engine.sequence import Sequence
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
-from tests.model.tiny_models import REFERENCE
 from transformers import LlamaForCausalLM
 
 from headrace.job import SamplingParams
+from headrace.testing.tiny_models import REFERENCE
 from headrace.workers.channel import Add
 from headrace.workers.engine.assembly import host_engine
 from headrace.workers.engine.loading import LoadedModel, load

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from tests.unit.engine.device_on_cpu import Graphs, PagedReference, PromptGraphs, device_engine, install
-from tests.unit.engine.test_churn import churn, requests, solo
 
 from headrace.job import SamplingParams
 from headrace.kernels.planned import PlannedOperations
+from headrace.testing.churn import churn, requests, solo
 from headrace.workers.channel import Add
 from headrace.workers.engine import padded_size
 from headrace.workers.engine.device_results import DeviceResults

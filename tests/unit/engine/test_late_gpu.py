@@ -9,12 +9,12 @@ import pytest
 import torch
 from tests.unit.engine.device_on_cpu import PagedReference, Stream
 from tests.unit.engine.late_gpu import GPU, LateGPU, copy_pages, install
-from tests.unit.engine.test_churn import churn, requests, solo
 
 from headrace.job import SamplingParams
 from headrace.memory.kv_cache import KVCache
 from headrace.memory.pages import Pages
 from headrace.memory.staging import Staging
+from headrace.testing.churn import churn, requests, solo
 from headrace.workers.engine.assembly import kv_shape
 from headrace.workers.engine.device_results import DeviceResults
 from headrace.workers.engine.device_sampling import DeviceSampler

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.gpu.draws import assert_same_draws, keepings
 from tests.unit.kernels.emulation.build import build_sampling, compiler, pointer
 from torch import Tensor
 
 from headrace.kernels.build import Macro
 from headrace.kernels.logits import THREADS, groups_a_thread, workspace_floats
 from headrace.kernels.sampling import Draws, SamplingParameters
+from headrace.testing.draws import assert_same_draws, keepings
 
 #: Temperature, top_k, top_p, min_p.
 KINDS = [

@@ -49,10 +49,12 @@ def logits_in_chunks(made: DeviceEngine, prompt: tuple[int, ...], lengths: list[
     with torch.cuda.stream(made.steps.stream):
         start = 0
         for length in lengths:
-            assert pages.reserve(sequence.pages, start + length) >= start + length
+            if pages.reserve(sequence.pages, start + length) < start + length:
+                raise RuntimeError(f"no pages for {start + length} tokens: raise kv_tokens")
             made.steps.rows.forget()  # tokens are given, not drawn
             logits, _ = made.steps.compute([Chunk(sequence, start, length, samples=True, is_prefill=True)])
-            assert logits is not None
+            if logits is None:
+                raise RuntimeError("a chunk that samples gave no logits")
             seen.append(logits[:1].clone())
             start += length
     torch.cuda.synchronize()

@@ -1,6 +1,6 @@
 """Tiny random models of every kind that each family has, made by transformers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,20 @@ PER_PAIR = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A family and what is different about one model of it."""
+    """A family and what is different about one model of it.
+
+    Attributes:
+        config: transformers' class.
+        shape: the family's fields.
+        changes: fields that this model has otherwise.
+    """
 
     config: type[PreTrainedConfig]
     shape: dict[str, Any]
     changes: dict[str, Any] = field(default_factory=dict)
 
     def make(self) -> PreTrainedConfig:
+        """Give transformers' configuration of it."""
         return self.config(**(self.shape | self.changes))
 
 
@@ -143,6 +150,22 @@ KINDS = {
         whole_heads_rotated={"rotary_dim": 12, "n_inner": 56},
     ),
 }
+
+
+def with_device_heads(kind: Kind, head_dim: int) -> Kind:
+    """The same model with heads of a size that attention is written for."""
+    changes = dict(kind.changes)
+    if "n_head" in kind.shape:
+        shape = kind.shape | {"n_head": 2, "n_embd": 2 * head_dim}
+        if "rotary_dim" in changes:
+            changes["rotary_dim"] = {4: 16, 8: 32}.get(changes["rotary_dim"], head_dim)
+        return replace(kind, shape=shape, changes=changes)
+    changes["head_dim"] = head_dim
+    rope = changes.get("rope_parameters", {})
+    if "short_factor" in rope:
+        factors = {name: [1.0 + i / 8 for i in range(head_dim // 2)] for name in ("short_factor", "long_factor")}
+        changes["rope_parameters"] = rope | factors
+    return replace(kind, changes=changes)
 
 
 def make_oracle(kind: Kind, folder: Path) -> PreTrainedModel:

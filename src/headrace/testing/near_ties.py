@@ -9,17 +9,17 @@ import copy
 from collections.abc import Sequence as TokenIds
 
 import torch
-from tests.gpu.draws import is_near, keepings
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from headrace.kernels.sampling import SamplingParameters
+from headrace.testing.draws import is_near, keepings
 from headrace.workers.channel import Add
 from headrace.workers.engine.row_rules import RowRules
 from headrace.workers.engine.sequence import Sequence
 
 #: How far fp32 may move a logit, and a border between two tokens as a share of what is kept. In 18,000 distributions of
-#: the model of ``tests/gpu/test_churn.py`` the greatest differences to fp64 were 5.5e-6 and 5.7e-7.
+#: the model of ``headrace.testing.gpu_soak`` the greatest differences to fp64 were 5.5e-6 and 5.7e-7.
 SLACK = 1e-5
 #: More rows than one of so many do not part by rounding.
 ROWS_A_TIE = 1_000
@@ -59,9 +59,11 @@ class NearTies:
         if found == expected:
             return
         parted = any(ours != theirs for ours, theirs in zip(found, expected, strict=False))
-        assert parted, f"{len(found)} tokens instead of {len(expected)}: {add}"
+        if not parted:
+            raise AssertionError(f"{len(found)} tokens instead of {len(expected)}: {add}")
         ends = self._row(add, ()).stop_ids
-        assert dropped or len(found) == add.params.max_tokens or found[-1] in ends, f"ended by nothing: {add}"
+        if not (dropped or len(found) == add.params.max_tokens or found[-1] in ends):
+            raise AssertionError(f"ended by nothing: {add}")
         for token_ids in (found, expected):
             self.assert_near(add, token_ids)
         self.num_parted += 1
@@ -69,9 +71,8 @@ class NearTies:
     def assert_few(self, num_rows: int) -> None:
         """Assert that hardly any of ``num_rows`` rows parted: one of 1,000, or of what is left of a thousand."""
         most = -(-num_rows // ROWS_A_TIE)
-        assert self.num_parted <= most, (
-            f"{self.num_parted} of {num_rows} rows parted, more than {most}: rounding is rarer"
-        )
+        if self.num_parted > most:
+            raise AssertionError(f"{self.num_parted} of {num_rows} rows parted, more than {most}: rounding is rarer")
 
     @torch.inference_mode()
     def assert_near(self, add: Add, token_ids: TokenIds[int]) -> None:
