@@ -7,8 +7,9 @@ from collections import deque
 from headrace.workers.channel import Decoder, Message, encode
 
 _READ_BYTES = 1 << 16
-#: Some thousand steps of 256 rows: a courier may be away for seconds before a step waits for it.
-MOST_UNSENT_BYTES = 8 << 20
+#: Nearly a thousand steps of 256 rows: a courier may be away for seconds before a step waits for it, and stop strings
+#: and cancelled requests, which it knows of, act so much later at most.
+MOST_UNSENT_BYTES = 1 << 20
 
 
 class CourierGoneError(ConnectionError):
