@@ -30,7 +30,7 @@ def test_messages_that_arrived_are_taken_together_and_in_order(pair: tuple[Couri
 
 def test_a_step_does_not_wait_for_a_courier_that_is_busy(pair: tuple[CourierLink, socket.socket]) -> None:
     link, courier = pair
-    sent = [Tokens(tuple((row, step, "") for row in range(256)), step_ms=3.0, num_tokens=256) for step in range(1000)]
+    sent = [Tokens(tuple((row, step, "") for row in range(256)), step_ms=3.0, num_tokens=256) for step in range(500)]
     for tokens in sent:
         link.send(tokens)  # far more than the socket holds, and nobody reads
     decoder, received = Decoder(), list[Message]()
@@ -46,7 +46,7 @@ def test_a_step_does_not_wait_for_a_courier_that_is_busy(pair: tuple[CourierLink
 
 def test_an_idle_engine_sends_on_as_soon_as_a_courier_reads_again(pair: tuple[CourierLink, socket.socket]) -> None:
     link, courier = pair
-    sent = Tokens(tuple((row, 7, "") for row in range(200_000)))
+    sent = Tokens(tuple((row, 7, "") for row in range(100_000)))
     link.send(sent)
 
     def wait() -> None:
