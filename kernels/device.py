@@ -29,7 +29,8 @@ class Device:
         l2_bytes: size of the second-level cache.
         shared_bytes: shared memory that one block may ask for.
         context: the primary context, PyCUDA's object.
-        launches_early: whether kernels may begin before the one in front of them has ended.
+        launches_early: whether kernels may begin before the one in front of them has ended: the choice of the one
+            thread that launches.
     """
 
     index: int

@@ -9,10 +9,9 @@ from headrace.errors import KernelError
 from headrace.kernels.checks import element_type, integer_type, require
 from headrace.kernels.device import open_device
 from headrace.kernels.heads import HeadNorm, Heads, heads_of
-from headrace.kernels.kv_pages import KVPages as KVPages
+from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.launch import Kernel, load
-from headrace.kernels.rotary import Rotary as Rotary
-from headrace.kernels.rotary import rotary_table as rotary_table
+from headrace.kernels.rotary import Rotary
 from headrace.kernels.rows import divisor
 
 _THREADS = 64

@@ -121,11 +121,7 @@ def main() -> None:
     wanted = arguments(__doc__ or "", [ONLY])
     need_gpu()
     report, timer = Report("scripts/bench/kernels_attention.py", saves=wanted.save), GraphTimer(DEVICE)
-    # 4 GiB, read once.
-    large = torch.randn(1 << 30, device=DEVICE)
-    (read_us,) = timer.medians_us([[large.amax]])
-    limit = large.nbytes / read_us / 1e3
-    del large
+    limit = timer.read_gb_per_s()
     report.add("kernel/read/4GiB", "bandwidth", limit, "GB/s")
     for case in (case for case in cases() if re.search(wanted.only, case.name)):
         moved, ours = launches(case)

@@ -148,11 +148,8 @@ def main() -> None:
     wanted = arguments(__doc__ or "")
     need_gpu()
     report, timer = Report("scripts/bench/kernels_step_attention.py", saves=wanted.save), GraphTimer(DEVICE)
-    large = torch.randn(1 << 30, device=DEVICE)
-    (read_us,) = timer.medians_us([[large.amax]])
-    bytes_per_us = large.nbytes / read_us
-    del large
-    report.add("kernel/read/4GiB", "bandwidth", bytes_per_us / 1e3, "GB/s")
+    read_gb_per_s = timer.read_gb_per_s()
+    report.add("kernel/read/4GiB", "bandwidth", read_gb_per_s, "GB/s")
     for name in SHAPES:
         model = Model.random(name)
         num_layers = len(model.qkv)
@@ -164,7 +161,7 @@ def main() -> None:
             )
             keys = lengths[0] if len(set(lengths)) == 1 else "ragged"
             case = f"kernel/step_attention/{name}/{rows}x{keys}"
-            floor_us = sum(lengths) * 2 * NUM_KV_HEADS * HEAD_DIM * DTYPE.itemsize / bytes_per_us
+            floor_us = sum(lengths) * 2 * NUM_KV_HEADS * HEAD_DIM * DTYPE.itemsize / read_gb_per_s / 1e3
             for way, time_us in zip(chain.ways, times_us, strict=True):
                 report.add(case, f"time_{way}", time_us - none_us, "us", peer="reading", peer_value=floor_us)
             del chain
