@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from headrace.errors import ConfigurationError
+from headrace.errors import ConfigurationError, KernelError
 from headrace.kernels.build import architecture
+from headrace.kernels.rehearsal import Rehearsal
 
 
 @dataclass(eq=False, slots=True)
@@ -31,6 +32,7 @@ class Device:
         context: the primary context, PyCUDA's object.
         launches_early: whether kernels may begin before the one in front of them has ended: the choice of the one
             thread that launches.
+        rehearsal: gathers kernels that are asked for; None: they are launched.
     """
 
     index: int
@@ -40,6 +42,7 @@ class Device:
     shared_bytes: int
     context: Any
     launches_early: bool = False
+    rehearsal: Rehearsal | None = None
     _streams: dict[int, Any] = field(default_factory=dict)
     _modules: list[Any] = field(default_factory=list)
     _detour: torch.cuda.ExternalStream = field(init=False)
@@ -69,6 +72,26 @@ class Device:
             yield
         finally:
             self.launches_early = before
+
+    @contextmanager
+    def rehearsing(self) -> Iterator[None]:
+        """Launch none of our kernels within, and have all that are asked for ready at the end.
+
+        What torch does is done, on memory that holds nothing of use; what our kernels should have written is not there.
+
+        Raises:
+            ConfigurationError: as of ``launch.load``.
+            KernelError: likewise; or a rehearsal is at hand already.
+        """
+        if self.rehearsal is not None:
+            raise KernelError("a rehearsal cannot be part of another one")
+        rehearsal = self.rehearsal = Rehearsal()
+        try:
+            yield
+            rehearsal.finish()
+        finally:
+            self.rehearsal = None
+            rehearsal.abandon()
 
     @property
     def starts_early(self) -> bool:

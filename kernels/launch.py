@@ -10,7 +10,8 @@ Launches may be captured in torch's CUDA graphs. Wrappers check shapes and dtype
 
 import functools
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,38 +31,77 @@ _MAP_PLACE = 48
 _entries: set[str] = set()
 
 
-class Kernel:
-    """A loaded kernel of one device, ready to be launched.
+class Ready(NamedTuple):
+    """What launching a kernel takes.
 
     Attributes:
+        function: PyCUDA's.
+        early: launches it before the kernel in front has ended; None where it has no instruction to wait by.
+    """
+
+    function: Any
+    early: EarlyLaunch | None
+
+
+class Kernel:
+    """A kernel of one device.
+
+    Args:
+        make_ready: loads it.
+        params: its signature, as ``load`` takes it.
         device: where it runs.
-        num_registers: a thread's.
-        local_bytes: a thread's spilled or indexed memory; nought in a kernel that is as it should be.
-        max_threads: of a block.
+        name: its own.
+        shared_bytes: the most dynamic shared memory of a launch.
+
+    Attributes:
+        device: as given.
     """
 
     def __init__(
-        self,
-        function: Any,
-        params: str,
-        device: Device,
-        name: str,
-        shared_bytes: int,
-        early: EarlyLaunch | None = None,
+        self, make_ready: Callable[[], Ready], params: str, device: Device, name: str, shared_bytes: int
     ) -> None:
         self.device = device
-        self.num_registers: int = function.num_regs
-        self.local_bytes: int = function.local_size_bytes
-        self.max_threads: int = function.max_threads_per_block
+        self._make_ready = make_ready
+        self._function: Any = None
+        self._launch: Any = None
+        self._early: EarlyLaunch | None = None
         self._name = name
         self._shared_bytes = shared_bytes
         self._index = device.index
         # What is no pointer is of these types.
         self._wanted = tuple({"P": None, "T": bytes}.get(letter, _NUMBER) for letter in params)
         self._pack = struct.Struct(_packed(params)).pack
-        # PyCUDA's prepared_async_call is this behind a call of the driver and a look for textures, a fifth of its time.
-        self._launch = function._launch_kernel
-        self._early = early
+
+    @property
+    def num_registers(self) -> int:
+        """A thread's."""
+        self.prepare()
+        return int(self._function.num_regs)
+
+    @property
+    def local_bytes(self) -> int:
+        """A thread's spilled or indexed memory; nought in a kernel that is as it should be."""
+        self.prepare()
+        return int(self._function.local_size_bytes)
+
+    @property
+    def max_threads(self) -> int:
+        """Of a block."""
+        self.prepare()
+        return int(self._function.max_threads_per_block)
+
+    def prepare(self) -> None:
+        """Load it, if it is not; a launch does so, too.
+
+        Raises:
+            ConfigurationError: as of ``load``.
+            KernelError: likewise.
+        """
+        if self._function is None:
+            self._function, self._early = self._make_ready()
+            # PyCUDA's prepared_async_call is this behind a call of the driver and a look for textures, a fifth of its
+            # time.
+            self._launch = self._function._launch_kernel
 
     def __call__(self, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
         """Launch on torch's current stream; the caller keeps tensors alive as with any of torch's operations.
@@ -85,6 +125,10 @@ class Kernel:
             raise KernelError(
                 f"{self._name} was loaded for {self._shared_bytes} bytes of shared memory, not {shared_bytes}"
             )
+        if self.device.rehearsal is not None:
+            return
+        if self._function is None:
+            self.prepare()
         if len(block) < 3:
             block = (*block, 1, 1)[:3]  # PyCUDA takes a shorter grid, but not a shorter block
         try:
@@ -135,7 +179,7 @@ class Kernel:
 def load(
     source: str, entry: str, params: str, device: torch.device, *, shared_bytes: int = 0, **defines: Macro
 ) -> Kernel:
-    """Compile (or find in the cache) and load a kernel; the caller keeps it.
+    """Compile (or find in the cache) and load a kernel; the caller keeps it. A device that rehearses does both later.
 
     Args:
         source: a file in ``cuda/``, without its ending.
@@ -163,7 +207,14 @@ def load(
             f"{entry} wants {shared_bytes} bytes of shared memory a block; there are {opened.shared_bytes}"
         )
     _entries.add(entry)
-    return _prepared(cubin(Target.of(source, opened.arch, defines)), opened, entry, params, shared_bytes)
+    target = Target.of(source, opened.arch, defines)
+    make_ready = functools.partial(_ready, target, opened, entry, params, shared_bytes)
+    kernel = Kernel(make_ready, params, opened, entry, shared_bytes)
+    if opened.rehearsal is None:
+        kernel.prepare()
+    else:
+        opened.rehearsal.ask(kernel, target)
+    return kernel
 
 
 def _packed(params: str) -> str:
@@ -184,9 +235,10 @@ def is_ours(name: str) -> bool:
     return name in _entries
 
 
-def _prepared(machine_code: bytes, device: Device, entry: str, params: str, shared_bytes: int) -> Kernel:
+def _ready(target: Target, device: Device, entry: str, params: str, shared_bytes: int) -> Ready:
     import pycuda.driver
 
+    machine_code = cubin(target)
     module = device.load(machine_code)
     with device.entered():
         try:
@@ -199,4 +251,4 @@ def _prepared(machine_code: bytes, device: Device, entry: str, params: str, shar
         early = None
         if device.starts_early:
             early = EarlyLaunch(machine_code, entry, shared_bytes, struct.calcsize(_packed(params)))
-        return Kernel(function, params, device, entry, shared_bytes, early)
+        return Ready(function, early)

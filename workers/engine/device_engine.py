@@ -18,7 +18,7 @@ from headrace.kernels.planned import PlannedOperations
 from headrace.kernels.table import Operations
 from headrace.memory.budget import Budget, KVShape, Needs, available_bytes, fill
 from headrace.memory.kv_cache import KVCache
-from headrace.memory.pages import Pages
+from headrace.memory.pages import PageCopy, Pages
 from headrace.memory.pool import Pool
 from headrace.memory.workspace import bytes_of
 from headrace.workers.engine.device_sampling import DeviceSampler
@@ -35,6 +35,7 @@ from headrace.workers.engine.warm_up import (
     WARM_UP_PROMPT_TOKENS,
     WARM_UP_ROWS,
     WARM_UP_TOKENS,
+    rehearsed_steps,
     warm_up,
     warm_up_prompt,
 )
@@ -91,8 +92,8 @@ class DeviceLimits:
 class DeviceEngine:
     """An engine on a GPU.
 
-    It finds out by small steps what steps need, and gives the pool what the GPU has left. The small steps also compile
-    what every step uses, so that no request waits for the compiler.
+    It finds out by small steps what steps need, and gives the pool what the GPU has left. What steps of any size use is
+    compiled before, side by side, so that no request waits for the compiler.
 
     Args:
         load: brings the model for a table of operations, as ``loading.load`` does from a folder.
@@ -120,7 +121,8 @@ class DeviceEngine:
         if limits.deterministic and dtype not in (torch.bfloat16, torch.float16):
             raise ConfigurationError(f"deterministic needs bfloat16 or float16, not {dtype}")
         self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-        self._stream = open_device(self.device.index).new_stream()
+        opened = open_device(self.device.index)
+        self._stream = opened.new_stream()
         self._limits = limits
         torch.cuda.set_device(self.device)
         with torch.cuda.stream(self._stream), torch.inference_mode():
@@ -136,7 +138,11 @@ class DeviceEngine:
             )
             self._sizes = StepSizes(WARM_UP_ROWS, WARM_UP_PAGES, WARM_UP_TOKENS)
             on_device.reserve(self._sizes)
-            warm_up(self._steps_on(self._cache(WARM_UP_ROWS * WARM_UP_PAGES)))
+            cache = self._cache(WARM_UP_ROWS * WARM_UP_PAGES)
+            with opened.rehearsing():
+                warm_up(self._steps_on(cache))
+            warm_up(self._steps_on(cache))
+            del cache  # or its memory would be missing below
             self._row_tokens = min(limits.row_tokens, config.max_positions)
             # A token of every place, a budget's worth of chunks, and what rounding these up adds.
             max_tokens = limits.max_rows + limits.step_tokens + TOKEN_STEP
@@ -154,6 +160,7 @@ class DeviceEngine:
             )
         self.engine = self._engine_of(self.steps, self.pool.pages, budget.kv_tokens)
         with torch.inference_mode():
+            self._rehearse()
             self._warm_up_prompt()
         logger.info(
             "%s: %.1f GiB of weights, %.1f GiB of pool, room for %d tokens of keys and values",
@@ -174,6 +181,18 @@ class DeviceEngine:
         pages = Pages(self._shape.pages_for(kv_tokens), self._limits.page_size)
         with torch.cuda.stream(self._stream), torch.inference_mode():
             return self._engine_of(self._steps_on(self._cache(pages.num_pages)), pages, kv_tokens)
+
+    def _rehearse(self) -> None:
+        """Have all kernels ready that steps of other sizes than the first ones use."""
+        limits, steps = self._limits, self.steps.apart()
+        sizes = limits.max_rows, limits.step_tokens, self._row_tokens, self._shape.page_size
+        with torch.cuda.stream(self._stream), open_device(self.device.index).rehearsing():
+            for chunks in rehearsed_steps(*sizes):
+                lengths = sum(chunk.num_tokens for chunk in chunks), len(chunks)
+                if self.pool.make_room(lengths, partial(self.operations.results, *lengths)):
+                    steps.compute(chunks)
+            steps.copy((PageCopy(0, 1, 1),))
+        self.pool.workspace.release()
 
     def _warm_up_prompt(self) -> None:
         """Let no user wait for what the first long prompt sets up, and tell the engine what such a step takes."""

@@ -127,6 +127,19 @@ class DeviceSteps:
                     self._sampler.forget()
                 raise
 
+    def apart(self) -> "DeviceSteps":
+        """Make others over the same model and memory that leave these rows alone; they may ``compute``, not draw."""
+        max_rows, max_pages = self.rows.page_table.shape
+        return DeviceSteps(
+            self._model,
+            self._kv_cache,
+            self._operations,
+            RowState(max_rows, max_pages, self.rows.page_table.device),
+            self._sampler,
+            stream=self.stream,
+            max_tokens=self._max_tokens,
+        )
+
     def compute(self, chunks: Rows[Chunk]) -> tuple[Tensor | None, Packed]:
         """Launch what a step's model computes, and draw nothing.
 

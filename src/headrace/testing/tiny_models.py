@@ -168,6 +168,22 @@ def with_device_heads(kind: Kind, head_dim: int) -> Kind:
     return replace(kind, changes=changes)
 
 
+#: Wide and long enough for steps of thousands of tokens, and for products by kernels of ours.
+LONG_QWEN3 = Kind(
+    Qwen3Config,
+    LLAMA
+    | {
+        "head_dim": 64,
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    },
+)
+LONG_GPT2 = Kind(GPT2Config, GPT | {"n_embd": 256, "n_positions": 2048})
+
+
 def make_oracle(kind: Kind, folder: Path) -> PreTrainedModel:
     """Make a model, and save it into ``folder``.
 

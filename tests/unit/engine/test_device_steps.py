@@ -20,6 +20,7 @@ from headrace.workers.engine.device_steps import DeviceSteps
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.loading import load
 from headrace.workers.engine.row_state import RowState
+from headrace.workers.engine.warm_up import rehearsed_steps
 
 Params = Callable[..., SamplingParams]
 
@@ -130,6 +131,30 @@ def test_a_step_that_fails_half_way_changes_no_row_that_goes_on(
     assert run(engine, adds, fail) == undisturbed
     assert all(len(tokens) == 20 for tokens in undisturbed.values())
     assert engine.num_used_pages == 0
+
+
+@torch.inference_mode()
+def test_steps_apart_leave_alone_what_is_known_of_rows(
+    make_device_engine: Callable[..., Engine], params: Params
+) -> None:
+    engine = make_device_engine(max_rows=12, kv_tokens=400, step_tokens=16)
+    for row in range(5):
+        engine.add(Add(row, tuple(range(row, row + 9)), (), params(8)))
+    for _ in range(4):
+        engine.step()
+    steps = steps_of(engine)
+    words, places = steps.rows._memory._words.clone(), steps.places()
+    assert places.end == 5
+    apart = steps.apart()
+    sizes = set()
+    for chunks in rehearsed_steps(12, 16, 64, page_size=4):
+        logits, packed = apart.compute(chunks)
+        assert logits is not None
+        assert len(logits) == len(packed.places)
+        sizes.add(len(packed.batch.token_ids))
+    assert sizes == {*range(1, 17)}
+    assert torch.equal(steps.rows._memory._words, words)
+    assert [steps.rows.place_of(row) for row in engine._fusion._running.values()] == [0, 1, 2, 3, 4]
 
 
 def run(engine: Engine, adds: list[Add], before_step: Callable[[int], None]) -> dict[int, list[int]]:

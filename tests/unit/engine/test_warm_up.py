@@ -2,11 +2,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.memory.pages import Pages
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.plan import Chunk
-from headrace.workers.engine.warm_up import warm_up_prompt
+from headrace.workers.engine.warm_up import rehearsed_steps, warm_up_prompt
 
 
 @torch.inference_mode()
@@ -31,3 +33,23 @@ def test_where_there_are_too_few_pages_nothing_is_computed(make_engine: Callable
     pages = Pages(1, 16)
     assert warm_up_prompt(make_engine()._runner.steps, pages, num_tokens) == 0
     assert pages.num_used == 0
+
+
+@given(
+    max_rows=st.integers(1, 300), step_tokens=st.integers(1, 9000), row_tokens=st.integers(1, 9000), page=st.just(64)
+)
+def test_rehearsed_steps_keep_to_the_limits_and_reach_them(
+    max_rows: int, step_tokens: int, row_tokens: int, page: int
+) -> None:
+    steps = list(rehearsed_steps(max_rows, step_tokens, row_tokens, page))
+    lengths = [sum(chunk.num_tokens for chunk in chunks) for chunks in steps]
+    for chunks, num_tokens in zip(steps, lengths, strict=True):
+        assert len({chunk.sequence.row for chunk in chunks}) == len(chunks) <= max_rows
+        assert num_tokens <= max(step_tokens, max_rows)
+        for chunk in chunks:
+            assert chunk.end <= row_tokens
+            assert len(chunk.sequence.pages.page_ids) == -(-chunk.end // page)
+    assert max(len(chunks) for chunks in steps if all(chunk.decodes for chunk in chunks)) == max_rows
+    longest = min(step_tokens, max_rows * row_tokens)
+    assert longest in lengths
+    assert set(range(1, min(32, longest) + 1)) <= set(lengths)

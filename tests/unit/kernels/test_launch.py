@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from headrace.errors import KernelError
-from headrace.kernels.launch import Kernel
+from headrace.kernels.launch import Kernel, Ready
 from headrace.kernels.launch import _refusals as refusals
 
 # torch's number for the host: its tensors are on this device.
@@ -35,6 +35,7 @@ class Function:
 class OneDevice:
     index = INDEX
     launches_early = False
+    rehearsal: Any = None
 
     def own_stream(self, handle: int) -> str | None:
         return "ours" if handle == 7 else None
@@ -53,7 +54,7 @@ def function(monkeypatch: pytest.MonkeyPatch) -> Function:
 
 def kernel(function: Function, params: str) -> Kernel:
     device: Any = OneDevice()
-    return Kernel(function, params, device, "scale", 64)
+    return Kernel(lambda: Ready(function, None), params, device, "scale", 64)
 
 
 def test_tensors_become_addresses_and_numbers_stay_as_the_driver_wants_them(function: Function) -> None:
@@ -79,7 +80,8 @@ def test_a_kernel_begins_early_where_its_device_says_so_and_the_stream_is_ours(
 ) -> None:
     early: list[tuple[Any, ...]] = []
     device: Any = OneDevice()
-    scale = Kernel(function, "i", device, "scale", 64, lambda *launch: early.append(launch))  # type: ignore[arg-type]
+    begin_early: Any = lambda *launch: early.append(launch)  # noqa: E731
+    scale = Kernel(lambda: Ready(function, begin_early), "i", device, "scale", 64)
     scale((1,), (1,), 5)
     device.launches_early = True
     scale((2,), (3,), 6, shared_bytes=8)
@@ -123,3 +125,25 @@ def test_arguments_that_do_not_fit_are_refused(function: Function) -> None:
     with pytest.raises(KernelError, match="64 bytes of shared memory"):
         scale((1,), (1,), x, 3, shared_bytes=65)
     assert not function.calls
+
+
+def test_a_rehearsed_launch_is_none_but_what_does_not_fit_is_refused(function: Function) -> None:
+    num_made_ready = 0
+
+    def make_ready() -> Ready:
+        nonlocal num_made_ready
+        num_made_ready += 1
+        return Ready(function, None)
+
+    device: Any = OneDevice()
+    scale = Kernel(make_ready, "i", device, "scale", 64)
+    device.rehearsal = object()
+    scale((1,), (1,), 5)
+    with pytest.raises(KernelError, match="takes 1 arguments"):
+        scale((1,), (1,))
+    assert (function.calls, num_made_ready) == ([], 0)
+    device.rehearsal = None
+    for number in (6, 7):
+        scale((1,), (1,), number)
+    assert [call[3] for call in function.calls] == [struct.pack("i", 6), struct.pack("i", 7)]
+    assert (num_made_ready, scale.num_registers) == (1, 32)

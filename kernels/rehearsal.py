@@ -1,0 +1,48 @@
+"""Rehearsals: kernels are asked for and not launched, so that all that is to come is compiled side by side.
+
+A compiler takes a second a kernel. Steps that are computed ask for one after the other; in a rehearsal they only ask.
+"""
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from headrace.kernels.build import Target, cubin
+
+# A compiler takes some hundred megabytes while it runs.
+_MOST_COMPILERS = 16
+
+
+class Prepared(Protocol):
+    """A kernel that can be made ready to be launched."""
+
+    def prepare(self) -> None:
+        """Load its machine code; once more is no error."""
+
+
+class Rehearsal:
+    """The kernels that were asked for while one device rehearsed."""
+
+    def __init__(self) -> None:
+        self._compilers = ThreadPoolExecutor(min(_MOST_COMPILERS, os.cpu_count() or 1), "compiler")
+        self._asked: list[tuple[Prepared, Future[bytes]]] = []
+
+    def ask(self, kernel: Prepared, target: Target) -> None:
+        """Begin to compile a kernel, if the cache has none."""
+        self._asked.append((kernel, self._compilers.submit(cubin, target)))
+
+    def finish(self) -> None:
+        """Wait for the compilers, and make all kernels ready.
+
+        Raises:
+            ConfigurationError: as of ``cubin``.
+            KernelError: as of ``cubin``, or a kernel cannot be loaded.
+        """
+        with self._compilers:
+            for kernel, compiled in self._asked:
+                compiled.result()
+                kernel.prepare()
+
+    def abandon(self) -> None:
+        """Compile nothing more; what was asked for is prepared when it is launched."""
+        self._compilers.shutdown(cancel_futures=True)

@@ -1,0 +1,83 @@
+"""Kernels that are asked for in a rehearsal, with a compiler that is none."""
+
+from collections.abc import Callable
+from threading import Barrier, Event, Thread
+
+import pytest
+from tests.waiting import until
+
+from headrace.errors import KernelError
+from headrace.kernels import rehearsal as module
+from headrace.kernels.build import Target
+from headrace.kernels.rehearsal import Rehearsal
+
+ONE, OTHER = (Target(name, "sm_90a", ()) for name in ("one", "other"))
+
+
+class Asked:
+    """A kernel that notes whether it is ready."""
+
+    is_ready = False
+
+    def prepare(self) -> None:
+        self.is_ready = True
+
+
+@pytest.fixture
+def compile_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Target], bytes]], None]:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    return lambda compiler: monkeypatch.setattr(module, "cubin", compiler)
+
+
+def test_kernels_are_compiled_side_by_side_and_ready_at_the_end(compile_by: Callable[..., None]) -> None:
+    both = Barrier(2)
+
+    def compiler(target: Target) -> bytes:
+        both.wait(timeout=20)  # goes on when the other one has begun
+        return target.source.encode()
+
+    compile_by(compiler)
+    rehearsal, kernels = Rehearsal(), [Asked(), Asked()]
+    for kernel, target in zip(kernels, (ONE, OTHER), strict=True):
+        rehearsal.ask(kernel, target)
+    assert not any(kernel.is_ready for kernel in kernels)
+    rehearsal.finish()
+    assert all(kernel.is_ready for kernel in kernels)
+
+
+def test_what_the_compiler_refuses_is_told_at_the_end(compile_by: Callable[..., None]) -> None:
+    def compiler(target: Target) -> bytes:
+        if target is OTHER:
+            raise KernelError("nvcc refused other.cu")
+        return b""
+
+    compile_by(compiler)
+    rehearsal, one, other = Rehearsal(), Asked(), Asked()
+    rehearsal.ask(one, ONE)
+    rehearsal.ask(other, OTHER)
+    with pytest.raises(KernelError, match="refused other"):
+        rehearsal.finish()
+    assert (one.is_ready, other.is_ready) == (True, False)
+
+
+def test_a_rehearsal_that_is_abandoned_compiles_nothing_more(compile_by: Callable[..., None]) -> None:
+    begun: list[Target] = []
+    both, go_on = Barrier(3), Event()
+
+    def compiler(target: Target) -> bytes:
+        begun.append(target)
+        both.wait(timeout=20)
+        assert go_on.wait(timeout=20)
+        return b""
+
+    compile_by(compiler)
+    rehearsal = Rehearsal()
+    for _ in range(10):
+        rehearsal.ask(Asked(), ONE)
+    both.wait(timeout=20)
+    abandoning = Thread(target=rehearsal.abandon)
+    abandoning.start()
+    until(lambda: rehearsal._asked[-1][1].cancelled())
+    go_on.set()
+    abandoning.join(timeout=20)
+    assert len(begun) == 2
