@@ -14,7 +14,7 @@ from headrace.testing.churn import churn, requests, solo
 from headrace.testing.near_ties import NearTies
 from headrace.testing.plain_params import plain_params
 from headrace.testing.small_engines import engine_of
-from headrace.testing.tiny_models import KINDS, make_oracle, with_device_heads
+from headrace.testing.tiny_models import KINDS, LONG_QWEN3, make_oracle, with_device_heads
 from headrace.workers.channel import Add
 from headrace.workers.engine import padded_size
 from headrace.workers.engine.device_engine import DeviceEngine
@@ -97,6 +97,34 @@ def test_a_replayed_step_has_the_bits_of_the_same_step_launched(folder: Path, mo
         families = requests(plain_params, rng, 150)
         found.append(churn(engine(folder, torch.bfloat16, prompt_graphs=16).engine, families, rng)[0])
     assert found[0] == found[1]
+
+
+def test_a_replayed_step_of_thousands_of_tokens_has_the_bits_of_one_launched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_oracle(LONG_QWEN3, tmp_path)
+    found, replays = [], num_replays(monkeypatch)
+    for launches in (False, True):
+        if launches:
+            monkeypatch.setattr(PromptGraphs, "run", lambda self, key, launch: launch())
+        many = engine_of(
+            tmp_path, torch.bfloat16, max_rows=32, kv_tokens=80_000, step_tokens=6000, row_tokens=1100, prompt_graphs=16
+        ).engine
+        rng = random.Random(5)
+        tokens: dict[int, list[int]] = {}
+        for row in range(64):  # eight prompts fill a step, beside what decodes by then
+            length = rng.choice((750, rng.randint(500, 1000)))
+            prompt = tuple(rng.choices(range(50), k=length))
+            many.add(Add(row, prompt, (), plain_params(4 + row % 5, temperature=row % 2, seed=row)))
+        while many.has_rows:
+            for row, token, _ in many.step().tokens:
+                tokens.setdefault(row, []).append(token)
+        found.append(tokens)
+        replays.append(0)
+    assert found[0] == found[1]
+    assert [len(found[0][row]) for row in range(64)] == [4 + row % 5 for row in range(64)]
+    first, second = (sum(part) for part in (replays[: replays.index(0)], replays[replays.index(0) :]))
+    assert first > second, "no step of prompts was replayed"
 
 
 def test_padding_changes_no_bit_where_orders_are_fixed(folder: Path) -> None:

@@ -18,8 +18,9 @@ from headrace.kernels.launch import is_ours
 from headrace.kernels.programmatic import make_programmatic
 from headrace.workers.engine.padded_size import PaddedSize
 
-#: Graphs are for up to so many tokens; longer steps take the GPU longer than the host, whatever the model.
-MOST_TOKENS = 4096
+#: Graphs are for up to so many tokens: more than a step has by default. A busy host takes longer to launch one of 8,192
+#: tokens than the GPU takes to compute it, where the model is small.
+MOST_TOKENS = 16384
 # A step that waited for the host takes as long as its launch, and a little for the last kernels.
 _TAIL = 1.25
 # How long launches take at present is the median of so many; a few must be known, or one that was held up would count.
