@@ -9,8 +9,8 @@ from typing import Protocol
 
 from headrace.kernels.build import Target, cubin
 
-# A compiler takes some hundred megabytes while it runs.
-_MOST_COMPILERS = 16
+#: At work at once: one takes some hundred megabytes.
+MOST_COMPILERS = 16
 
 
 class Prepared(Protocol):
@@ -24,12 +24,15 @@ class Rehearsal:
     """The kernels that were asked for while one device rehearsed."""
 
     def __init__(self) -> None:
-        self._compilers = ThreadPoolExecutor(min(_MOST_COMPILERS, os.cpu_count() or 1), "compiler")
+        self._compilers = ThreadPoolExecutor(min(MOST_COMPILERS, os.cpu_count() or 1), "compiler")
         self._asked: list[tuple[Prepared, Future[bytes]]] = []
+        self._compiled: dict[Target, Future[bytes]] = {}
 
     def ask(self, kernel: Prepared, target: Target) -> None:
-        """Begin to compile a kernel, if the cache has none."""
-        self._asked.append((kernel, self._compilers.submit(cubin, target)))
+        """Begin to compile a kernel, if the cache has none; several may be of one target."""
+        if target not in self._compiled:
+            self._compiled[target] = self._compilers.submit(cubin, target)
+        self._asked.append((kernel, self._compiled[target]))
 
     def finish(self) -> None:
         """Wait for the compilers, and make all kernels ready.

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from headrace.kernels import rehearsal
+
 HERE = Path(__file__).parent
 #: Who takes longest begins first, so that nobody waits for it in the end.
 LONGEST = ("test_full_shapes", "test_churn", "test_deterministic", "test_encoder_runner", "test_device_sampling")
@@ -43,6 +45,14 @@ def share_the_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
         fcntl.flock(door, fcntl.LOCK_EX)
         fcntl.flock(gpu, fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH)
         fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def share_the_cores() -> Iterator[None]:
+    """Side by side with others' compilers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsal, "MOST_COMPILERS", 2)
         yield
 
 

@@ -34,7 +34,7 @@ def test_requests_of_all_lengths_ask_for_no_kernel_that_is_not_ready(
     kind: Kind, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_oracle(kind, tmp_path)
-    made = engine_of(tmp_path, dtype, max_rows=96, kv_tokens=60_000, step_tokens=2048, row_tokens=1024)
+    made = engine_of(tmp_path, dtype, max_rows=96, kv_tokens=60_000, step_tokens=2048, row_tokens=1024, rehearses=True)
     late: list[str] = []
 
     def cubin(target: Target) -> bytes:

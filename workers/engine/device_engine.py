@@ -72,6 +72,7 @@ class DeviceLimits:
         stall_ms: what a step may take in which rows decode; 0: as long as ``step_tokens`` take.
         prompt_step_ms: what a step may take in which none does; 0: likewise.
         overtaking_rows: rows that may begin before one that came earlier, because they ask for more; see ``Waiting``.
+        rehearses: have the kernels of steps of all sizes ready at the start; else a request waits for each that is new.
     """
 
     max_rows: int
@@ -87,6 +88,7 @@ class DeviceLimits:
     stall_ms: float = 0.0
     prompt_step_ms: float = 0.0
     overtaking_rows: int = 0
+    rehearses: bool = True
 
 
 class DeviceEngine:
@@ -160,7 +162,8 @@ class DeviceEngine:
             )
         self.engine = self._engine_of(self.steps, self.pool.pages, budget.kv_tokens)
         with torch.inference_mode():
-            self._rehearse()
+            if limits.rehearses:
+                self._rehearse()
             self._warm_up_prompt()
         logger.info(
             "%s: %.1f GiB of weights, %.1f GiB of pool, room for %d tokens of keys and values",

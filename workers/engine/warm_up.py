@@ -76,7 +76,8 @@ def rehearsed_steps(max_rows: int, step_tokens: int, row_tokens: int, page_size:
         yield tuple(_chunk(row, 1, page_size) for row in range(num_rows))
     longest = min(step_tokens, max_rows * row_tokens)
     for num_tokens in sorted({min(each, longest) for each in (*_REHEARSED_TOKENS, longest)}):
-        lengths = [min(row_tokens, num_tokens - first) for first in range(0, num_tokens, row_tokens)]
+        # The short one first: one token alone decodes.
+        lengths = [min(row_tokens, num_tokens - first) for first in range(0, num_tokens, row_tokens)][::-1]
         yield tuple(_chunk(row, length, page_size) for row, length in enumerate(lengths))
 
 

@@ -25,8 +25,12 @@ def engine_of(
     cuda_graphs: bool = True,
     prompt_graphs: int = 0,
     deterministic: bool = False,
+    rehearses: bool = False,
 ) -> DeviceEngine:
-    """Make one that takes little memory, so that many may stand beside each other."""
+    """Make one that takes little memory, so that many may stand beside each other.
+
+    It rehearses no more than it must: of each model, most sizes never come.
+    """
     limits = DeviceLimits(
         max_rows=max_rows,
         row_tokens=row_tokens or kv_tokens,
@@ -35,6 +39,7 @@ def engine_of(
         cuda_graphs=cuda_graphs,
         prompt_graphs=prompt_graphs,
         deterministic=deterministic,
+        rehearses=rehearses,
     )
     device = torch.device("cuda")
     return DeviceEngine(partial(load, folder, device=device), device, dtype, limits)

@@ -45,6 +45,22 @@ def test_kernels_are_compiled_side_by_side_and_ready_at_the_end(compile_by: Call
     assert all(kernel.is_ready for kernel in kernels)
 
 
+def test_kernels_of_one_source_are_compiled_once(compile_by: Callable[..., None]) -> None:
+    compiled: list[Target] = []
+
+    def compiler(target: Target) -> bytes:
+        compiled.append(target)
+        return b""
+
+    compile_by(compiler)
+    rehearsal, kernels = Rehearsal(), [Asked(), Asked(), Asked()]
+    for kernel, target in zip(kernels, (ONE, OTHER, ONE), strict=True):
+        rehearsal.ask(kernel, target)
+    rehearsal.finish()
+    assert all(kernel.is_ready for kernel in kernels)
+    assert sorted(target.source for target in compiled) == ["one", "other"]
+
+
 def test_what_the_compiler_refuses_is_told_at_the_end(compile_by: Callable[..., None]) -> None:
     def compiler(target: Target) -> bytes:
         if target is OTHER:
@@ -72,8 +88,8 @@ def test_a_rehearsal_that_is_abandoned_compiles_nothing_more(compile_by: Callabl
 
     compile_by(compiler)
     rehearsal = Rehearsal()
-    for _ in range(10):
-        rehearsal.ask(Asked(), ONE)
+    for number in range(10):
+        rehearsal.ask(Asked(), Target(str(number), "sm_90a", ()))
     both.wait(timeout=20)
     abandoning = Thread(target=rehearsal.abandon)
     abandoning.start()
