@@ -16,7 +16,7 @@ import torch
 
 from headrace.errors import ConfigurationError, KernelError
 from headrace.kernels.build import architecture
-from headrace.kernels.rehearsal import Rehearsal
+from headrace.kernels.rehearsal import Rehearsal, collecting_nothing
 
 
 @dataclass(eq=False, slots=True)
@@ -85,13 +85,15 @@ class Device:
         """
         if self.rehearsal is not None:
             raise KernelError("a rehearsal cannot be part of another one")
-        rehearsal = self.rehearsal = Rehearsal()
-        try:
-            yield
-            rehearsal.finish()
-        finally:
-            self.rehearsal = None
-            rehearsal.abandon()
+        # Garbage may own memory of PyCUDA's, which can be freed by no thread but its own: no compiler's may collect it.
+        with collecting_nothing():
+            rehearsal = self.rehearsal = Rehearsal()
+            try:
+                yield
+                rehearsal.finish()
+            finally:
+                self.rehearsal = None
+                rehearsal.abandon()
 
     @property
     def starts_early(self) -> bool:

@@ -3,14 +3,29 @@
 A compiler takes a second a kernel. Steps that are computed ask for one after the other; in a rehearsal they only ask.
 """
 
+import gc
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Protocol
 
 from headrace.kernels.build import Target, cubin
 
 #: At work at once: one takes some hundred megabytes.
 MOST_COMPILERS = 16
+
+
+@contextmanager
+def collecting_nothing() -> Iterator[None]:
+    """Leave garbage that reference counts do not find where it is, whichever thread is at work."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class Prepared(Protocol):

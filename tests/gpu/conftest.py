@@ -50,7 +50,10 @@ def share_the_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def share_the_cores() -> Iterator[None]:
-    """Side by side with others' compilers."""
+    """Side by side with others' compilers and threads: each process would take all cores for itself."""
+    num_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if num_processes > 1:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_processes))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rehearsal, "MOST_COMPILERS", 2)
         yield
