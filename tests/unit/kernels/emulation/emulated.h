@@ -4,6 +4,7 @@
 // NaN. So a tile that is read too early, or overwritten while others read it, shows in the result.
 #pragma once
 
+#include <setjmp.h>
 #include <stdint.h>
 #include <string.h>
 #include <ucontext.h>
@@ -68,7 +69,11 @@ struct Copy {
     unsigned group;
 };
 struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // to begin in
+    jmp_buf place;       // to go on from
+    bool has_begun;
+    const Barrier* waits_at;  // while its generation is the one below
+    unsigned generation;
     std::vector<char> stack;
     std::vector<Copy> copies;
     unsigned num_groups;  // of copies, so far
@@ -81,7 +86,7 @@ inline std::vector<Fiber> fibers;
 inline std::vector<Slot> slots[2];
 inline std::vector<Barrier> warps, warpgroups, blocks;
 inline Barrier all_blocks;  // of the cluster
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline std::function<void()> body;
 // What the copy engine, and other blocks' stores, will do at some later time.
 inline std::vector<std::function<void()>> under_way;
@@ -104,10 +109,19 @@ inline void become(unsigned fiber) {
     blockIdx = {block % gridDim.x, block / gridDim.x}, memory = all_memory + rank() * MEMORY_BYTES;
 }
 
+// Jumps: swapcontext asks the system for its signals each time, which takes longer than all else.
 inline void let_others_run() {
     const unsigned own = self;
-    swapcontext(&fibers[own].context, &scheduler);
+    if (!_setjmp(fibers[own].place)) _longjmp(scheduler, 1);
     become(own);
+}
+
+inline void go_on() {
+    if (_setjmp(scheduler)) return;
+    Fiber& fiber = own_fiber();
+    if (fiber.has_begun) _longjmp(fiber.place, 1);
+    fiber.has_begun = true;
+    setcontext(&fiber.context);
 }
 
 inline void meet(Barrier& barrier, unsigned expected) {
@@ -116,7 +130,9 @@ inline void meet(Barrier& barrier, unsigned expected) {
         barrier.arrived = 0, barrier.generation++;
         return;
     }
-    while (barrier.generation == generation) let_others_run();
+    own_fiber().waits_at = &barrier, own_fiber().generation = generation;
+    let_others_run();
+    own_fiber().waits_at = nullptr;
 }
 
 // One of what is under way comes to its end, whichever.
@@ -148,7 +164,7 @@ T brought(const Slot& slot) {
 inline void run() {
     body();
     own_fiber().done = true;
-    swapcontext(&own_fiber().context, &scheduler);
+    _longjmp(scheduler, 1);
 }
 
 // Clusters of blocks one after the other; in each turn the last warp goes first.
@@ -164,7 +180,7 @@ inline void launch(Index grid, unsigned num_threads, const std::function<void()>
         for (auto& side : slots) side.assign(num_fibers, {});
         for (Fiber& fiber : fibers) {
             fiber.done = false, fiber.stack.resize(1 << 17), fiber.copies.clear();
-            fiber.num_groups = fiber.num_told = 0;
+            fiber.num_groups = fiber.num_told = 0, fiber.has_begun = false, fiber.waits_at = nullptr;
             fiber.products.assign(1, {});
             getcontext(&fiber.context);
             fiber.context.uc_stack.ss_sp = fiber.stack.data(), fiber.context.uc_stack.ss_size = fiber.stack.size();
@@ -174,9 +190,10 @@ inline void launch(Index grid, unsigned num_threads, const std::function<void()>
             any = false;
             for (unsigned i = 0; i < num_fibers; i++) {
                 become(num_fibers - LANES - i / LANES * LANES + i % LANES);
-                if (own_fiber().done) continue;
+                const Fiber& fiber = own_fiber();
+                if (fiber.done) continue;
                 any = true;
-                swapcontext(&scheduler, &own_fiber().context);
+                if (fiber.waits_at == nullptr || fiber.waits_at->generation != fiber.generation) go_on();
             }
         }
     }
