@@ -32,7 +32,8 @@ class Device:
         context: the primary context, PyCUDA's object.
         launches_early: whether kernels may begin before the one in front of them has ended: the choice of the one
             thread that launches.
-        rehearsal: gathers kernels that are asked for; None: they are launched.
+        rehearsal: gathers kernels that are asked for; None: they are launched. Like the above, of the one thread that
+            launches: what another one launched meanwhile would be lost.
     """
 
     index: int
@@ -93,7 +94,7 @@ class Device:
                 rehearsal.finish()
             finally:
                 self.rehearsal = None
-                rehearsal.abandon()
+                rehearsal.end()
 
     @property
     def starts_early(self) -> bool:

@@ -12,8 +12,13 @@ from typing import Protocol
 
 from headrace.kernels.build import Target, cubin
 
-#: At work at once: one takes some hundred megabytes.
+#: At work at once, where there are so many cores: one takes some hundred megabytes.
 MOST_COMPILERS = 16
+
+
+def _num_cores() -> int:
+    """Those that this process may use, where the system says which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -39,7 +44,7 @@ class Rehearsal:
     """The kernels that were asked for while one device rehearsed."""
 
     def __init__(self) -> None:
-        self._compilers = ThreadPoolExecutor(min(MOST_COMPILERS, os.cpu_count() or 1), "compiler")
+        self._compilers = ThreadPoolExecutor(min(MOST_COMPILERS, _num_cores()), "compiler")
         self._asked: list[tuple[Prepared, Future[bytes]]] = []
         self._compiled: dict[Target, Future[bytes]] = {}
 
@@ -56,11 +61,10 @@ class Rehearsal:
             ConfigurationError: as of ``cubin``.
             KernelError: as of ``cubin``, or a kernel cannot be loaded.
         """
-        with self._compilers:
-            for kernel, compiled in self._asked:
-                compiled.result()
-                kernel.prepare()
+        for kernel, compiled in self._asked:
+            compiled.result()
+            kernel.prepare()
 
-    def abandon(self) -> None:
-        """Compile nothing more; what was asked for is prepared when it is launched."""
+    def end(self) -> None:
+        """Compile nothing more; what has been asked for and is not ready is prepared when it is launched."""
         self._compilers.shutdown(cancel_futures=True)

@@ -187,11 +187,13 @@ class DeviceEngine:
 
     def _rehearse(self) -> None:
         """Have all kernels ready that steps of other sizes than the first ones use."""
-        limits, steps = self._limits, self.steps.apart()
+        limits = self._limits
         sizes = limits.max_rows, limits.step_tokens, self._row_tokens, self._shape.page_size
         with torch.cuda.stream(self._stream), open_device(self.device.index).rehearsing():
+            steps = self.steps.apart()
             for chunks in rehearsed_steps(*sizes):
-                lengths = sum(chunk.num_tokens for chunk in chunks), len(chunks)
+                # Where one decodes, each place has a token beside those of prompts.
+                lengths = sum(chunk.num_tokens for chunk in chunks) + len(chunks), len(chunks)
                 if self.pool.make_room(lengths, partial(self.operations.results, *lengths)):
                     steps.compute(chunks)
             steps.copy((PageCopy(0, 1, 1),))

@@ -15,8 +15,10 @@ WARM_UP_ROWS, WARM_UP_PAGES, WARM_UP_TOKENS = 2, 1, 8
 #: Of a prompt, where an engine takes as long ones: enough for what most steps with prompts use.
 WARM_UP_PROMPT_TOKENS = 2048
 
-# Of a rehearsed step's prompts. Products of few tokens have kernels for almost every number of them.
-_REHEARSED_TOKENS = (*range(1, 33), 48, 64, 96, 128, 192, 256, 320, 384, 512, 768, 1024, 2048, 3072, 4096)
+# Tokens of a rehearsed step's prompts. Products of few tokens have kernels for almost every number of them; where ours
+# end, behind 128 and 256, others begin.
+_EACH = range(1, 33)
+_SOME = (48, 64, 96, 128, 129, 192, 256, 257, 320, 384, 512, 768, 1024, 2048, 3072, 4096)
 
 _GREEDY = SamplingParams(2, 0, 0.0, 0, 1.0, 0.0, 0, (), (), True)
 _DRAWN = SamplingParams(2, 0, 1.0, 0, 0.9, 0.0, 0, (), (), True)
@@ -66,19 +68,23 @@ def warm_up_prompt(steps: Steps, pages: Pages, num_tokens: int) -> float:
 def rehearsed_steps(max_rows: int, step_tokens: int, row_tokens: int, page_size: int) -> Iterator[tuple[Chunk, ...]]:
     """Steps of sizes of all kinds, to be rehearsed: which kernels a step needs hangs on how long it is.
 
+    Rows that decode; prompts; and prompts beside a row that decodes.
+
     Args:
         max_rows: rows of a step at most.
-        step_tokens: tokens of a step at most.
+        step_tokens: tokens of a step's prompts at most.
         row_tokens: of a row at most.
         page_size: tokens of a page; all rows have the first page, for nothing is computed.
     """
     for num_rows in sorted({padded_places(count, max_rows) for count in range(1, max_rows + 1)}):
         yield tuple(_chunk(row, 1, page_size) for row in range(num_rows))
     longest = min(step_tokens, max_rows * row_tokens)
-    for num_tokens in sorted({min(each, longest) for each in (*_REHEARSED_TOKENS, longest)}):
+    for num_tokens in sorted({min(each, longest) for each in (*_EACH, *_SOME, longest)}):
+        lengths = [min(row_tokens, num_tokens - first) for first in range(0, num_tokens, row_tokens)]
         # The short one first: one token alone decodes.
-        lengths = [min(row_tokens, num_tokens - first) for first in range(0, num_tokens, row_tokens)][::-1]
-        yield tuple(_chunk(row, length, page_size) for row, length in enumerate(lengths))
+        yield tuple(_chunk(row, length, page_size) for row, length in enumerate(lengths[::-1]))
+        if num_tokens not in _EACH and len(lengths) < max_rows:
+            yield tuple(_chunk(row, length, page_size) for row, length in enumerate((1, *lengths[::-1])))
 
 
 def _chunk(row: int, num_tokens: int, page_size: int) -> Chunk:

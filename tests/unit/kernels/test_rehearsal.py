@@ -27,7 +27,7 @@ class Asked:
 
 @pytest.fixture
 def compile_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Target], bytes]], None]:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(module, "MOST_COMPILERS", 2)
     return lambda compiler: monkeypatch.setattr(module, "cubin", compiler)
 
 
@@ -78,6 +78,27 @@ def test_what_the_compiler_refuses_is_told_at_the_end(compile_by: Callable[..., 
     assert (one.is_ready, other.is_ready) == (True, False)
 
 
+def test_whoever_waits_is_told_at_once_that_the_compiler_refuses(compile_by: Callable[..., None]) -> None:
+    go_on = Event()
+
+    def compiler(target: Target) -> bytes:
+        if target is OTHER:
+            raise KernelError("nvcc refused other.cu")
+        assert go_on.wait(timeout=20)
+        return b""
+
+    compile_by(compiler)
+    rehearsal, late = Rehearsal(), Asked()
+    rehearsal.ask(Asked(), OTHER)
+    rehearsal.ask(late, ONE)
+    with pytest.raises(KernelError, match="refused other"):
+        rehearsal.finish()
+    assert not rehearsal._asked[1][1].done()
+    go_on.set()
+    rehearsal.end()
+    assert not late.is_ready
+
+
 @pytest.mark.parametrize("was_enabled", [True, False])
 def test_no_thread_collects_garbage_meanwhile_and_it_is_collected_as_before_afterwards(was_enabled: bool) -> None:
     class Owner:
@@ -102,7 +123,7 @@ def test_no_thread_collects_garbage_meanwhile_and_it_is_collected_as_before_afte
     assert left() is None
 
 
-def test_a_rehearsal_that_is_abandoned_compiles_nothing_more(compile_by: Callable[..., None]) -> None:
+def test_a_rehearsal_that_has_ended_compiles_nothing_more(compile_by: Callable[..., None]) -> None:
     begun: list[Target] = []
     both, go_on = Barrier(3), Event()
 
@@ -117,9 +138,9 @@ def test_a_rehearsal_that_is_abandoned_compiles_nothing_more(compile_by: Callabl
     for number in range(10):
         rehearsal.ask(Asked(), Target(str(number), "sm_90a", ()))
     both.wait(timeout=20)
-    abandoning = Thread(target=rehearsal.abandon)
-    abandoning.start()
+    ending = Thread(target=rehearsal.end)
+    ending.start()
     until(lambda: rehearsal._asked[-1][1].cancelled())
     go_on.set()
-    abandoning.join(timeout=20)
+    ending.join(timeout=20)
     assert len(begun) == 2
