@@ -2,11 +2,11 @@
 
 import gc
 import random
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests.unit.engine.kernels_asked_for import forget_kernels
 
 from headrace.errors import KernelError
 from headrace.kernels import launch
@@ -22,11 +22,8 @@ from headrace.workers.channel import Add
 
 @pytest.fixture(autouse=True)
 def no_kernel_is_known() -> None:
-    """Forget what other tests have loaded; the device stays open."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("headrace.kernels.") and name != "headrace.kernels.device":
-            for value in vars(module).values():
-                getattr(value, "cache_clear", lambda: None)()
+    """Forget what other tests have loaded."""
+    forget_kernels()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -86,11 +87,12 @@ def install(patch: pytest.MonkeyPatch, arch: str) -> Asked:
 
 
 def forget_kernels() -> None:
-    """Let nobody get a kernel that another test has asked for."""
-    for found in pkgutil.iter_modules(headrace.kernels.__path__):
-        if found.name != "device":
-            for value in vars(importlib.import_module(f"headrace.kernels.{found.name}")).values():
-                getattr(value, "cache_clear", lambda: None)()
+    """Let nobody get a kernel that another test has asked for; devices stay open."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("headrace.kernels."):
+            for value in vars(module).values():
+                if value is not device.open_device:  # which many import by this name
+                    getattr(value, "cache_clear", lambda: None)()
 
 
 class Stepping:
