@@ -11,7 +11,7 @@ from headrace.kernels.checks import element_type, require
 from headrace.kernels.device import open_device
 from headrace.kernels.launch import Extent, Kernel, load
 from headrace.kernels.rows import vector
-from headrace.kernels.stretches import Stretches, layers, stretch, stretch_flat
+from headrace.kernels.stretches import layers, stretch, stretch_flat
 
 Gelu = Literal["erf", "tanh"]
 Layout = Literal["halves", "alternating"]
@@ -95,7 +95,7 @@ def _planned(
     if vec * element_bytes == _WIDEST and num_rows * (2 * width // vec) <= num_sms * _THREADS_A_SM:
         vec //= 2  # where narrower vectors still leave threads idle, their shorter program counts
     shape = stretch(width // vec, num_rows, num_sms)
-    kernel = _kernel(torch.device("cuda", index), element, vec, shape, function, form)
+    kernel = _kernel(index, element, vec, shape.vecs, shape.threads, function, form)
     return kernel, (shape.num_stretches, *layers(num_rows)), (shape.threads,)
 
 
@@ -107,21 +107,21 @@ def _planned_flat(
     if vec * element_bytes == _WIDEST and 4 * num_elements // vec <= num_sms * _THREADS_A_SM:
         vec //= 2
     shape = stretch_flat(num_elements // vec, num_sms)
-    kernel = _kernel(torch.device("cuda", index), element, vec, shape, function, _PLAIN)
+    kernel = _kernel(index, element, vec, shape.vecs, shape.threads, function, _PLAIN)
     return kernel, (shape.num_stretches,), (shape.threads,)
 
 
 @functools.cache
-def _kernel(device: torch.device, element: str, vec: int, shape: Stretches, function: int, form: int) -> Kernel:
+def _kernel(index: int, element: str, vec: int, vecs: int, threads: int, function: int, form: int) -> Kernel:
     return load(
         "activation",
         "activation",
         "PPPqi",
-        device,
+        torch.device("cuda", index),
         DTYPE=element,
         VEC=vec,
-        VECS=shape.vecs,
-        THREADS=shape.threads,
+        VECS=vecs,
+        THREADS=threads,
         FUNCTION=function,
         FORM=form,
     )

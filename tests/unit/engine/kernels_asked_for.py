@@ -18,8 +18,12 @@ from headrace.kernels.cuda_operations import CudaOperations
 from headrace.kernels.fixed_operations import FixedOperations
 from headrace.kernels.kv_pages import KVPages
 from headrace.kernels.paged_batch import PagedBatch, Queries, StepSizes
+from headrace.workers.engine.models.gpt2 import Gpt2
+from headrace.workers.engine.models.gpt_config import GptConfig, GptJConfig
+from headrace.workers.engine.models.gptj import GptJ
 from headrace.workers.engine.models.llama import Llama
 from headrace.workers.engine.models.llama_config import LlamaConfig
+from headrace.workers.engine.models.model import Model
 from headrace.workers.engine.plan import Chunk
 
 #: Multiprocessors and shared memory of a block.
@@ -50,8 +54,8 @@ class Checkpoint:
         return torch.empty(tuple(shape), dtype=dtype, device=_META)
 
 
-class Asked(set[tuple[str, str, tuple[tuple[str, object], ...]]]):
-    """Source, entry and macros of all kernels so far."""
+class Asked(list[tuple[str, str, tuple[tuple[str, object], ...]]]):
+    """Source, entry and macros of all kernels so far; one that is loaded twice is there twice."""
 
     def begin(self) -> None:
         """Begin anew, for another model: kernels of this one are not known there."""
@@ -67,7 +71,7 @@ def install(patch: pytest.MonkeyPatch, arch: str) -> Asked:
 
     def load(source: str, entry: str, params: str, where: torch.device, **defines: Any) -> Kernel:
         defines.pop("shared_bytes", None)
-        asked.add((source, entry, tuple(sorted(defines.items()))))
+        asked.append((source, entry, tuple(sorted(defines.items()))))
         return Kernel(opened)
 
     for found in pkgutil.iter_modules(headrace.kernels.__path__):
@@ -95,11 +99,24 @@ def forget_kernels() -> None:
                     getattr(value, "cache_clear", lambda: None)()
 
 
+Config = LlamaConfig | GptConfig | GptJConfig
+
+
+def _model(config: Config, operations: CudaOperations, dtype: torch.dtype) -> Model:
+    match config:
+        case GptJConfig():
+            return GptJ(config, Checkpoint(), operations, dtype)
+        case GptConfig():
+            return Gpt2(config, Checkpoint(), operations, dtype)
+        case LlamaConfig():
+            return Llama(config, Checkpoint(), operations, dtype)
+
+
 class Stepping:
     """A model of two layers, and steps of it.
 
     Args:
-        config: of the model.
+        config: of the model, and which one it is.
         dtype: of weights and activations.
         max_rows: of a step.
         step_tokens: of a step's prompts.
@@ -107,10 +124,10 @@ class Stepping:
     """
 
     def __init__(
-        self, config: LlamaConfig, dtype: torch.dtype, max_rows: int, step_tokens: int, *, deterministic: bool
+        self, config: Config, dtype: torch.dtype, max_rows: int, step_tokens: int, *, deterministic: bool
     ) -> None:
         self._operations = (FixedOperations if deterministic else CudaOperations)(_META, 0)
-        self._model = Llama(config, Checkpoint(), self._operations, dtype)
+        self._model = _model(config, self._operations, dtype)
         max_pages = -(-step_tokens // PAGE_SIZE)
         self._operations.reserve(StepSizes(max_rows, max_pages, max_rows + step_tokens + 128))
         memory = torch.empty(64, 2, config.num_kv_heads, PAGE_SIZE, config.head_dim, dtype=dtype, device=_META)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tests.unit.engine.kernels_asked_for import PAGE_SIZE, Asked, Stepping, asked
+from tests.unit.engine.kernels_asked_for import PAGE_SIZE, Asked, Config, Stepping, asked
 
+from headrace.workers.engine.models.gpt_config import GptConfig, GptJConfig
 from headrace.workers.engine.models.llama_config import LlamaConfig
 from headrace.workers.engine.models.rope import Rope
 from headrace.workers.engine.warm_up import rehearsed_steps
@@ -39,7 +40,7 @@ def config(
     )
 
 
-MODELS = {
+MODELS: dict[str, Config] = {
     "Llama 3 8B": config(128256, 4096, 14336, 32, 8, 128),
     "Llama 3.2 1B": config(128256, 2048, 8192, 32, 8, 64),
     "Qwen2.5 7B": config(152064, 3584, 18944, 28, 4, 128),
@@ -47,6 +48,8 @@ MODELS = {
     "Qwen3 0.6B": config(151936, 1024, 3072, 16, 8, 128, norms=True),
     "TinyLlama": config(32000, 2048, 5632, 32, 4, 64),
     "SmolLM2 135M": config(49152, 576, 1536, 9, 3, 64),
+    "GPT-2": GptConfig(50257, 768, 3072, 2, 12, 64, 1e-5, "tanh", tied=True, max_positions=8192),
+    "GPT-J 6B": GptJConfig(50400, 4096, 16384, 2, 16, 256, 1e-5, "tanh", False, 8192, Rope(1e4, 64)),
 }
 
 
@@ -85,13 +88,14 @@ def test_no_step_asks_for_a_kernel_that_was_not_rehearsed(asked: Asked, kind: st
             steps.mixed(0, prompts, samples=prompts == [3])
         for chunks in rehearsed_steps(MAX_ROWS, STEP_TOKENS, STEP_TOKENS, PAGE_SIZE):
             steps.chunks(chunks)
-        rehearsed = set(asked)
-        assert len(rehearsed) > 10
+        assert len(set(asked)) > 10
+        asked.clear()
         late: dict[object, object] = {}
         for num_decoding, prompts in other_steps(seed=len(model)):
             if prompts:
                 steps.mixed(num_decoding, prompts)
             else:
                 steps.decode(num_decoding)
-            late |= {kernel: (num_decoding, prompts[:3], len(prompts)) for kernel in asked - rehearsed - set(late)}
+            # Also one that was rehearsed: it would be loaded once more.
+            late = dict.fromkeys(asked, (num_decoding, prompts[:3], len(prompts))) | late
         assert not late, model
