@@ -16,7 +16,7 @@ import torch
 
 from headrace.errors import ConfigurationError, KernelError
 from headrace.kernels.build import architecture
-from headrace.kernels.rehearsal import Rehearsal, collecting_nothing
+from headrace.kernels.rehearsal import Rehearsal
 
 
 @dataclass(eq=False, slots=True)
@@ -86,15 +86,13 @@ class Device:
         """
         if self.rehearsal is not None:
             raise KernelError("a rehearsal cannot be part of another one")
-        # Garbage may own memory of PyCUDA's, which can be freed by no thread but its own: no compiler's may collect it.
-        with collecting_nothing():
-            rehearsal = self.rehearsal = Rehearsal()
-            try:
-                yield
-                rehearsal.finish()
-            finally:
-                self.rehearsal = None
-                rehearsal.end()
+        rehearsal = self.rehearsal = Rehearsal()
+        try:
+            yield
+            rehearsal.finish()
+        finally:
+            self.rehearsal = None
+            rehearsal.end()
 
     @property
     def starts_early(self) -> bool:
@@ -109,7 +107,7 @@ class Device:
         return module
 
     def allocate(self, num_bytes: int) -> Any:
-        """Allocate memory: PyCUDA's object, which frees it when nobody refers to it any more.
+        """Allocate memory: PyCUDA's object, to be given to ``free``.
 
         Raises:
             ConfigurationError: there is not so much in one piece.
@@ -124,6 +122,15 @@ class Device:
                     f"cuda:{self.index} has no {num_bytes:,} bytes in one piece ({free:,} of {total:,} are free): "
                     "lower memory_fraction"
                 ) from error
+
+    def free(self, allocation: Any) -> None:
+        """Free memory of ``allocate``, in any thread.
+
+        By itself PyCUDA would do so only in the thread that opened the GPU, and garbage is collected in whichever
+        thread is at work then.
+        """
+        with self.entered():
+            allocation.free()
 
     def new_stream(self) -> torch.cuda.ExternalStream:
         """Make a stream that both libraries launch on directly; it lives until the process ends.

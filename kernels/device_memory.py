@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headrace.kernels.device import open_device
+from headrace.kernels.device import Device, open_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +16,12 @@ class _Bytes:
     [1] CUDA Array Interface, version 3, numba.readthedocs.io.
     """
 
+    device: Device
     allocation: Any
     num_bytes: int
+
+    def __del__(self) -> None:
+        self.device.free(self.allocation)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -44,5 +48,6 @@ def allocate(index: int, num_bytes: int) -> Tensor:
     Raises:
         ConfigurationError: PyCUDA or the GPU is missing, or there is not so much memory.
     """
-    allocation = open_device(index).allocate(num_bytes)
-    return torch.as_tensor(_Bytes(allocation, num_bytes), device=torch.device("cuda", index))
+    device = open_device(index)
+    memory = _Bytes(device, device.allocate(num_bytes), num_bytes)
+    return torch.as_tensor(memory, device=torch.device("cuda", index))

@@ -3,11 +3,8 @@
 A compiler takes a second a kernel. Steps that are computed ask for one after the other; in a rehearsal they only ask.
 """
 
-import gc
 import os
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Protocol
 
 from headrace.kernels.build import Target, cubin
@@ -19,18 +16,6 @@ MOST_COMPILERS = 16
 def _num_cores() -> int:
     """Those that this process may use, where the system says which."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def collecting_nothing() -> Iterator[None]:
-    """Leave garbage that reference counts do not find where it is, whichever thread is at work."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class Prepared(Protocol):

@@ -2,6 +2,7 @@
 
 import gc
 import random
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -68,6 +69,17 @@ def test_memory_goes_back_when_nobody_refers_to_it(device: torch.device) -> None
     assert before - free_bytes(device.index) >= 1 << 30, "a view keeps it"
     del view
     gc.collect()
+    assert before - free_bytes(device.index) < 64 << 20
+
+
+@pytest.mark.alone
+def test_memory_goes_back_whichever_thread_collects_its_dead_owner(device: torch.device) -> None:
+    before = free_bytes(device.index)
+    owner: list[object] = [allocate(device.index, 1 << 30)]
+    owner.append(owner)
+    del owner
+    with ThreadPoolExecutor(1) as other:
+        other.submit(gc.collect).result()
     assert before - free_bytes(device.index) < 64 << 20
 
 

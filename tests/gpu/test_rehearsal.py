@@ -1,6 +1,5 @@
 """What an engine has ready before its first request, so that nobody waits for a compiler."""
 
-import gc
 import random
 from pathlib import Path
 
@@ -60,7 +59,6 @@ def test_nothing_is_launched_in_a_rehearsal_and_all_is_ready_behind_it(device: t
         add = load("add", "add", "PPq", device, DTYPE="float", VEC=1, THREADS=64)
         add((1,), (64,), x, y, 64)
         assert opened.rehearsal is not None
-        assert not gc.isenabled(), "a compiler's thread could not free what it collects"
         with pytest.raises(KernelError, match="part of another"), opened.rehearsing():
             pass
     torch.cuda.synchronize()

@@ -1,9 +1,7 @@
 """Kernels that are asked for in a rehearsal, with a compiler that is none."""
 
-import gc
 from collections.abc import Callable
 from threading import Barrier, Event, Thread
-from weakref import ref
 
 import pytest
 from tests.waiting import until
@@ -11,7 +9,7 @@ from tests.waiting import until
 from headrace.errors import KernelError
 from headrace.kernels import rehearsal as module
 from headrace.kernels.build import Target
-from headrace.kernels.rehearsal import Rehearsal, collecting_nothing
+from headrace.kernels.rehearsal import Rehearsal
 
 ONE, OTHER = (Target(name, "sm_90a", ()) for name in ("one", "other"))
 
@@ -97,30 +95,6 @@ def test_whoever_waits_is_told_at_once_that_the_compiler_refuses(compile_by: Cal
     go_on.set()
     rehearsal.end()
     assert not late.is_ready
-
-
-@pytest.mark.parametrize("was_enabled", [True, False])
-def test_no_thread_collects_garbage_meanwhile_and_it_is_collected_as_before_afterwards(was_enabled: bool) -> None:
-    class Owner:
-        """Of memory, in a circle."""
-
-        def __init__(self) -> None:
-            self.itself = self
-
-    gc.collect()
-    if not was_enabled:
-        gc.disable()
-    try:
-        with collecting_nothing():
-            left = ref(Owner())
-            kept = [[number] for number in range(100_000)]  # of which each look would be at some
-            assert left() is not None
-            assert len(kept) == 100_000
-        assert gc.isenabled() == was_enabled
-    finally:
-        gc.enable()
-    gc.collect()
-    assert left() is None
 
 
 def test_a_rehearsal_that_has_ended_compiles_nothing_more(compile_by: Callable[..., None]) -> None:
