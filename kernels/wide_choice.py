@@ -157,7 +157,7 @@ MEASURED: dict[tuple[int, int], tuple[tuple[int, int, Tiling], ...]] = {
     ),
     (28672, 4096): (
         (161, 192, Tiling(224, 3, 1, 1, 4)),
-        (225, 256, Tiling(224, 2, 2, 1, 5)),
+        (225, 256, Tiling(224, 2, 2, 1, 5, overlaps=True)),
     ),
     (4096, 14336): (
         (161, 192, Tiling(64, 3, 1, 2, 7)),
