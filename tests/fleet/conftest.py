@@ -20,8 +20,8 @@ ENGINE_TIMEOUT_MS = 15_000
 
 
 def fleet_settings(url: str, **given: object) -> Settings:
-    """Settings of a fleet for two cores, with a short lease."""
-    small = {"model": MODEL, "lease_ms": LEASE_MS, "max_context_tokens": 2_048, "num_threads": 2, "drain_ms": 5_000}
+    """Settings of a fleet beside which others run: one core, and a short lease."""
+    small = {"model": MODEL, "lease_ms": LEASE_MS, "max_context_tokens": 2_048, "num_threads": 1, "drain_ms": 5_000}
     small |= {"engine_timeout_ms": ENGINE_TIMEOUT_MS, "measure_ms": 0}
     return Settings.load(redis_url=url, **{**small, **given})
 
