@@ -129,12 +129,8 @@ class Device:
         By itself PyCUDA would do so only in the thread that opened the GPU, and garbage is collected in whichever
         thread is at work then.
         """
-        # Not by ``entered``: while the interpreter shuts down, what makes it a context may have gone before.
-        self.context.push()
-        try:
+        with self.entered():
             allocation.free()
-        finally:
-            self.context.pop()
 
     def new_stream(self) -> torch.cuda.ExternalStream:
         """Make a stream that both libraries launch on directly; it lives until the process ends.
