@@ -5,7 +5,7 @@ older GPUs, fp32 and more tokens than ``MOST_TOKENS`` are cuBLAS's.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -106,7 +106,9 @@ class ThinProduct:
         runs = 0 if norm is None else row_runs(in_features)
         held = 1 if norm is None else chosen.held_runs(product)
         token_tiles = -(-num_tokens // TOKEN_TILE)
-        kernel = _kernel(x.device.index, x.dtype, token_tiles, chosen, gated, runs, held)
+        # Tilings that differ in how they are launched alone share a kernel.
+        compiled = replace(chosen, blocks=0, alone=False)
+        kernel = _kernel(x.device.index, x.dtype, token_tiles, compiled, gated, runs, held)
         num_sms = self._device.num_sms
         blocks_per_sm = (MOST_BYTES + RESERVED_BYTES) // (shared + RESERVED_BYTES)
         grid = min(-(-out_features // chosen.tile), num_sms * min(blocks_per_sm, chosen.blocks))

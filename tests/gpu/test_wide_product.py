@@ -21,8 +21,12 @@ from headrace.kernels.wide_product import WideProduct
 # Rows and columns of the weight: fewer than a tile and a panel, no multiples of either, and several tiles a block.
 WEIGHTS = [(8, 72), (1032, 1000), (5000, 520), (17000, 264)]
 NUM_TOKENS = [1, 64, 129, 130, 191, 192, 193, 255, 256]
+PLAIN = Tiling(64, 2, 2, 1, 4)
+OVERLAPPING = Tiling(256, 2, 2, 1, 4, band=2, overlaps=True)
+ODD_OVERLAPPING = Tiling(224, 2, 2, 1, 5, overlaps=True)
 #: Shared tokens and columns, alone and together, in blocks of one, two and three groups.
 TILINGS = [
+    ODD_OVERLAPPING,
     Tiling(224, 2, 2, 1, 5),
     Tiling(112, 2, 2, 1, 3),
     Tiling(144, 2, 2, 4, 4),
@@ -33,9 +37,6 @@ TILINGS = [
     Tiling(48, 3, 1, 1, 3),
     Tiling(144, 3, 1, 4, 2),
 ]
-PLAIN = Tiling(64, 2, 2, 1, 4)
-OVERLAPPING = Tiling(256, 2, 2, 1, 4, band=2, overlaps=True)
-ODD_OVERLAPPING = Tiling(224, 2, 2, 1, 5, overlaps=True)
 
 
 @pytest.fixture(autouse=True)

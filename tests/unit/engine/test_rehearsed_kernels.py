@@ -72,9 +72,9 @@ def other_steps(seed: int) -> Iterator[tuple[int, list[int]]]:
     ("asked", "kind", "models"),
     [
         ("sm_90a", "bf16", list(MODELS)),
-        ("sm_90a", "fp32", ["Qwen2.5 0.5B", "Qwen3 0.6B"]),
-        ("sm_90a", "deterministic", ["Llama 3.2 1B", "Qwen3 0.6B"]),
-        ("sm_80", "bf16", ["Llama 3.2 1B", "Qwen3 0.6B"]),
+        ("sm_90a", "fp32", ["Qwen2.5 0.5B", "Qwen3 0.6B", "GPT-2"]),
+        ("sm_90a", "deterministic", ["Llama 3.2 1B", "Qwen3 0.6B", "GPT-2"]),
+        ("sm_80", "bf16", ["Llama 3.2 1B", "Qwen3 0.6B", "GPT-2"]),
         ("sm_80", "fp32", ["SmolLM2 135M"]),
     ],
     indirect=["asked"],
