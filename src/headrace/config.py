@@ -166,7 +166,7 @@ class Settings(SourcedSettings):
         "and no more of them than wait",
     )
     stall_ms: Annotated[float, Field(ge=0)] = Field(
-        30.0,
+        50.0,
         description="on a GPU, what a step may take that computes prompts beside rows that decode, if not even the "
         "shortest takes longer; 0: no bound but step_tokens",
     )

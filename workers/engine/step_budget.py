@@ -94,9 +94,9 @@ class StepBudget:
 
 
 def _sizes(step_tokens: int) -> list[int]:
-    """Powers of two and what lies halfway between them, from the least step on, up to the longest."""
+    """Powers of two and what lies between them by quarters, from the least step on, up to the longest."""
     sizes, size = [], _LEAST_STEP
     while size < step_tokens:
-        sizes += [size, size + size // 2]
+        sizes += range(size, 2 * size, max(size // 4, _LEAST_PROMPT))
         size *= 2
     return [*(size for size in sizes if size < step_tokens), step_tokens]
