@@ -12,7 +12,8 @@
 //
 // To cut an item costs the meeting of its parts, which short ones do not earn: items of up to ``whole_units`` stay whole
 // if there is a block for each. Longer ones are cut where they would be if each began a share, if that takes no more
-// than the shares there are and does not make them much larger; the longest into equal parts, if may be.
+// than the shares there are and does not make them much larger (``MOST_LONGER``: a meeting takes as long as reading
+// about so much more); the longest into equal parts, if may be.
 //
 // That equal runs of a flattened index space beat splitting each row on its own is Stream-K's point for products [1]
 // and FlashInfer's for ragged attention [2].
@@ -25,6 +26,7 @@
 #include "plan.cuh"
 
 constexpr int FEW_ROWS = 4096;
+constexpr int MOST_LONGER = 8;  // units
 
 extern "C" __global__ void __launch_bounds__(512, 1)
     decode_plan(int4* plan, int* starts, const int* lengths, int num_rows, int num_kv_heads, int window, int num_shares,
@@ -68,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(512, 1)
     int share = max((total + num_shares - 1) / num_shares, max(least_units, 1));
     bool aligned = false;
     if (segment_tiles == 0 && total > 0 && whole_units >= 0) {
-        const int most = share + share / 4;
+        const int most = share + min(share / 4, MOST_LONGER);
         if (longest <= whole_units) {
             aligned = all_shares(max(longest, share)) <= num_blocks;
             if (aligned) share = max(longest, share);

@@ -142,6 +142,18 @@ def test_equal_rows_are_cut_where_each_begins_a_share(library: ctypes.CDLL) -> N
     assert max(entry[3] for entry in plan.entries) <= -(-63 // (396 // 64)) + 1
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "length", "aligned", "share"),
+    [(8, 16000, True, 167), (8, 32000, False, 324), (5, 32000, False, 203), (10, 16000, False, 203)],
+)
+def test_rows_are_not_cut_where_each_begins_if_shares_became_much_longer(
+    library: ctypes.CDLL, num_rows: int, length: int, aligned: bool, share: int
+) -> None:
+    plan = Plan(library, [length] * num_rows, 8, 396, 16, 32, 0, 0)
+    assert (plan.aligned, plan.share) == (aligned, share)
+    assert plan.covered() == plan.expected()
+
+
 def test_no_row_at_all_is_no_work(library: ctypes.CDLL) -> None:
     plan = Plan(library, [0, 0, 0], 4, 100, 16, 32, 0, 0)
     assert all(entry[3] == 0 for entry in plan.entries)
