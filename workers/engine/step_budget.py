@@ -19,6 +19,8 @@ from headrace.workers.engine.step_work import StepWork
 _LEAST_STEP = 512
 #: Beside rows that decode, however many they are: prompts go on.
 _LEAST_PROMPT = 256
+#: Sizes nearer to each other than this are hardly told apart by their times.
+_LEAST_DISTANCE = 256
 #: Until a step has taught what tokens cost.
 _FIRST_TOKENS = 2048
 #: Steps that are remembered.
@@ -97,6 +99,6 @@ def _sizes(step_tokens: int) -> list[int]:
     """Powers of two and what lies between them by quarters, from the least step on, up to the longest."""
     sizes, size = [], _LEAST_STEP
     while size < step_tokens:
-        sizes += range(size, 2 * size, max(size // 4, _LEAST_PROMPT))
+        sizes += range(size, 2 * size, max(size // 4, _LEAST_DISTANCE))
         size *= 2
     return [*(size for size in sizes if size < step_tokens), step_tokens]
