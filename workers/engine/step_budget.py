@@ -97,7 +97,8 @@ class StepBudget:
 
 def _sizes(step_tokens: int) -> list[int]:
     """Powers of two and what lies between them by quarters, from the least step on, up to the longest."""
-    sizes, size = [], _LEAST_STEP
+    sizes: list[int] = []
+    size = _LEAST_STEP
     while size < step_tokens:
         sizes += range(size, 2 * size, max(size // 4, _LEAST_DISTANCE))
         size *= 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headrace.workers.engine.step_budget import StepBudget
 from headrace.workers.engine.step_work import StepWork
 
-SIZES = [512, 768, *range(1024, 2048, 256), *range(2048, 4096, 512), *range(4096, 8193, 1024)]
+SIZES: list[int] = [512, 768, *range(1024, 2048, 256), *range(2048, 4096, 512), *range(4096, 8193, 1024)]
 #: Step of so many tokens -> ms.
 Device = Callable[[int], float]
 
