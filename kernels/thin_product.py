@@ -106,7 +106,7 @@ class ThinProduct:
         runs = 0 if norm is None else row_runs(in_features)
         held = 1 if norm is None else chosen.held_runs(product)
         token_tiles = -(-num_tokens // TOKEN_TILE)
-        # Tilings that differ in how they are launched alone share a kernel.
+        # Tilings that differ only in how they are launched share a kernel: neither is compiled in.
         compiled = replace(chosen, blocks=0, alone=False)
         kernel = _kernel(x.device.index, x.dtype, token_tiles, compiled, gated, runs, held)
         num_sms = self._device.num_sms

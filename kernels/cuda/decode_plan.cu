@@ -12,8 +12,8 @@
 //
 // To cut an item costs the meeting of its parts, which short ones do not earn: items of up to ``whole_units`` stay whole
 // if there is a block for each. Longer ones are cut where they would be if each began a share, if that takes no more
-// than the shares there are and does not make them much larger (``MOST_LONGER``: a meeting takes as long as reading
-// about so much more); the longest into equal parts, if may be.
+// than the shares there are and does not make them much larger (``MOST_LONGER``: about what takes as long to read as a
+// meeting does, measured with heads of 128 in bf16); the longest into equal parts, if may be.
 //
 // That equal runs of a flattened index space beat splitting each row on its own is Stream-K's point for products [1]
 // and FlashInfer's for ragged attention [2].
@@ -26,7 +26,7 @@
 #include "plan.cuh"
 
 constexpr int FEW_ROWS = 4096;
-constexpr int MOST_LONGER = 8;  // units
+constexpr int MOST_LONGER = 8;  // tiles
 
 extern "C" __global__ void __launch_bounds__(512, 1)
     decode_plan(int4* plan, int* starts, const int* lengths, int num_rows, int num_kv_heads, int window, int num_shares,

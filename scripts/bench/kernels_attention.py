@@ -47,6 +47,9 @@ def cases() -> Iterator[Case]:
     ragged = torch.randint(1, 2048, (256,), generator=generator).tolist()
     for rows, keys in ((8, 32000), (64, 4000), (64, 1024), (256, 256), (1, 256), (8, 256), (1, 4000), (1, 32000)):
         yield Case(f"{rows}x{keys}", L8B, [keys] * rows)
+    # Numbers of rows by which blocks cannot be shared out evenly.
+    for rows, keys in ((5, 32000), (10, 16000), (20, 4000)):
+        yield Case(f"{rows}x{keys}", L8B, [keys] * rows, beside_torch=False)
     yield Case("256xragged", L8B, ragged)
     for rows, keys in ((8, 32000), (64, 4000), (64, 1024), (256, 256)):
         yield Case(f"{rows}x{keys}_pages_of_64", replace(L8B, page_size=64), [keys] * rows, beside_torch=False)

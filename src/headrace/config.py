@@ -167,8 +167,8 @@ class Settings(SourcedSettings):
     )
     stall_ms: Annotated[float, Field(ge=0)] = Field(
         50.0,
-        description="on a GPU, what a step may take that computes prompts beside rows that decode, if not even the "
-        "shortest takes longer; 0: no bound but step_tokens",
+        description="on a GPU, what a step may take that computes prompts beside rows that decode, or a quarter more "
+        "than the shortest takes, if that is longer; 0: no bound but step_tokens",
     )
     prompt_step_ms: Annotated[float, Field(ge=0)] = Field(
         200.0,

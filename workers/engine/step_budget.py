@@ -65,7 +65,7 @@ class StepBudget:
             return max(sizes[0], min(sizes[-1], _FIRST_TOKENS))
         shortest = sizes[0]
         if shortest in times:
-            # Whatever is longer takes no less, so a smaller time of it is only a newer one.
+            # Whatever is longer takes no less, so a smaller time of it is newer, or less was in its way.
             most_ms = max(most_ms, _OVER_SHORTEST * min(times[size] for size in sizes if size in times))
         elif most_ms < min(max(times.values()), _OVER_SHORTEST * min(times.values())):
             return shortest  # it takes no more than any other, and is not tried where that could not raise the bound
@@ -96,7 +96,7 @@ class StepBudget:
 
 
 def _sizes(step_tokens: int) -> list[int]:
-    """Powers of two and what lies between them by quarters, from the least step on, up to the longest."""
+    """Powers of two from the least step on, what lies between them by quarters if that is not too near, the longest."""
     sizes: list[int] = []
     size = _LEAST_STEP
     while size < step_tokens:

@@ -194,3 +194,19 @@ def test_one_slow_step_does_not_shorten_those_behind_it() -> None:
     run(budget, lambda num_tokens: 0.0049 * num_tokens, 20)
     budget.observe(prompt(8192), 1000)
     assert budget.tokens(1) == 8192
+
+
+def test_a_longer_size_whose_first_step_was_slow_is_tried_once_more() -> None:
+    budget = StepBudget(8192, 50, 200)
+    for num_tokens, step_ms in ((512, 39), (2048, 49), (2560, 300)):
+        budget.observe(prompt(num_tokens), step_ms)
+    assert budget.tokens(1) == 2560
+    budget.observe(prompt(2560), 49)
+    assert budget.tokens(1) == 3072
+
+
+def test_what_the_shortest_step_took_once_does_not_raise_the_bound_after_longer_ones_took_less() -> None:
+    budget = StepBudget(8192, 50, 200)
+    for num_tokens, step_ms in ((512, 60), (2048, 40), (2560, 55), (2560, 55)):
+        budget.observe(prompt(num_tokens), step_ms)
+    assert budget.tokens(1) == 2048
