@@ -106,9 +106,7 @@ class ThinProduct:
         runs = 0 if norm is None else row_runs(in_features)
         held = 1 if norm is None else chosen.held_runs(product)
         token_tiles = -(-num_tokens // TOKEN_TILE)
-        # Tilings that differ only in how they are launched share a kernel: neither is compiled in.
-        compiled = replace(chosen, blocks=0, alone=False)
-        kernel = _kernel(x.device.index, x.dtype, token_tiles, compiled, gated, runs, held)
+        kernel = _kernel(x.device.index, x.dtype, token_tiles, _compiled(chosen), gated, runs, held)
         num_sms = self._device.num_sms
         blocks_per_sm = (MOST_BYTES + RESERVED_BYTES) // (shared + RESERVED_BYTES)
         grid = min(-(-out_features // chosen.tile), num_sms * min(blocks_per_sm, chosen.blocks))
@@ -161,6 +159,12 @@ def _fitting(product: Product, norm: Norm | None, given: Tiling | None) -> Tilin
     if chosen is None or (norm is None and not chosen.can_wait_for_x(product)):
         raise KernelError(f"{chosen} cannot wait for {in_features} columns of x")
     return chosen
+
+
+@functools.cache
+def _compiled(tiling: Tiling) -> Tiling:
+    """What of a tiling is compiled in: those that differ only in how they are launched share a kernel."""
+    return replace(tiling, blocks=0, alone=False)
 
 
 @functools.cache
