@@ -1,16 +1,19 @@
 """compute-sanitizer over kernels that run alone in a process: exit status 1 where a tool finds anything.
 
-    python scripts/sanitize.py [--tool memcheck --tool racecheck ...] [--timeout-s N] [NAME ...]
+    python scripts/sanitize.py [--tool memcheck --tool racecheck ...] [--processes N] [--timeout-s N] [NAME ...]
 
 Default: memcheck and racecheck over all that should be clean. ``headrace.testing.sanitized`` has the programs, and says
 why they are not tests under pytest: those may multiply by cuBLAS.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 from headrace.testing.sanitized import PROGRAMS, run
 
@@ -33,9 +36,10 @@ def sanitize(tool: str, name: str, timeout_s: float) -> bool:
     lines = (done.stdout + done.stderr).splitlines()
     summary = next((line.strip("= ") for line in reversed(lines) if "SUMMARY" in line), "no summary")
     right = sum(line.endswith(": right") for line in lines)
-    print(f"{tool} {name}: {right} results right; {summary} ({time.monotonic() - began_s:.0f} s)", flush=True)
+    told = [f"{tool} {name}: {right} results right; {summary} ({time.monotonic() - began_s:.0f} s)"]
     if done.returncode:
-        print("\n".join(line for line in lines if not line.endswith(": right")), flush=True)
+        told += [line for line in lines if not line.endswith(": right")]
+    print("\n".join(told), flush=True)
     return done.returncode == 0 and right > 0
 
 
@@ -43,6 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PROGRAMS)}")
     parser.add_argument("--tool", action="append", choices=TOOLS)
+    parser.add_argument("--processes", type=int, default=min(8, os.cpu_count() or 1), help="programs side by side")
     parser.add_argument("--timeout-s", type=float, default=120.0, help="of each program")
     parser.add_argument("--inside", choices=tuple(PROGRAMS), help=argparse.SUPPRESS)
     wanted = parser.parse_args()
@@ -53,8 +58,10 @@ def main() -> int:
     if shutil.which("compute-sanitizer") is None:
         parser.error("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
     names = wanted.names or [name for name in PROGRAMS if name != NOT_CLEAN]
-    clean = [sanitize(tool, name, wanted.timeout_s) for tool in wanted.tool or TOOLS[:2] for name in names]
-    return int(not all(clean))
+    with ThreadPoolExecutor(wanted.processes) as side_by_side:
+        jobs = list(product(wanted.tool or TOOLS[:2], names))
+        clean = side_by_side.map(sanitize, *zip(*jobs, strict=True), [wanted.timeout_s] * len(jobs))
+        return int(not all(list(clean)))
 
 
 if __name__ == "__main__":

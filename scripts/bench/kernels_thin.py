@@ -20,7 +20,7 @@ from headrace.testing.product_cases import SHAPES, adds_to_residual, in_turn, is
 from headrace.testing.rows import Report, arguments
 
 DEVICE = torch.device("cuda", 0)
-NUM_TOKENS = (1, 2, 4, 8, 12, 16)
+NUM_TOKENS = (*range(1, 9), 12, 16)
 
 
 def joined(name: str, num_tokens: int, products: list[ThinProduct]) -> Iterator[tuple[Operation, Operation]]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -101,6 +102,7 @@ def origin(card: str = "") -> dict[str, object]:
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _commit(),
         "card": card or _card(),
+        **({} if card else _card_id()),
         "versions": _versions(),
     }
 
@@ -131,10 +133,22 @@ def _commit() -> str:
     return commit.stdout.strip()
 
 
-def _card() -> str:
+def _gpus() -> Any:
+    """``torch.cuda`` where a script uses torch, and torch sees a GPU."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
+def _card_id() -> dict[str, str]:
+    """Which GPU of its kind it is: they differ by some percent, and figures of one card belong together."""
+    gpus = _gpus()
+    return {} if gpus is None else {"card_id": str(gpus.get_device_properties().uuid)[:8]}
+
+
+def _card() -> str:
+    gpus = _gpus()
+    if gpus is not None:
+        return str(gpus.get_device_name())
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()

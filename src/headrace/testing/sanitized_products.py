@@ -9,11 +9,14 @@ from torch.nn import functional
 from headrace.kernels.fixed_product import FEW, MANY, fixed_product
 from headrace.kernels.middle_choice import Tiling as MiddleTiling
 from headrace.kernels.middle_product import MiddleProduct
+from headrace.kernels.thin_choice import Product, choose_norming
 from headrace.kernels.thin_choice import Tiling as ThinTiling
 from headrace.kernels.thin_product import Norm, ThinProduct
 from headrace.kernels.wide_choice import Tiling as WideTiling
 from headrace.kernels.wide_product import WideProduct
 from headrace.testing.computed import Computed, normal, room
+
+DEALT_AND_NORMED = ThinTiling(16, 1024, 3, 8, x_in_shared=True, blocks=2, dealt=True)
 
 
 def fixed_products() -> Iterator[Computed]:
@@ -54,10 +57,12 @@ def joined_thin_products() -> Iterator[Computed]:
         size = f"{num_tokens} x {outputs} x {inputs}"
         normed = functional.rms_norm(x.double(), (inputs,), scale.double(), 1e-5) @ weight.double().T
         y = room(x, num_tokens, outputs)
-        ours(x.cuda(), y, norm=norm)
+        # Where the engine norms by a kernel of its own: as one that deals tiles out would.
+        tiling = choose_norming(Product(num_tokens, outputs, inputs)) or DEALT_AND_NORMED
+        ours(x.cuda(), y, norm=norm, tiling=tiling)
         yield Computed(f"{size}, normed", y, normed)
         half = room(x, num_tokens, outputs // 2)
-        ours(x.cuda(), half, norm=norm, gated=True)
+        ours(x.cuda(), half, norm=norm, gated=True, tiling=tiling)
         yield Computed(f"{size}, normed and gated", half, _gated(normed))
         summed = residual.cuda()
         ours(x.cuda(), summed, residual=summed)

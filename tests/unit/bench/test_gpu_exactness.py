@@ -26,11 +26,11 @@ STRANGER = Launches("at_copy", "other", 1, 1.0)
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Any, str]]:
     """Run the script: its status, its rows by case and metric, and what it says is wrong."""
-    has = SimpleNamespace(total_memory=139 << 30)
+    has = SimpleNamespace(total_memory=139 << 30, uuid="0123456789abcdef")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: has)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: has)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(device_engine, "DeviceEngine", lambda *args: None)
 
@@ -38,7 +38,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         has.total_memory = measured.get("memory_bytes", has.total_memory)
         monkeypatch.setattr(teacher_forcing, "logit_errors", lambda shape, device: iter(measured["errors"]))
 
-        def steps(made: object, num_rows: int) -> Iterator[tuple[str, list[Launches]]]:
+        def steps(made: object, num_rows: int, *, long_prompt: int) -> Iterator[tuple[str, list[Launches]]]:
+            assert long_prompt
             yield "prompts alone", [OURS, PRODUCT]
             yield "rows that decode", measured["launches"]
 
@@ -58,7 +59,7 @@ def test_errors_stand_beside_those_of_transformers(run: Callable[..., tuple[int,
     assert (status, said) == (0, "")
     assert len(rows) == 4
     row = rows["gpu/logits/Q06/256", "greatest_error"]
-    assert (row["value"], row["peer_value"], row["card"]) == (0.4, 0.5, "a GPU")
+    assert (row["value"], row["peer_value"], row["card"], row["card_id"]) == (0.4, 0.5, "a GPU", "01234567")
 
 
 @pytest.mark.parametrize("wrong", [{"greatest": 1.01}, {"mean": 0.085}, {"spread": 0.05}, {"greatest": float("nan")}])

@@ -84,22 +84,16 @@ class GptJ:
         for index, layer in enumerate(self._layers):
             if index:
                 x = ops.layer_norm(x, layer.norm.weight, layer.norm.bias, eps, residual=residual)
-            seen = self._attention(index, layer, x, table)
+            self._attend(index, layer, x, table, residual)
             x = ops.linear(ops.gelu(ops.linear(x, layer.up), self.config.gelu), layer.down)
-            ops.add(x, seen)
         if not batch.sampled.numel():
             return None
         x, residual = ops.select(x, batch.sampled), ops.select(residual, batch.sampled)
         x = ops.layer_norm(x, self._norm.weight, self._norm.bias, eps, residual=residual)
         return ops.linear(x, self._head)
 
-    def _attention(
-        self,
-        index: int,
-        layer: _Layer,
-        x: Tensor,
-        table: tuple[Tensor, Tensor],
-    ) -> Tensor:
+    def _attend(self, index: int, layer: _Layer, x: Tensor, table: tuple[Tensor, Tensor], residual: Tensor) -> None:
+        """Add what a layer's attention sees of ``x`` into the residual stream, which its MLP does not read."""
         ops = self._ops
         seen = ops.rotary_attention(ops.linear(x, layer.qkv), index, self.config.num_heads, rotary=table)
-        return ops.linear(seen, layer.out)
+        ops.linear_add(seen, layer.out, residual)
