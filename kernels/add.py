@@ -1,16 +1,34 @@
 """Addition in place: ``cuda/add.cu``."""
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from headrace.kernels.checks import element_type, require
-from headrace.kernels.launch import Kernel, load
+from headrace.kernels.launch import Kernel, Shared, load
 from headrace.kernels.rows import vector
 
-# Of a block: fewer where so few vectors are all that there is.
-_THREADS, _FEW_THREADS, _FEW_VECS = 256, 128, 1 << 15
+
+class _Blocks(NamedTuple):
+    """How a sum is shared out.
+
+    Attributes:
+        threads: of a block, a vector each.
+        shared: what a block asks for, and does not use: so no more than some run at once.
+    """
+
+    threads: int
+    shared: Shared = Shared(0)
+
+
+# Where so few vectors are all that there is, more blocks find more multiprocessors.
+_FEW, _FEW_VECS = _Blocks(128), 1 << 15
+_SOME = _Blocks(256)
+# Six blocks a multiprocessor, in 64 of its 228 KB, each with 1 KB of the system's: by 1,536 threads memory is read and
+# written 0.3 to 0.5 % faster than by 2,048 (docs/bench/kernels.md).
+_MANY, _MANY_VECS = _Blocks(256, Shared(9856, percent=28)), 1 << 22
 
 
 def add(x: Tensor, y: Tensor) -> None:
@@ -28,12 +46,21 @@ def add(x: Tensor, y: Tensor) -> None:
     vec = vector(x.numel(), x.element_size())
     num_vecs = x.numel() // vec
     kernels = _kernels(x.device, element_type(x, "x"), vec)
-    threads = _FEW_THREADS if num_vecs <= _FEW_VECS else _THREADS
-    kernels[threads]((-(-num_vecs // threads),), (threads,), x, y, num_vecs)
+    blocks = _FEW if num_vecs <= _FEW_VECS else _SOME if num_vecs < _MANY_VECS else _MANY
+    grid = (-(-num_vecs // blocks.threads),)
+    kernels[blocks](grid, (blocks.threads,), x, y, num_vecs, shared_bytes=blocks.shared.most_bytes)
 
 
 @functools.cache
-def _kernels(device: torch.device, element: str, vec: int) -> dict[int, Kernel]:
-    """By threads, together: which one a step takes follows from its number of tokens, and none should compile."""
-    threads = (_THREADS, _FEW_THREADS)
-    return {each: load("add", "add", "PPq", device, DTYPE=element, VEC=vec, THREADS=each) for each in threads}
+def _kernels(device: torch.device, element: str, vec: int) -> dict[_Blocks, Kernel]:
+    """By blocks, together: which a step takes follows from its number of tokens, and none should compile."""
+    return {
+        each: load(
+            *("add", "add", "PPq", device),
+            shared_bytes=each.shared,
+            DTYPE=element,
+            VEC=vec,
+            THREADS=each.threads,
+        )
+        for each in (_FEW, _SOME, _MANY)
+    }

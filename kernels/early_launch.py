@@ -14,6 +14,7 @@ from headrace.errors import KernelError
 
 _STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _MOST_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_SHARED_PERCENT = 9  # CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
 _BUFFER, _BUFFER_BYTES, _END = 1, 2, 0  # CU_LAUNCH_PARAM_*
 
 
@@ -29,19 +30,24 @@ class EarlyLaunch:
     Args:
         machine_code: a cubin; it is loaded into the current context for good.
         entry: the kernel's name there.
-        shared_bytes: the most dynamic shared memory that a launch will ask for.
         param_bytes: of all parameters together.
+        shared_bytes: the most dynamic shared memory that a launch will ask for.
+        shared_percent: as of ``launch.Shared``.
 
     Raises:
         KernelError: the driver refused.
     """
 
-    def __init__(self, machine_code: bytes, entry: str, shared_bytes: int, param_bytes: int) -> None:
+    def __init__(
+        self, machine_code: bytes, entry: str, param_bytes: int, *, shared_bytes: int, shared_percent: int | None = None
+    ) -> None:
         module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
         _call("cuModuleLoadData", ctypes.byref(module), machine_code)
         _call("cuModuleGetFunction", ctypes.byref(self._function), module, entry.encode())
         if shared_bytes:
             _call("cuFuncSetAttribute", self._function, _MOST_SHARED_BYTES, shared_bytes)
+        if shared_percent is not None:
+            _call("cuFuncSetAttribute", self._function, _SHARED_PERCENT, shared_percent)
         self._num_bytes = ctypes.c_size_t(param_bytes)
         self._attribute = ctypes.create_string_buffer(_ATTRIBUTE(_STREAM_SERIALIZATION, 1))
         self._launch = _driver().cuLaunchKernelEx

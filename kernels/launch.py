@@ -31,6 +31,19 @@ _MAP_PLACE = 48
 _entries: set[str] = set()
 
 
+class Shared(NamedTuple):
+    """What a kernel's blocks may ask for of a multiprocessor's shared memory.
+
+    Attributes:
+        most_bytes: a block, beside what its source has.
+        percent: how much of what a multiprocessor has for its cache and for shared memory should be the latter; None:
+            as much as lets most blocks run at once.
+    """
+
+    most_bytes: int
+    percent: int | None = None
+
+
 class Ready(NamedTuple):
     """What launching a kernel takes.
 
@@ -177,7 +190,7 @@ class Kernel:
 
 
 def load(
-    source: str, entry: str, params: str, device: torch.device, *, shared_bytes: int = 0, **defines: Macro
+    source: str, entry: str, params: str, device: torch.device, *, shared_bytes: int | Shared = 0, **defines: Macro
 ) -> Kernel:
     """Compile (or find in the cache) and load a kernel; the caller keeps it. A device that rehearses does both later.
 
@@ -187,7 +200,7 @@ def load(
         params: a letter each parameter: P a pointer, i and I 32 bits with and without sign, q and Q 64 bits, f a float,
             T a tensor map, 48 bytes behind a multiple of 64 (``cuda/tensor_copy.cuh``).
         device: a CUDA device; without an index, torch's current one.
-        shared_bytes: the most dynamic shared memory that a launch will ask for.
+        shared_bytes: the most dynamic shared memory that a launch will ask for, or more about it.
         defines: macros.
 
     Raises:
@@ -202,14 +215,15 @@ def load(
     if device.type != "cuda":
         raise KernelError(f"{entry} runs on a GPU, not on {device}")
     opened = open_device(torch.cuda.current_device() if device.index is None else device.index)
-    if shared_bytes > opened.shared_bytes:
+    shared = shared_bytes if isinstance(shared_bytes, Shared) else Shared(shared_bytes)
+    if shared.most_bytes > opened.shared_bytes:
         raise KernelError(
-            f"{entry} wants {shared_bytes} bytes of shared memory a block; there are {opened.shared_bytes}"
+            f"{entry} wants {shared.most_bytes} bytes of shared memory a block; there are {opened.shared_bytes}"
         )
     _entries.add(entry)
     target = Target.of(source, opened.arch, defines)
-    make_ready = functools.partial(_ready, target, opened, entry, params, shared_bytes)
-    kernel = Kernel(make_ready, params, opened, entry, shared_bytes)
+    make_ready = functools.partial(_ready, target, opened, entry, params, shared)
+    kernel = Kernel(make_ready, params, opened, entry, shared.most_bytes)
     if opened.rehearsal is None:
         kernel.prepare()
     else:
@@ -235,7 +249,7 @@ def is_ours(name: str) -> bool:
     return name in _entries
 
 
-def _ready(target: Target, device: Device, entry: str, params: str, shared_bytes: int) -> Ready:
+def _ready(target: Target, device: Device, entry: str, params: str, shared: Shared) -> Ready:
     import pycuda.driver
 
     machine_code = cubin(target)
@@ -243,12 +257,18 @@ def _ready(target: Target, device: Device, entry: str, params: str, shared_bytes
     with device.entered():
         try:
             function = module.get_function(entry)
-            if shared_bytes:
-                attribute = pycuda.driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
-                function.set_attribute(attribute, shared_bytes)
+            attributes = pycuda.driver.function_attribute
+            if shared.most_bytes:
+                function.set_attribute(attributes.MAX_DYNAMIC_SHARED_SIZE_BYTES, shared.most_bytes)
+            if shared.percent is not None:
+                function.set_attribute(attributes.PREFERRED_SHARED_MEMORY_CARVEOUT, shared.percent)
         except pycuda.driver.Error as error:
             raise KernelError(f"{entry} cannot be prepared: {error}") from error
         early = None
         if device.starts_early:
-            early = EarlyLaunch(machine_code, entry, shared_bytes, struct.calcsize(_packed(params)))
+            early = EarlyLaunch(
+                *(machine_code, entry, struct.calcsize(_packed(params))),
+                shared_bytes=shared.most_bytes,
+                shared_percent=shared.percent,
+            )
         return Ready(function, early)

@@ -5,7 +5,7 @@ from headrace.errors import KernelError
 from headrace.kernels.add import add
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (5, 64), (129, 4096), (2, 3, 5), (4097, 4096)])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (5, 64), (129, 4096), (2, 3, 5), (4097, 4096), (8193, 4096)])
 def test_a_sum_is_torchs_and_stays_in_place(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x, y = (torch.randn(shape, device=device, dtype=dtype) for _ in range(2))
     expected = x + y

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.gpu.test_families import CASES
 
-from headrace.testing.gpu_profile import own_kernels, profile_steps
+from headrace.testing.gpu_profile import is_product, own_kernels, profile_steps
 from headrace.testing.small_engines import engine_of
 from headrace.testing.tiny_models import KINDS, make_oracle
 
@@ -31,11 +31,11 @@ def test_everything_but_products_and_copies_is_a_kernel_of_ours(tmp_path: Path, 
             assert not {one.name for one in launches if one.origin == "other"}, (name, kind)
 
 
-GPT: dict[str, Any] = {"n_embd": 4096, "n_layer": 1, "n_head": 32, "n_inner": 256, "n_positions": 4608}
+GPT: dict[str, Any] = {"n_embd": 4096, "n_layer": 2, "n_head": 32, "n_inner": 256, "n_positions": 4608}
 LLAMA: dict[str, Any] = {
     "hidden_size": 4096,
     "intermediate_size": 256,
-    "num_hidden_layers": 1,
+    "num_hidden_layers": 2,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "max_position_embeddings": 4608,
@@ -62,4 +62,6 @@ def test_nothing_else_runs_in_a_step_of_thousands_of_tokens_of_a_wide_model(
     assert len(profiled) == 4
     for kind_of_step, launches in profiled.items():
         assert not {one.name for one in launches if one.origin == "other"}, kind_of_step
+    # Inner layers are computed for all tokens, not only for those whose logits are wanted.
     assert {"layer_norm", "rms_norm"} & {one.name for one in profiled["a long prompt"]}
+    assert any(is_product(one.name) for one in profiled["a long prompt"])

@@ -56,8 +56,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 
 def test_the_driver_is_told_that_the_kernel_may_begin_early(driver: Driver) -> None:
-    early = EarlyLaunch(b"code\0more", "scale", 512, 12)
-    assert driver.prepared == [(b"code\0more",), (11, b"scale"), (22, 8, 512)]
+    early = EarlyLaunch(b"code\0more", "scale", 12, shared_bytes=512, shared_percent=28)
+    assert driver.prepared == [(b"code\0more",), (11, b"scale"), (22, 8, 512), (22, 9, 28)]
     early((5,), (64, 2, 1), b"\1\0\2" * 4, 256, 2**40 + 7)
     early((5, 6, 7), (64,), b"\0" * 12, 0, 3)
     assert driver.launches == [
@@ -66,10 +66,15 @@ def test_the_driver_is_told_that_the_kernel_may_begin_early(driver: Driver) -> N
     ]
 
 
+def test_nothing_is_asked_of_the_driver_that_a_kernel_does_not_need(driver: Driver) -> None:
+    EarlyLaunch(b"code", "scale", 0, shared_bytes=0)
+    assert driver.prepared == [(b"code",), (11, b"scale")]
+
+
 def test_what_the_driver_refuses_is_an_error(driver: Driver) -> None:
-    early = EarlyLaunch(b"code", "scale", 0, 0)
+    early = EarlyLaunch(b"code", "scale", 0, shared_bytes=0)
     driver.status = 701
     with pytest.raises(KernelError, match="CUDA error 701"):
         early((1,), (1,), b"", 0, 0)
     with pytest.raises(KernelError, match="cuModuleLoadData failed with CUDA error 701"):
-        EarlyLaunch(b"code", "scale", 0, 0)
+        EarlyLaunch(b"code", "scale", 0, shared_bytes=0)
