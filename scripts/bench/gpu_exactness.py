@@ -6,7 +6,7 @@ transformers' own, both against transformers in fp32 (``headrace.testing.teacher
 ``gpu/soak/<requests>``: requests under churn in fp32 by a small model, beside what each gets alone
 (``headrace.testing.gpu_soak``).
 
-``gpu/step_kernels/<shape>``: launches of a step of each kind by whose they are, of 8 rows and of a prompt of 8,192
+``gpu/step_kernels/<shape>``: launches of a step of each kind by whose they are, of 8 rows and of a prompt of 8,000
 tokens, in bf16 (``headrace.testing.gpu_profile``).
 
 Status 1 if a logit is further off than the rule allows, a row has a wrong token, or a step ran a kernel that is neither
@@ -36,8 +36,8 @@ from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
 
 #: Rows of the steps whose kernels are listed.
 NUM_ROWS = 8
-#: Tokens of a prompt in a step of its own: as many as workers compute at once by default.
-LONG_PROMPT = 8192
+#: Tokens of a prompt in a step of its own: nearly as many as workers compute at once by default, and L8B has places for.
+LONG_PROMPT = 8_000
 #: What each origin of a launch is called in a row.
 ORIGINS: dict[Origin, str] = {"ours": "ours", "product": "library_products", "copy": "copies", "other": "others"}
 
@@ -82,8 +82,7 @@ def soak(report: Report, case: str, num_requests: int, num_processes: int) -> li
 
 def step_kernels(report: Report, case: str, shape: str) -> list[str]:
     """Keep whose the launches of each kind of step are; what is neither ours nor a product or copy."""
-    row_tokens = LONG_PROMPT + 256
-    limits = DeviceLimits(max_rows=16, row_tokens=row_tokens, step_tokens=LONG_PROMPT, kv_tokens=2 * row_tokens)
+    limits = DeviceLimits(max_rows=16, row_tokens=8192, step_tokens=8192, kv_tokens=16384)
     made = DeviceEngine(loader(SHAPES[shape]), torch.device("cuda"), torch.bfloat16, limits)
     failures = []
     for kind, launches in profile_steps(made, NUM_ROWS, long_prompt=LONG_PROMPT):
