@@ -36,7 +36,8 @@ from headrace.workers.engine.device_engine import DeviceEngine, DeviceLimits
 
 #: Rows of the steps whose kernels are listed.
 NUM_ROWS = 8
-#: Tokens of a prompt in a step of its own: nearly as many as workers compute at once by default, and L8B has places for.
+#: Tokens of a prompt in a step of its own: nearly as many as workers compute at once by default, and L8B has places
+#: for.
 LONG_PROMPT = 8_000
 #: What each origin of a launch is called in a row.
 ORIGINS: dict[Origin, str] = {"ours": "ours", "product": "library_products", "copy": "copies", "other": "others"}
