@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.checks import element_type, require
+from headrace.kernels.device import open_device
 from headrace.kernels.launch import Kernel, Shared, load
 from headrace.kernels.rows import vector
 
@@ -26,9 +27,9 @@ class _Blocks(NamedTuple):
 # Where so few vectors are all that there is, more blocks find more multiprocessors.
 _FEW, _FEW_VECS = _Blocks(128), 1 << 15
 _SOME = _Blocks(256)
-# Six blocks a multiprocessor, in 64 of its 228 KB, each with 1 KB of the system's: by 1,536 threads memory is read and
-# written 0.3 to 0.5 % faster than by 2,048 (docs/bench/kernels.md).
-_MANY, _MANY_VECS = _Blocks(256, Shared(9856, percent=28)), 1 << 22
+# Six blocks a multiprocessor, in 64 of a Hopper's 228 KB, each with 1 KB of the system's: by 1,536 threads memory is
+# read and written 0.3 to 0.5 % faster than by 2,048 (docs/bench/kernels.md). Not measured on other GPUs.
+_MANY, _MANY_BYTES, _MANY_ARCH = _Blocks(256, Shared(9856, percent=28)), 1 << 26, "sm_9"
 
 
 def add(x: Tensor, y: Tensor) -> None:
@@ -46,9 +47,15 @@ def add(x: Tensor, y: Tensor) -> None:
     vec = vector(x.numel(), x.element_size())
     num_vecs = x.numel() // vec
     kernels = _kernels(x.device, element_type(x, "x"), vec)
-    blocks = _FEW if num_vecs <= _FEW_VECS else _SOME if num_vecs < _MANY_VECS else _MANY
+    blocks = _blocks(num_vecs, x.nbytes, open_device(x.get_device()).arch)
     grid = (-(-num_vecs // blocks.threads),)
     kernels[blocks](grid, (blocks.threads,), x, y, num_vecs, shared_bytes=blocks.shared.most_bytes)
+
+
+def _blocks(num_vecs: int, num_bytes: int, arch: str) -> _Blocks:
+    if num_vecs <= _FEW_VECS:
+        return _FEW
+    return _MANY if num_bytes >= _MANY_BYTES and arch.startswith(_MANY_ARCH) else _SOME
 
 
 @functools.cache

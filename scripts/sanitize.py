@@ -2,13 +2,15 @@
 
     python scripts/sanitize.py [--tool memcheck --tool racecheck ...] [--processes N] [--timeout-s N] [NAME ...]
 
-Default: memcheck and racecheck over all that should be clean. ``headrace.testing.sanitized`` has the programs, and says
-why they are not tests under pytest: those may multiply by cuBLAS.
+Default: memcheck and racecheck over all that should be clean, several programs side by side.
+``headrace.testing.sanitized`` has the programs, and says why the tools do not watch pytest: tests may multiply by
+cuBLAS.
 """
 
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,18 +24,22 @@ TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 NOT_CLEAN = "cublas"
 
 
-def sanitize(tool: str, name: str, timeout_s: float) -> bool:
+def sanitize(tool: str, name: str, *, timeout_s: float) -> bool:
     """Run a program under a tool; says whether nothing was found and all results were right."""
     began_s = time.monotonic()
     # The tool's own status tells of hazards, if it is asked for.
     command = ["compute-sanitizer", "--tool", tool, "--print-limit", "20", "--error-exitcode", "9"]
     command += [sys.executable, __file__, "--inside", name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        print(f"{tool} {name}: not done within {timeout_s:.0f} s", flush=True)
-        return False
-    lines = (done.stdout + done.stderr).splitlines()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as done:
+        try:
+            output, errors = done.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            # The program, too: it would go on beside the next one.
+            os.killpg(done.pid, signal.SIGKILL)
+            print(f"{tool} {name}: not done within {timeout_s:.0f} s", flush=True)
+            return False
+    lines = (output + errors).splitlines()
     summary = next((line.strip("= ") for line in reversed(lines) if "SUMMARY" in line), "no summary")
     right = sum(line.endswith(": right") for line in lines)
     told = [f"{tool} {name}: {right} results right; {summary} ({time.monotonic() - began_s:.0f} s)"]
@@ -55,13 +61,16 @@ def main() -> int:
         return int(run(wanted.inside) > 0)
     if unknown := [name for name in wanted.names if name not in PROGRAMS]:
         parser.error(f"no program {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
+    if wanted.processes < 1 or wanted.timeout_s <= 0:
+        parser.error("--processes is 1 at least, and --timeout-s more than nothing")
     if shutil.which("compute-sanitizer") is None:
         parser.error("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
     names = wanted.names or [name for name in PROGRAMS if name != NOT_CLEAN]
     with ThreadPoolExecutor(wanted.processes) as side_by_side:
         jobs = list(product(wanted.tool or TOOLS[:2], names))
-        clean = side_by_side.map(sanitize, *zip(*jobs, strict=True), [wanted.timeout_s] * len(jobs))
-        return int(not all(list(clean)))
+        # All of them, whatever the first ones find.
+        clean = list(side_by_side.map(lambda job: sanitize(*job, timeout_s=wanted.timeout_s), jobs))
+        return int(not all(clean))
 
 
 if __name__ == "__main__":

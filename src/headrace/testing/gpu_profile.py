@@ -54,7 +54,9 @@ def is_product(name: str) -> bool:
     return bool(_OWN_PRODUCT.match(name) or _PRODUCT.search(name))
 
 
-def profile_steps(made: DeviceEngine, num_rows: int, *, long_prompt: int = 0) -> Iterator[tuple[str, list[Launches]]]:
+def profile_steps(
+    made: DeviceEngine, num_rows: int, *, long_prompt: int | None = None
+) -> Iterator[tuple[str, list[Launches]]]:
     """Profile a step of each kind, once its lengths have been seen.
 
     Rows differ in how they draw: greedily, by temperature with top-p, with penalties, with a bias and logprobs.
@@ -62,7 +64,7 @@ def profile_steps(made: DeviceEngine, num_rows: int, *, long_prompt: int = 0) ->
     Args:
         made: an engine without rows.
         num_rows: of the steps of most kinds.
-        long_prompt: tokens of a prompt that has a step of its own, where other kernels may serve; 0: no such step.
+        long_prompt: tokens of a prompt that has a step of its own, where other kernels may serve; None: no such step.
     """
     engine = made.engine
     kinds: tuple[dict[str, Any], ...] = (
@@ -85,7 +87,7 @@ def profile_steps(made: DeviceEngine, num_rows: int, *, long_prompt: int = 0) ->
         add(100 * attempt + 99, 90)
         yield from _profiled(engine.step, "rows that decode beside a prompt", wanted=attempt == 1)
         engine.clear()
-        if long_prompt:
+        if long_prompt is not None:
             add(100 * attempt + 50, long_prompt)
             yield from _profiled(engine.step, "a long prompt", wanted=attempt == 1)
             engine.clear()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from headrace.testing.gpu_timing import Timer
 from headrace.testing.rows import Report
 
-#: Launches that are shorter are repeated more often.
-SMALL_US = 10
+# Launches that are shorter are repeated more often.
+_SMALL_US = 10
 _SMALL_REPETITIONS = 300
 #: Of as many bytes and more the card's own copy is timed, too: like a kernel, it takes time to begin and to end.
 _LARGE_BYTES = 32 << 20
@@ -49,7 +49,7 @@ def measure(case: Case, timer: Timer, report: Report, copy_gb_per_s: float) -> t
     moved_kb = case.moved_bytes / 1e3
     copying = [timer.copying(case.moved_bytes // 2)] if case.moved_bytes >= _LARGE_BYTES else []
     ours, theirs, *copied = timer.medians_us([case.ours, case.theirs, *copying])
-    if ours < SMALL_US:
+    if ours < _SMALL_US:
         ours, theirs = timer.medians_us([case.ours, case.theirs], _SMALL_REPETITIONS)
     name, rate = f"kernel/{case.name}", moved_kb / ours
     report.add(name, "time", ours, "us", peer=case.peer, peer_value=theirs)

@@ -97,7 +97,7 @@ class Report:
 
 
 def origin(card: str = "") -> dict[str, object]:
-    """Where and when something is measured: date, commit, card and versions."""
+    """Where and when something is measured: date, commit, card (which one of its kind, of a GPU) and versions."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _commit(),
@@ -140,7 +140,7 @@ def _gpus() -> Any:
 
 
 def _card_id() -> dict[str, str]:
-    """Which GPU of its kind it is: they differ by some percent, and figures of one card belong together."""
+    """Which GPU of its kind it is: they differ by some percent."""
     gpus = _gpus()
     return {} if gpus is None else {"card_id": str(gpus.get_device_properties().uuid)[:8]}
 

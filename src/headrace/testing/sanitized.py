@@ -20,24 +20,27 @@ from headrace.testing.computed import Computed
 
 
 class Program(NamedTuple):
-    """What computes, and the kernels in ``kernels/cuda`` that it launches."""
+    """What computes, the kernels in ``kernels/cuda`` that it launches, and whether these are for Hopper GPUs alone."""
 
     compute: Callable[[], Iterator[Computed]]
     kernels: tuple[str, ...]
+    is_for_hopper: bool = False
 
 
 #: By name; all but the last should be clean. Every kernel has a program.
 PROGRAMS: Mapping[str, Program] = {
     "fixed_products": Program(products.fixed_products, ("fixed_product",)),
-    "thin_products": Program(products.thin_products, ("thin_product",)),
-    "joined_thin_products": Program(products.joined_thin_products, ("thin_product",)),
-    "middle_products": Program(products.middle_products, ("middle_product",)),
-    "wide_products": Program(products.wide_products, ("wide_product",)),
+    "thin_products": Program(products.thin_products, ("thin_product",), is_for_hopper=True),
+    "joined_thin_products": Program(products.joined_thin_products, ("thin_product",), is_for_hopper=True),
+    "middle_products": Program(products.middle_products, ("middle_product",), is_for_hopper=True),
+    "wide_products": Program(products.wide_products, ("wide_product",), is_for_hopper=True),
     "encoder_attentions": Program(attention.encoder_attentions, ("encoder_attention",)),
     "decode_attentions": Program(attention.decode_attentions, ("decode_attention", "decode_plan")),
     "fused_decode_attentions": Program(attention.fused_decode_attentions, ("decode_attention", "decode_plan")),
     "prefill_attentions": Program(attention.prefill_attentions, ("prefill_attention", "prefill_plan")),
-    "ring_prefill_attentions": Program(attention.ring_prefill_attentions, ("prefill_ring", "prefill_plan")),
+    "ring_prefill_attentions": Program(
+        attention.ring_prefill_attentions, ("prefill_ring", "prefill_plan"), is_for_hopper=True
+    ),
     "norms": Program(rows.norms, ("rms_norm", "layer_norm")),
     "softmaxes": Program(rows.softmaxes, ("softmax",)),
     "activations": Program(rows.activations, ("activation",)),
@@ -59,13 +62,17 @@ PROGRAMS: Mapping[str, Program] = {
 
 
 def run(name: str) -> int:
-    """Run a program, a line a result; returns how many results are wrong, and kernels of its were not loaded."""
+    """Run a program, a line a result; returns how many results are wrong, missing, or of kernels not loaded."""
     torch.manual_seed(0)
-    num_wrong, program = 0, PROGRAMS[name]
+    num_wrong, num_results, program = 0, 0, PROGRAMS[name]
     for computed in program.compute():
         torch.cuda.synchronize()
+        num_results += 1
         num_wrong += not computed.is_right
         print(f"{name}: {computed.what}: {'right' if computed.is_right else 'WRONG'}", flush=True)
+    if not num_results:
+        num_wrong += 1
+        print(f"{name}: nothing was computed: WRONG", flush=True)
     for kernel in program.kernels:
         if not is_ours(kernel):
             num_wrong += 1

@@ -16,7 +16,7 @@ from headrace.kernels.wide_choice import Tiling as WideTiling
 from headrace.kernels.wide_product import WideProduct
 from headrace.testing.computed import Computed, normal, room
 
-DEALT_AND_NORMED = ThinTiling(16, 1024, 3, 8, x_in_shared=True, blocks=2, dealt=True)
+_DEALT_AND_NORMED = ThinTiling(16, 1024, 3, 8, x_in_shared=True, blocks=2, dealt=True)
 
 
 def fixed_products() -> Iterator[Computed]:
@@ -58,7 +58,7 @@ def joined_thin_products() -> Iterator[Computed]:
         normed = functional.rms_norm(x.double(), (inputs,), scale.double(), 1e-5) @ weight.double().T
         y = room(x, num_tokens, outputs)
         # Where the engine norms by a kernel of its own: as one that deals tiles out would.
-        tiling = choose_norming(Product(num_tokens, outputs, inputs)) or DEALT_AND_NORMED
+        tiling = choose_norming(Product(num_tokens, outputs, inputs)) or _DEALT_AND_NORMED
         ours(x.cuda(), y, norm=norm, tiling=tiling)
         yield Computed(f"{size}, normed", y, normed)
         half = room(x, num_tokens, outputs // 2)

@@ -106,7 +106,13 @@ def moved_rows() -> Iterator[Computed]:
         place_rows(rows.cuda(), indices.to(index).cuda(), out)
         truth[indices, :width] = rows
         yield Computed(f"rows placed, {dtype}, {num_rows} x {width} of {width + beside}", out, truth)
-    for dtype, count in ((torch.bfloat16, 7), (torch.float16, 5000), (torch.float32, 30002), (torch.bfloat16, 300002)):
+    for dtype, count in (
+        (torch.bfloat16, 7),
+        (torch.float16, 5000),
+        (torch.float32, 30002),
+        (torch.bfloat16, 300002),
+        (torch.float32, (1 << 24) + 2),
+    ):
         x, y = normal(count, dtype=dtype), normal(count, dtype=dtype)
         ours = x.cuda()
         add(ours, y.cuda())

@@ -5,18 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.unit.engine.one_step import TOKENS, one_step
 from torch import Tensor
 
-from headrace.kernels.ragged import Ragged
 from headrace.kernels.reference import ReferenceOperations
 from headrace.kernels.table import Linear
-from headrace.memory.kv_cache import KVCache
-from headrace.testing.state_dict import RandomWeights
 from headrace.workers.engine.models import llama
-from headrace.workers.engine.models.families import FAMILIES
-from headrace.workers.engine.segments import segments_of
 
-LAYERS, TOKENS = 3, 11
+LAYERS = 3
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -66,20 +62,7 @@ class Sparing(Counting):
 def run(sampled: list[int], operations_of: Callable[[], Counting] = Counting) -> tuple[Tensor | None, Tensor, Counting]:
     """Logits, keys and values of one step of one prompt, and the operations that it took."""
     operations = operations_of()
-    model = FAMILIES["LlamaForCausalLM"](CONFIG, RandomWeights(torch.device("cpu"), 0.3), operations, torch.float32)
-    cache = KVCache(num_layers=LAYERS, num_pages=4, page_size=4, num_kv_heads=2, head_dim=8, dtype=torch.float32)
-    cache.storage.zero_()
-    positions = torch.arange(TOKENS)
-    batch = Ragged(
-        (positions * 7) % 60,
-        positions,
-        torch.tensor(sampled, dtype=torch.int64),
-        positions,
-        tuple(segments_of(cache, (0, 1, 2), 0, TOKENS, first_query=0)),
-        cache.layers,
-    )
-    with torch.inference_mode(), operations.step(batch):
-        return model.forward(batch), cache.storage.clone(), operations
+    return *one_step(CONFIG, operations, sampled, num_kv_heads=2), operations
 
 
 def test_behind_the_last_layer_s_keys_and_values_sampled_tokens_alone_are_computed() -> None:

@@ -69,6 +69,8 @@ def test_the_driver_is_told_that_the_kernel_may_begin_early(driver: Driver) -> N
 def test_nothing_is_asked_of_the_driver_that_a_kernel_does_not_need(driver: Driver) -> None:
     EarlyLaunch(b"code", "scale", 0, shared_bytes=0)
     assert driver.prepared == [(b"code",), (11, b"scale")]
+    EarlyLaunch(b"code", "scale", 0, shared_bytes=0, shared_percent=0)
+    assert driver.prepared[-1] == (22, 9, 0)
 
 
 def test_what_the_driver_refuses_is_an_error(driver: Driver) -> None:

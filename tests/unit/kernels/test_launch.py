@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from headrace.errors import KernelError
-from headrace.kernels.launch import Kernel, Ready
+from headrace.kernels import launch
+from headrace.kernels.launch import Kernel, Ready, Shared, load
 from headrace.kernels.launch import _refusals as refusals
 
 # torch's number for the host: its tensors are on this device.
@@ -147,3 +148,56 @@ def test_a_rehearsed_launch_is_none_but_what_does_not_fit_is_refused(function: F
         scale((1,), (1,), number)
     assert [call[3] for call in function.calls] == [struct.pack("i", 6), struct.pack("i", 7)]
     assert (num_made_ready, scale.num_registers) == (1, 32)
+
+
+class Loadable(Function):
+    """A function of PyCUDA's that notes what is set of it, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, int]] = []
+
+    def set_attribute(self, attribute: str, value: int) -> None:
+        self.attributes.append((attribute, value))
+
+
+def test_a_kernel_and_its_early_launch_are_told_of_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions: list[Loadable] = []
+    early: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def get_function(entry: str) -> Loadable:
+        functions.append(Loadable())
+        return functions[-1]
+
+    attributes = SimpleNamespace(MAX_DYNAMIC_SHARED_SIZE_BYTES="most", PREFERRED_SHARED_MEMORY_CARVEOUT="percent")
+    driver = SimpleNamespace(Error=ValueError, function_attribute=attributes)
+    monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=driver))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    device = SimpleNamespace(
+        index=0,
+        arch="sm_90a",
+        shared_bytes=1000,
+        starts_early=True,
+        rehearsal=None,
+        entered=nullcontext,
+        load=lambda code: SimpleNamespace(get_function=get_function),
+    )
+    monkeypatch.setattr(launch, "open_device", lambda index: device)
+    monkeypatch.setattr(launch, "cubin", lambda target: b"code")
+    monkeypatch.setattr(launch, "EarlyLaunch", lambda *given, **named: early.append((given, named)))
+    monkeypatch.setattr(launch, "_entries", set())
+    where = torch.device("cuda", 0)
+    for shared, told, percent in (
+        (Shared(512, percent=28), [("most", 512), ("percent", 28)], 28),
+        (Shared(512, percent=0), [("most", 512), ("percent", 0)], 0),
+        (1000, [("most", 1000)], None),
+        (0, [], None),
+    ):
+        most_bytes = shared.most_bytes if isinstance(shared, Shared) else shared
+        scale = load("scale", "scale", "Pi", where, shared_bytes=shared)
+        assert functions[-1].attributes == told
+        assert early[-1] == ((b"code", "scale", 12), {"shared_bytes": most_bytes, "shared_percent": percent})
+        with pytest.raises(KernelError, match=f"for {most_bytes} bytes"):
+            scale((1,), (1,), None, 1, shared_bytes=most_bytes + 1)
+    with pytest.raises(KernelError, match="wants 1001 bytes of shared memory a block; there are 1000"):
+        load("scale", "scale", "Pi", where, shared_bytes=Shared(1001))

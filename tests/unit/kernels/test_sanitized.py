@@ -28,3 +28,11 @@ def test_a_program_that_leaves_a_kernel_out_is_wrong(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     assert run("sums") == 1
     assert "no_such_kernel was not loaded: WRONG" in capsys.readouterr().out
+
+
+def test_a_program_that_computes_nothing_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sanitized, "PROGRAMS", {"sums": Program(lambda: iter([]), ())})
+    assert run("sums") == 1
+    assert "nothing was computed: WRONG" in capsys.readouterr().out
