@@ -1,6 +1,7 @@
 """Compiles a kernel's own source for the CPU, its hardware's instructions replaced by the headers beside this file."""
 
 import ctypes
+import functools
 import re
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ HERE = Path(__file__).parent
 _TILES = ("attention_exact.cuh", "attention_fragments.cuh", "head_rows.cuh", "head_tiles.cuh", "panels.cuh")
 #: What products of rows by the bulk copy engine are made of.
 _PRODUCTS = ("meeting.cuh", "panel_step.cuh", "logistic.cuh", "quad.cuh", "head_rows.cuh", "panels.cuh")
+# -O1: what -O2 saves of the running is less than it takes g++.
+_FLAGS = ("-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-fPIC", "-w")
 _DYNAMIC = re.compile(r"extern __shared__ __align__\([^)]*\) unsigned char memory\[\];")
 
 
@@ -114,15 +117,22 @@ def _build(name: str, sources: Iterable[str], macros: Mapping[str, Macro], folde
         for path in CUDA_DIR.glob(pattern):
             text = _DYNAMIC.sub("unsigned char* const memory = emulated::memory;", path.read_text())
             (folder / path.name).write_text(text)
-    for path in [*HERE.glob("*.cuh"), *HERE.glob("*.h"), *HERE.glob("*.cpp")]:
-        shutil.copy(path, folder)
     library = folder / f"{name}.so"
-    # -O1: what -O2 saves of the running is less than it takes g++.
-    flags = ["-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-fPIC", "-shared", "-w"]
+    includes = [f"-I{each}" for each in (_compiled_ahead(folder.parent), HERE, folder)]
     defines = [f"-D{macro}={value}" for macro, value in macros.items()]
-    command = ["g++", *flags, *defines, str(folder / f"{name}.cpp"), "-o", str(library)]
-    subprocess.run(command, check=True)
+    command = ["g++", *_FLAGS, "-shared", *includes, "-include", "emulated.h", *defines]
+    subprocess.run([*command, str(HERE / f"{name}.cpp"), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
+
+
+@functools.cache
+def _compiled_ahead(folder: Path) -> Path:
+    """Where g++ finds ``emulated.h`` compiled: reading what it includes takes g++ as long as a small kernel does."""
+    where = folder / "compiled_ahead"
+    where.mkdir()
+    header, compiled = HERE / "emulated.h", where / "emulated.h.gch"
+    subprocess.run(["g++", *_FLAGS, "-x", "c++-header", str(header), "-o", str(compiled)], check=True)
+    return where
 
 
 def pointer(x: Tensor) -> ctypes.c_void_p:
