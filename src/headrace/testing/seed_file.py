@@ -86,7 +86,14 @@ def _join(case: str, lengths: tuple[int, int], group: Sequence[SeedFound]) -> Jo
                 raise ConfigurationError(f"{label}: seed {part.seed} of {way} is there twice")
             seen.add((part.seed, way))
             outcomes[way].append(outcome)
-    return Joined(case, lengths, first, dict(outcomes))
+    return Joined(case, lengths, _common(part.origin for part in group), dict(outcomes))
+
+
+def _common(origins: Iterable[Mapping[str, object]]) -> dict[str, object]:
+    """The first one, without its GPU where the others are not of the same: these are of one kind."""
+    first, *others = origins
+    is_one = all(other.get("card_id") == first.get("card_id") for other in others)
+    return {field: value for field, value in first.items() if is_one or field != "card_id"}
 
 
 def _outcome(

@@ -55,6 +55,13 @@ def test_seeds_of_different_commits_are_refused() -> None:
         join([found(0, naive=90.0), replace(found(1, naive=90.0), origin={**ORIGIN, "commit": "def5678"})])
 
 
+def test_seeds_of_several_gpus_of_a_kind_are_joined_and_none_is_named() -> None:
+    on_gpus = [replace(found(seed, naive=90.0), origin={**ORIGIN, "card_id": f"{seed // 2}"}) for seed in range(3)]
+    (of_one,), (of_two,) = join(on_gpus[:2]), join(on_gpus)
+    assert of_one.origin == {**ORIGIN, "card_id": "0"}
+    assert of_two.origin == ORIGIN
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"case": "x"}', '{"outcomes": {"naive": {"rate": 1}}}'])
 def test_a_file_that_holds_something_else_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
