@@ -120,6 +120,7 @@ def _build(name: str, sources: Iterable[str], macros: Mapping[str, Macro], folde
     library = folder / f"{name}.so"
     includes = [f"-I{each}" for each in (_compiled_ahead(folder.parent), HERE, folder)]
     defines = [f"-D{macro}={value}" for macro, value in macros.items()]
+    # What is compiled ahead must be included first, and by no other header.
     command = ["g++", *_FLAGS, "-shared", *includes, "-include", "emulated.h", *defines]
     subprocess.run([*command, str(HERE / f"{name}.cpp"), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
